@@ -1,0 +1,73 @@
+"""Make any PyTorch model equivariant under a finite group.
+
+A pretrained model is rarely equivariant. `equitune`, `equizero` and `lambda_equitune` wrap it so
+that it is, without a new architecture; groups and representations say under what; the checks of
+`equicore.verify` tell whether it is true.
+
+>>> import torch
+>>> from torch import nn
+>>> import equicore
+>>> model = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 10))
+>>> rotations = equicore.image_rotations()
+>>> invariant = equicore.equizero(model, rotations, equicore.Trivial(rotations.group))
+>>> images = torch.rand(8, 28, 28)
+>>> equicore.assert_equivariant(invariant, rotations, equicore.Trivial(rotations.group), images)
+"""
+
+from equicore.groups import Element, Group, cyclic, dihedral, product, symmetric, trivial
+from equicore.reduce import Best, Mean, WeightedMean
+from equicore.representations import (
+    Image,
+    Matrix,
+    Permutation,
+    Representation,
+    Trivial,
+    image_dihedral,
+    image_flips,
+    image_rotations,
+)
+from equicore.scores import max_probability, max_value, negative_entropy
+from equicore.symmetrize import Symmetrized, equitune, equizero, lambda_equitune
+from equicore.verify import (
+    EquivarianceError,
+    assert_equivariant,
+    check_group,
+    check_representation,
+    equivariance_error,
+)
+from equicore.weights import MLPWeight, fit_familiarity
+
+__all__ = [
+    "Best",
+    "Element",
+    "EquivarianceError",
+    "Group",
+    "Image",
+    "MLPWeight",
+    "Matrix",
+    "Mean",
+    "Permutation",
+    "Representation",
+    "Symmetrized",
+    "Trivial",
+    "WeightedMean",
+    "assert_equivariant",
+    "check_group",
+    "check_representation",
+    "cyclic",
+    "dihedral",
+    "equitune",
+    "equivariance_error",
+    "equizero",
+    "fit_familiarity",
+    "image_dihedral",
+    "image_flips",
+    "image_rotations",
+    "lambda_equitune",
+    "max_probability",
+    "max_value",
+    "negative_entropy",
+    "product",
+    "symmetric",
+    "trivial",
+]

@@ -1,0 +1,471 @@
+"""Finite groups as Cayley tables.
+
+A group of order n has the elements 0..n-1, of which 0 is the identity. Everything that a
+representation needs of a group is its multiplication table, so that is all that is stored;
+the axioms are verified once, at construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Image = TypeVar("Image")
+
+MAX_ORDER = 5040
+"""The largest group that is enumerated from generators: its table has 25 million entries."""
+
+
+class Element(int):
+    """An element of a group: an integer index that also multiplies, ``g @ h``, and inverts, ``~g``.
+
+    >>> r = dihedral(4)[1]
+    >>> s = dihedral(4)[4]
+    >>> s @ r == ~r @ s
+    True
+    """
+
+    group: Group
+
+    def __new__(cls, group: Group, index: int) -> Element:
+        """Element ``index`` of ``group``."""
+        element = super().__new__(cls, index)
+        element.group = group
+        return element
+
+    def __getnewargs__(self) -> tuple[Group, int]:  # type: ignore[override]
+        """Arguments of ``__new__`` for copying and pickling."""
+        return self.group, int(self)
+
+    def __matmul__(self, other: int) -> Element:
+        """The product: first ``other``, then ``self``."""
+        return self.group[self.group.compose(self, other)]
+
+    def __invert__(self) -> Element:
+        """The inverse."""
+        return self.group[self.group.inverse(self)]
+
+    def __repr__(self) -> str:
+        """The element's name, for instance ``r^2``."""
+        return self.group.names[self]
+
+
+class Group:
+    """A finite group.
+
+    Args:
+        table: Cayley table, integers of shape (n, n): ``table[g, h]`` is the product g h, which
+            acts as first h, then g. Element 0 is the identity.
+        name: What messages call the group.
+        names: A name for each element; ``g0, g1, ...`` when omitted.
+        generators: Elements that generate the group; found when omitted.
+
+    Attributes:
+        table: The Cayley table, read-only, shape (n, n).
+        inverses: ``inverses[g]`` is the inverse of g, read-only, shape (n,).
+        generators: Indices of elements that generate the group.
+
+    Raises:
+        ValueError: If the table is not that of a group. The message names the failing elements.
+
+    >>> G = cyclic(4)
+    >>> len(G), G.compose(3, 2), G.inverse(1), G.elements
+    (4, 1, 3, (e, r, r^2, r^3))
+    """
+
+    identity = 0
+
+    def __init__(
+        self,
+        table: ArrayLike,
+        *,
+        name: str = "group",
+        names: Sequence[str] | None = None,
+        generators: Sequence[int] | None = None,
+    ) -> None:
+        self.table = _square_table(table)
+        self.name = name
+        order = len(self.table)
+        self.names = tuple(names) if names is not None else tuple(f"g{g}" for g in range(order))
+        if len(self.names) != order:
+            raise ValueError(f"{name} has {order} elements but {len(self.names)} element names")
+        self.inverses = _verified_inverses(self.table)
+        self.generators = (
+            tuple(generators) if generators is not None else _find_generators(self.table)
+        )
+        self._factors = _factorize(self.table, self.generators, name)
+        _verify_associativity(self.table, self.generators)
+        self.table.flags.writeable = False
+        self.inverses.flags.writeable = False
+
+    @classmethod
+    def from_permutations(cls, generators: Sequence[Sequence[int]], name: str = "group") -> Group:
+        """The group that permutations generate.
+
+        Args:
+            generators: Permutations of 0..d-1: entry i is the place to which i moves. The
+                elements they become are listed, in their order, in ``group.generators``.
+            name: What messages call the group.
+
+        Raises:
+            ValueError: If a generator is no permutation, or the group has more than
+                ``MAX_ORDER`` elements.
+
+        >>> len(Group.from_permutations([[1, 0, 2], [1, 2, 0]]))
+        6
+        """
+        if len(generators) == 0:
+            raise ValueError("no generators given: use trivial() for the group of one element")
+        points = len(generators[0])
+        permutations = [check_permutation(p, points) for p in generators]
+        return cls._generate(
+            np.arange(points),
+            permutations,
+            multiply=lambda p, q: p[q],
+            key=lambda p: p.tobytes(),
+            name=name,
+        )
+
+    @classmethod
+    def from_matrices(cls, generators: Sequence[ArrayLike], name: str = "group") -> Group:
+        """The group that invertible square matrices generate.
+
+        Args:
+            generators: Matrices of shape (d, d). The elements they become are listed, in their
+                order, in ``group.generators``.
+            name: What messages call the group.
+
+        Raises:
+            ValueError: If a matrix is not square, not finite or singular, or the group has more
+                than ``MAX_ORDER`` elements (a rotation by an angle that is no rational multiple
+                of a turn, for instance).
+
+        >>> len(Group.from_matrices([[[0, -1], [1, 0]], [[1, 0], [0, -1]]]))
+        8
+        """
+        if len(generators) == 0:
+            raise ValueError("no generators given: use trivial() for the group of one element")
+        matrices = [np.asarray(m, dtype=np.float64) for m in generators]
+        shape = (len(matrices[0]), len(matrices[0]))
+        for i, matrix in enumerate(matrices):
+            if matrix.shape != shape:
+                raise ValueError(f"generator {i} has shape {matrix.shape}, expected {shape}")
+            if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-9:
+                raise ValueError(f"generator {i} is not an invertible matrix: {matrix.tolist()}")
+        return cls._generate(
+            np.eye(shape[0]),
+            matrices,
+            multiply=lambda a, b: a @ b,
+            # + 0.0 turns -0.0 into 0.0, which has other bytes
+            key=lambda m: (np.round(m, 6) + 0.0).tobytes(),
+            name=name,
+        )
+
+    @classmethod
+    def _generate(
+        cls,
+        identity: Image,
+        generators: Sequence[Image],
+        multiply: Callable[[Image, Image], Image],
+        key: Callable[[Image], Hashable],
+        name: str,
+    ) -> Group:
+        """Enumerate by breadth-first search over the Cayley graph."""
+        elements = [identity]
+        index = {key(identity): 0}
+        parents: list[tuple[int, int]] = [(0, 0)]
+        right: list[list[int]] = []  # right[x][s] is the index of x times generator s
+        for x, element in enumerate(elements):  # the list grows while it is read
+            right.append([])
+            for s, generator in enumerate(generators):
+                product = multiply(element, generator)
+                if key(product) not in index:
+                    if len(elements) == MAX_ORDER:
+                        raise ValueError(
+                            f"the generators give a group of more than {MAX_ORDER} elements, "
+                            "perhaps an infinite one; give generators of a smaller group"
+                        )
+                    index[key(product)] = len(elements)
+                    elements.append(product)
+                    parents.append((x, s))
+                right[x].append(index[key(product)])
+        steps = np.array(right)
+        table = np.empty((len(elements), len(elements)), dtype=np.int64)
+        table[:, 0] = np.arange(len(elements))
+        for g, (parent, s) in enumerate(parents[1:], start=1):
+            table[:, g] = steps[table[:, parent], s]  # x (p s) = (x p) s
+        return cls(table, name=name, generators=[int(g) for g in steps[0]])
+
+    def __len__(self) -> int:
+        """The order of the group."""
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> Element:
+        """Element ``index``, which multiplies and inverts by operators."""
+        return Element(self, self.check_element(index))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the Cayley tables are the same."""
+        return isinstance(other, Group) and np.array_equal(self.table, other.table)
+
+    def __hash__(self) -> int:
+        """A hash that agrees with ``==``."""
+        return hash(self.table.tobytes())
+
+    def __repr__(self) -> str:
+        """Name and order."""
+        return f"Group({self.name!r}, order {len(self)})"
+
+    @property
+    def elements(self) -> tuple[Element, ...]:
+        """All elements, the identity first."""
+        return tuple(Element(self, g) for g in range(len(self)))
+
+    def compose(self, g: int, h: int) -> int:
+        """The product g h: first h, then g."""
+        return int(self.table[g, h])
+
+    def inverse(self, g: int) -> int:
+        """The element that undoes g."""
+        return int(self.inverses[g])
+
+    def check_element(self, g: int) -> int:
+        """Return ``g`` if it is an element of the group, else raise IndexError."""
+        if not 0 <= g < len(self):
+            raise IndexError(f"{self.name} has the elements 0..{len(self) - 1}; got {g}")
+        return int(g)
+
+    def extend(
+        self,
+        images: Sequence[Image],
+        identity: Image,
+        multiply: Callable[[Image, Image], Image],
+    ) -> list[Image]:
+        """Extend images of the generators to images of all elements.
+
+        The images are products along words in the generators; whether they form a homomorphism
+        is for `check_homomorphism` to say.
+
+        Args:
+            images: One image for each element of ``self.generators``, in that order.
+            identity: Image of the identity.
+            multiply: Product of two images, ``multiply(rho(g), rho(h)) = rho(g h)``.
+
+        Raises:
+            ValueError: If the number of images is not the number of generators.
+        """
+        if len(images) != len(self.generators):
+            raise ValueError(
+                f"{self.name} is generated by {len(self.generators)} elements "
+                f"{[self.names[g] for g in self.generators]}; got {len(images)} images"
+            )
+        extended: list[Any] = [identity] * len(self)
+        for g, parent, position in self._factors:
+            extended[g] = multiply(extended[parent], images[position])
+        return extended
+
+    def check_homomorphism(
+        self,
+        images: Sequence[Image],
+        multiply: Callable[[Image, Image], Image],
+        same: Callable[[Image, Image], bool],
+        what: str,
+    ) -> None:
+        """Raise ValueError unless rho(g h) = rho(g) rho(h) for the images rho of all elements.
+
+        Checking every g against every generator h is enough.
+
+        Args:
+            images: rho(g) for each g.
+            multiply: Product of two images.
+            same: Whether two images are equal.
+            what: What the message calls the images, for instance ``"permutations"``.
+        """
+        if len(images) != len(self):
+            raise ValueError(f"{self.name} has {len(self)} elements; got {len(images)} {what}")
+        for g in range(len(self)):
+            for h in {self.identity, *self.generators}:
+                if not same(multiply(images[g], images[h]), images[self.compose(g, h)]):
+                    raise ValueError(
+                        f"the {what} do not follow {self.name}: those of elements {g} "
+                        f"({self.names[g]}) and {h} ({self.names[h]}) multiply to something "
+                        f"else than that of their product {self.compose(g, h)} "
+                        f"({self.names[self.compose(g, h)]})"
+                    )
+
+
+def trivial() -> Group:
+    """The group of the identity alone."""
+    return Group([[0]], name="trivial", names=["e"], generators=[])
+
+
+def cyclic(n: int) -> Group:
+    """The cyclic group C_n; element k is r^k.
+
+    Raises:
+        ValueError: If n < 1.
+    """
+    _check_positive("cyclic", n)
+    k = np.arange(n)
+    return Group(
+        (k[:, None] + k) % n,
+        name=f"cyclic({n})",
+        names=[_power("r", i) for i in range(n)],
+        generators=[1] if n > 1 else [],
+    )
+
+
+def dihedral(n: int) -> Group:
+    """The dihedral group D_n of order 2n, the symmetries of a regular n-gon.
+
+    Element k < n is the rotation r^k, element n + k the reflection r^k s (first s, then r^k),
+    with s r = r^-1 s.
+
+    Raises:
+        ValueError: If n < 1.
+    """
+    _check_positive("dihedral", n)
+    flip, turn = np.divmod(np.arange(2 * n), n)
+    sign = 1 - 2 * flip
+    turns = (turn[:, None] + sign[:, None] * turn) % n
+    rotations = [_power("r", i) for i in range(n)]
+    return Group(
+        turns + n * (flip[:, None] ^ flip),
+        name=f"dihedral({n})",
+        names=rotations + ["s"] + [f"{r} s" for r in rotations[1:]],
+        generators=[1, n] if n > 1 else [1],
+    )
+
+
+def symmetric(n: int) -> Group:
+    """The symmetric group S_n of all permutations of n points.
+
+    Its generators are the exchange of 0 and 1 and, for n > 2, the cycle 0 -> 1 -> ... -> 0, so
+    ``Permutation.from_generators(symmetric(3), [[1, 0, 2], [1, 2, 0]])`` is its action on points.
+
+    Raises:
+        ValueError: If n < 1, or the group has more than ``MAX_ORDER`` elements (n > 7).
+    """
+    _check_positive("symmetric", n)
+    if n == 1:
+        return Group([[0]], name="symmetric(1)", names=["e"], generators=[])
+    exchange = [1, 0, *range(2, n)]
+    cycle = [*range(1, n), 0]
+    return Group.from_permutations(
+        [exchange] if n == 2 else [exchange, cycle], name=f"symmetric({n})"
+    )
+
+
+def product(first: Group, second: Group) -> Group:
+    """The direct product; element ``g * len(second) + h`` is the pair (g, h)."""
+    table = first.table[:, None, :, None] * len(second) + second.table[None, :, None, :]
+    order = len(first) * len(second)
+    return Group(
+        table.reshape(order, order),
+        name=f"{first.name} x {second.name}",
+        names=[f"({g}, {h})" for g in first.names for h in second.names],
+        generators=[g * len(second) for g in first.generators] + list(second.generators),
+    )
+
+
+def check_permutation(permutation: ArrayLike, points: int) -> NDArray[np.int64]:
+    """Return the permutation as an array of shape (points,), or raise ValueError."""
+    array = np.asarray(permutation)
+    if array.shape != (points,) or not np.array_equal(np.sort(array), np.arange(points)):
+        raise ValueError(
+            f"not a permutation of 0..{points - 1}: {array.tolist()} "
+            "(each number must stand exactly once)"
+        )
+    return array.astype(np.int64)
+
+
+def _check_positive(name: str, n: int) -> None:
+    if n < 1:
+        raise ValueError(f"{name}(n) needs n >= 1; got {n}")
+
+
+def _power(base: str, exponent: int) -> str:
+    return {0: "e", 1: base}.get(exponent, f"{base}^{exponent}")
+
+
+def _square_table(table: ArrayLike) -> NDArray[np.int64]:
+    array = np.array(table)
+    if array.ndim != 2 or array.shape[0] != array.shape[1] or len(array) == 0:
+        raise ValueError(f"a Cayley table is square, shape (n, n) with n >= 1; got {array.shape}")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"a Cayley table holds integers; got {array.dtype}")
+    outside = np.argwhere((array < 0) | (array >= len(array)))
+    if len(outside):
+        g, h = outside[0]
+        raise ValueError(
+            f"not closed: the product of {g} and {h} is {array[g, h]}, "
+            f"which is none of the elements 0..{len(array) - 1}"
+        )
+    return array.astype(np.int64)
+
+
+def _verified_inverses(table: NDArray[np.int64]) -> NDArray[np.int64]:
+    elements = np.arange(len(table))
+    for side, products in (("0 g", table[0]), ("g 0", table[:, 0])):
+        wrong = np.flatnonzero(products != elements)
+        if len(wrong):
+            g = wrong[0]
+            raise ValueError(f"0 is not the identity: {side} = {products[g]} for g = {g}")
+    inverses = np.argmax(table == 0, axis=1)
+    wrong = np.flatnonzero((table[elements, inverses] != 0) | (table[inverses, elements] != 0))
+    if len(wrong):
+        raise ValueError(
+            f"element {wrong[0]} has no inverse: no h gives {wrong[0]} h = h {wrong[0]} = 0"
+        )
+    return inverses
+
+
+def _reached(table: NDArray[np.int64], generators: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Breadth-first (g, parent, position) with g = parent times generators[position]."""
+    seen = {0}
+    factors: list[tuple[int, int, int]] = []
+    queue = [0]
+    for parent in queue:  # the list grows while it is read
+        for position, generator in enumerate(generators):
+            g = int(table[parent, generator])
+            if g not in seen:
+                seen.add(g)
+                queue.append(g)
+                factors.append((g, parent, position))
+    return factors
+
+
+def _find_generators(table: NDArray[np.int64]) -> tuple[int, ...]:
+    generators: list[int] = []
+    reached = {0}
+    for g in range(len(table)):
+        if g not in reached:
+            generators.append(g)
+            reached = {0} | {element for element, _, _ in _reached(table, generators)}
+    return tuple(generators)
+
+
+def _factorize(
+    table: NDArray[np.int64], generators: Sequence[int], name: str
+) -> list[tuple[int, int, int]]:
+    factors = _reached(table, generators)
+    missing = set(range(len(table))) - {0} - {g for g, _, _ in factors}
+    if missing:
+        raise ValueError(f"{list(generators)} do not generate {name}: {min(missing)} is missed")
+    return factors
+
+
+def _verify_associativity(table: NDArray[np.int64], generators: Sequence[int]) -> None:
+    """Light's test: (x s) y = x (s y) for all x, y and all generators s."""
+    for s in generators:
+        left = table[table[:, s]]  # [x, y] -> (x s) y
+        right = table[:, table[s]]  # [x, y] -> x (s y)
+        wrong = np.argwhere(left != right)
+        if len(wrong):
+            x, y = wrong[0]
+            raise ValueError(
+                f"not associative: ({x} {s}) {y} = {left[x, y]} but {x} ({s} {y}) = {right[x, y]}"
+            )

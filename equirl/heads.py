@@ -1,0 +1,69 @@
+"""What each Stable-Baselines3 algorithm exposes to be symmetrised.
+
+For a DQN these are its Q-values: the group permutes their entries as it permutes the actions.
+"""
+
+from __future__ import annotations
+
+import torch
+from stable_baselines3 import DQN
+from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
+from torch import Tensor, nn
+
+
+class QValues(nn.Module):
+    """The Q-values of a DQN, from observations as its policy's ``obs_to_tensor`` gives them.
+
+    Stable-Baselines3's own preprocessing is applied (pixels divided by 255), then the network in
+    the type of its parameters, so that a policy in float64 computes in float64.
+
+    Args:
+        q_net: The Q-network.
+    """
+
+    def __init__(self, q_net: QNetwork) -> None:
+        super().__init__()
+        self.q_net = q_net
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Q-values of shape (B, actions) for observations (B, ...)."""
+        net = self.q_net
+        inputs = preprocess_obs(observations, net.observation_space, net.normalize_images)
+        assert isinstance(inputs, Tensor)  # a Symmetry acts on Box observations only
+        dtype = next(net.q_net.parameters()).dtype
+        return net.q_net(net.features_extractor(inputs.to(dtype)))
+
+
+def dqn_policy(model: DQN | DQNPolicy) -> DQNPolicy:
+    """The policy of a DQN.
+
+    Raises:
+        TypeError: If ``model`` is no DQN, nor the policy of one, or its Q-network computes its
+            output in a way of its own.
+        ValueError: If it was trained on normalised observations (``VecNormalize``).
+    """
+    policy = getattr(model, "policy", model)
+    if not isinstance(policy, DQNPolicy):
+        raise TypeError(
+            "equirl symmetrises the Q-values of a stable_baselines3 DQN; "
+            f"got {type(model).__module__}.{type(model).__name__}"
+        )
+    if type(policy.q_net).forward is not QNetwork.forward:
+        raise TypeError(
+            f"{type(policy.q_net).__name__} overrides QNetwork.forward, so its Q-values are not "
+            "those of features_extractor and q_net; symmetrise it with equicore.equizero"
+        )
+    normalizer = model.get_vec_normalize_env() if isinstance(model, DQN) else None
+    if normalizer is not None and normalizer.norm_obs:
+        raise ValueError(
+            "this agent sees observations that VecNormalize shifts and scales, on which the "
+            "group acts differently than on those of the environment; train it with "
+            "VecNormalize(norm_obs=False)"
+        )
+    return policy
+
+
+def parameter_dtype(policy: DQNPolicy) -> torch.dtype:
+    """The type of the network's parameters."""
+    return next(policy.q_net.parameters()).dtype

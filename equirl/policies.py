@@ -1,0 +1,299 @@
+"""Equivariant policies over a Stable-Baselines3 agent, drop-in for it where actions are predicted.
+
+Each is a reduction of the aligned action values g^-1 Q(g s, .) over the group, followed by
+arg-max; see `equicore` for the methods. They need no training, `LambdaEquitunePolicy` apart,
+whose weights learn from states that the agent has visited (`equirl.familiarity`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3 import DQN
+from stable_baselines3.dqn.policies import DQNPolicy
+from torch import nn
+
+from equicore import Best, Mean, MLPWeight, Symmetrized, WeightedMean, max_value
+from equirl.heads import QValues, dqn_policy
+from equirl.loading import agent_from_dict, agent_to_dict, read_tensors, write_tensors
+from equirl.symmetry import Symmetry, symmetry_of
+
+Normalization = Literal["softmax"] | None
+Policy = TypeVar("Policy", bound="SymmetrizedPolicy")
+
+
+class SymmetrizedPolicy:
+    """A DQN's policy made equivariant; the base of the three below.
+
+    Args:
+        model: A `DQN`, or the `DQNPolicy` of one. It is used as it is, not copied: what it learns
+            later, this policy knows.
+        symmetry: Of its environment, or the environment's registered id.
+        reduce: Reducer of the aligned action values, see `equicore.reduce`.
+        normalize: ``"softmax"`` turns the Q-values of each transformed state into probabilities
+            before they are reduced, which makes them comparable between states; None leaves
+            them as they are.
+
+    Raises:
+        TypeError: If the model is no DQN.
+        ValueError: If the symmetry does not fit the agent's spaces, or is not known.
+    """
+
+    kinds: ClassVar[dict[str, type[SymmetrizedPolicy]]] = {}
+
+    def __init__(
+        self,
+        model: DQN | DQNPolicy,
+        symmetry: Symmetry | str,
+        reduce: nn.Module,
+        normalize: Normalization = "softmax",
+    ) -> None:
+        if normalize not in ("softmax", None):
+            raise ValueError(f'normalize must be "softmax" or None; got {normalize!r}')
+        self.model = model
+        self.policy = dqn_policy(model)
+        self.symmetry = symmetry_of(symmetry) if isinstance(symmetry, str) else symmetry
+        self.symmetry.check_spaces(self.policy.observation_space, self.policy.action_space)
+        self.normalize = normalize
+        values: nn.Module = QValues(self.policy.q_net)
+        if normalize == "softmax":
+            values = nn.Sequential(values, nn.Softmax(dim=-1))
+        self.symmetrized = Symmetrized(
+            values, self.symmetry.observation, self.symmetry.action, reduce
+        ).to(self.policy.device)
+
+    def __init_subclass__(cls) -> None:
+        """Make the subclass known to `load`."""
+        SymmetrizedPolicy.kinds[cls.__name__] = cls
+
+    def predict(
+        self,
+        observation: NDArray[Any],
+        state: tuple[NDArray[Any], ...] | None = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[np.int64], tuple[NDArray[Any], ...] | None]:
+        """Choose actions, with the meaning that ``DQN.predict`` gives to each argument.
+
+        Args:
+            observation: One observation, or a batch of shape (B, ...).
+            state: Returned as it is; a DQN has no memory.
+            episode_start: Ignored, as by a DQN.
+            deterministic: If False, and the policy was made from a whole `DQN`, actions are
+                random with the probability ``model.exploration_rate``. Evaluate with True.
+
+        Returns:
+            The actions, shape () for one observation, (B,) for a batch; and ``state``.
+
+        Raises:
+            ValueError: If the observation does not fit the observation space, or there is a NaN
+                in it or in the Q-values.
+        """
+        if (
+            not deterministic
+            and isinstance(self.model, DQN)
+            and np.random.rand() < self.model.exploration_rate
+        ):
+            space = self.policy.action_space
+            if not self.policy.is_vectorized_observation(observation):
+                return np.array(space.sample()), state
+            return np.array([space.sample() for _ in range(len(observation))]), state
+        values, vectorized = self._values(observation)
+        actions = values.argmax(axis=1)
+        return actions if vectorized else actions.squeeze(axis=0), state
+
+    def action_values(self, observation: NDArray[Any]) -> NDArray[np.floating[Any]]:
+        """The reduced values whose arg-max is the action.
+
+        These are probabilities under ``normalize="softmax"``, Q-values otherwise.
+
+        Args:
+            observation: One observation, or a batch of shape (B, ...).
+
+        Returns:
+            Shape (actions,) for one observation, (B, actions) for a batch.
+
+        Raises:
+            ValueError: As `predict`.
+        """
+        values, vectorized = self._values(observation)
+        return values if vectorized else values.squeeze(axis=0)
+
+    def _values(self, observation: NDArray[Any]) -> tuple[NDArray[np.floating[Any]], bool]:
+        if isinstance(observation, tuple):
+            raise ValueError(
+                "got a tuple for an observation: `env.reset()` of Gymnasium returns "
+                "(observation, info), of which predict takes the first"
+            )
+        if self.policy.training:
+            self.policy.set_training_mode(False)
+        tensor, vectorized = self.policy.obs_to_tensor(observation)
+        with torch.inference_mode():
+            values = self.symmetrized(tensor).cpu().numpy()
+        if np.isnan(values).any():
+            raise ValueError(_explain_nan(observation, self.policy))
+        return values, vectorized
+
+    def save(self, path: str | Path) -> None:
+        """Write the policy, its agent and its symmetry to one file.
+
+        The file is in the safetensors format: weights as plain tensors, everything else as JSON
+        in the header. Loading it executes no code.
+
+        Args:
+            path: By convention ``*.safetensors``. The file appears whole or not at all.
+
+        Raises:
+            TypeError: If the agent has a features extractor other than those of
+                Stable-Baselines3.
+        """
+        header = {
+            "policy": type(self).__name__,
+            "normalize": self.normalize,
+            "symmetry": self.symmetry.to_dict(),
+            "agent": agent_to_dict(self.model),
+            **self._extra_header(),
+        }
+        tensors = {f"agent.{k}": v for k, v in self.policy.state_dict().items()}
+        tensors |= {f"reduce.{k}": v for k, v in self.symmetrized.reduce.state_dict().items()}
+        write_tensors(path, tensors, header)
+
+    @classmethod
+    def load(cls: type[Policy], path: str | Path, device: str | torch.device = "auto") -> Policy:
+        """Read a policy that `save` wrote; executes no code of the file's.
+
+        Args:
+            path: The file.
+            device: For the agent's networks.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is none of equirl's, damaged, or of another policy class.
+        """
+        tensors, header = read_tensors(path)
+        kind = cls.kinds.get(header["policy"])
+        if kind is None or not issubclass(kind, cls):
+            raise ValueError(f"{path} holds {header['policy']}, not {cls.__name__}")
+        agent = agent_from_dict(header["agent"], _strip("agent.", tensors), device, source=path)
+        policy = kind._from_header(header, agent, Symmetry.from_dict(header["symmetry"]))
+        policy.symmetrized.reduce.load_state_dict(_strip("reduce.", tensors))
+        return policy  # type: ignore[return-value]
+
+    def _extra_header(self) -> dict[str, Any]:
+        """What a subclass must write beyond its weights to be made again."""
+        return {}
+
+    @classmethod
+    def _from_header(
+        cls, header: dict[str, Any], agent: DQN, symmetry: Symmetry
+    ) -> SymmetrizedPolicy:
+        return cls(agent, symmetry, normalize=header["normalize"])  # type: ignore[call-arg]
+
+
+class EquitunePolicy(SymmetrizedPolicy):
+    """The action of the largest mean over the group (Basu et al., AAAI 2023, eq. 2).
+
+    With the softmax over actions: a*(s) = argmax_a mean_g softmax(Q(g s, .))[g a].
+
+    Args:
+        model: A `DQN`, or the `DQNPolicy` of one.
+        symmetry: Of its environment, or the environment's registered id.
+        normalize: ``"softmax"`` or None, see `SymmetrizedPolicy`.
+    """
+
+    def __init__(
+        self,
+        model: DQN | DQNPolicy,
+        symmetry: Symmetry | str,
+        normalize: Normalization = "softmax",
+    ) -> None:
+        super().__init__(model, symmetry, Mean(), normalize)
+
+
+class EquizeroPolicy(SymmetrizedPolicy):
+    """The action of the largest value over the group (Basu et al., NeurIPS 2023, eq. 3).
+
+    With the softmax over actions: a*(s) = argmax_a max_g softmax(Q(g s, .))[g a]. For two actions
+    and a group of two elements this is the same policy as `EquitunePolicy`.
+
+    Args:
+        model: A `DQN`, or the `DQNPolicy` of one.
+        symmetry: Of its environment, or the environment's registered id.
+        normalize: ``"softmax"`` or None, see `SymmetrizedPolicy`.
+
+    >>> import gymnasium as gym, numpy as np, equirl
+    >>> from stable_baselines3 import DQN
+    >>> env = gym.make("CartPole-v1")
+    >>> policy = equirl.EquizeroPolicy(DQN("MlpPolicy", env, seed=0), "CartPole-v1")
+    >>> observation, _ = env.reset(seed=0)
+    >>> left_or_right, _ = policy.predict(observation, deterministic=True)
+    >>> mirrored, _ = policy.predict(-observation, deterministic=True)
+    >>> bool(mirrored == 1 - left_or_right)
+    True
+    """
+
+    def __init__(
+        self,
+        model: DQN | DQNPolicy,
+        symmetry: Symmetry | str,
+        normalize: Normalization = "softmax",
+    ) -> None:
+        super().__init__(model, symmetry, Best(max_value), normalize)
+
+
+class LambdaEquitunePolicy(SymmetrizedPolicy):
+    """The action of the largest learned mean over the group (Basu et al., NeurIPS 2023, eq. 4).
+
+    With the softmax over actions: a*(s) = argmax_a sum_g lambda(g s) softmax(Q(g s, .))[g a],
+    where the weights lambda are the softmax over the orbit of what the weight network returns.
+    Until that is fitted, by `equirl.fit_familiarity`, they are equal and this is equitune.
+
+    Args:
+        model: A `DQN`, or the `DQNPolicy` of one.
+        symmetry: Of its environment, or the environment's registered id.
+        weight: The weight network; a new `equicore.MLPWeight` when omitted.
+        normalize: ``"softmax"`` or None, see `SymmetrizedPolicy`.
+    """
+
+    def __init__(
+        self,
+        model: DQN | DQNPolicy,
+        symmetry: Symmetry | str,
+        weight: MLPWeight | None = None,
+        normalize: Normalization = "softmax",
+    ) -> None:
+        symmetry = symmetry_of(symmetry) if isinstance(symmetry, str) else symmetry
+        if weight is None:
+            shape = dqn_policy(model).observation_space.shape
+            assert shape is not None
+            weight = MLPWeight(symmetry.observation, shape)
+        super().__init__(model, symmetry, WeightedMean(weight), normalize)
+        self.weight = weight
+
+    def _extra_header(self) -> dict[str, Any]:
+        return {"weight": {"shape": self.weight.shape, "hidden": self.weight.hidden}}
+
+    @classmethod
+    def _from_header(
+        cls, header: dict[str, Any], agent: DQN, symmetry: Symmetry
+    ) -> LambdaEquitunePolicy:
+        weight = MLPWeight(symmetry.observation, **header["weight"])
+        return cls(agent, symmetry, weight, header["normalize"])
+
+
+def _strip(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _explain_nan(observation: NDArray[Any], policy: DQNPolicy) -> str:
+    places = np.argwhere(np.isnan(observation))
+    if len(places):
+        return f"NaN in the observation, at index {tuple(int(i) for i in places[0])}"
+    for name, parameter in policy.q_net.named_parameters():
+        if not parameter.isfinite().all():
+            return f"NaN in the Q-values: the network has diverged, {name} is not finite"
+    return "NaN in the Q-values, though the observation and the network's parameters have none"

@@ -1,0 +1,239 @@
+"""The symmetry of an environment: one group that acts on its observations and its actions.
+
+An environment has a symmetry when its dynamics, reward and termination commute with the group:
+what follows from (g s, g a) is g applied to what follows from (s, a). `register_symmetry` declares
+one for an environment id; `symmetry_of` looks it up.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from numpy.typing import NDArray
+
+import equicore
+from equicore import Group, Permutation, Representation
+
+Factory = Callable[[EnvSpec], "Symmetry"]
+
+_registry: dict[str, Factory | str] = {}
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """How one group acts on what an environment shows and on what it is told.
+
+    Args:
+        observation: Acts on batches of observations as the environment emits them.
+        action: Acts on actions: a `Permutation` of the ids of a ``Discrete`` action space, any
+            representation on the vectors of a ``Box``.
+
+    Raises:
+        ValueError: If the two are of different groups.
+
+    >>> from equicore import Matrix, Permutation, cyclic
+    >>> flip = cyclic(2)
+    >>> cartpole = Symmetry(
+    ...     observation=Matrix.from_generators(flip, [-np.eye(4)]),
+    ...     action=Permutation.from_generators(flip, [[1, 0]]),
+    ... )
+    >>> cartpole.act_on_actions(1, np.array([0, 1]))
+    array([1, 0])
+    """
+
+    observation: Representation
+    action: Representation
+
+    def __post_init__(self) -> None:
+        """Check that there is one group."""
+        if self.observation.group != self.action.group:
+            raise ValueError(
+                "observation and action must be acted on by one group; got "
+                f"{self.observation.group} and {self.action.group}"
+            )
+
+    @property
+    def group(self) -> Group:
+        """The group."""
+        return self.observation.group
+
+    def act_on_observations(self, g: int, observations: NDArray[Any]) -> NDArray[Any]:
+        """Apply element g to a batch of observations (B, ...); returns a new array."""
+        return self.observation.act(g, torch.from_numpy(np.array(observations))).clone().numpy()
+
+    def act_on_actions(self, g: int, actions: NDArray[Any]) -> NDArray[Any]:
+        """Apply element g to a batch of actions, ids (B,) or vectors (B, d); a new array."""
+        tensor = torch.from_numpy(np.array(actions))
+        if isinstance(self.action, Permutation) and not tensor.is_floating_point():
+            return self.action.act_on_labels(g, tensor.long()).numpy().astype(actions.dtype)
+        return self.action.act(g, tensor).clone().numpy()
+
+    def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        """Raise ValueError unless the group acts on these spaces.
+
+        Sampled observations and actions must stay in their space under every generator.
+        """
+        if not isinstance(observation_space, spaces.Box):
+            raise ValueError(
+                f"a symmetry acts on Box observations; got {observation_space}. Flatten them "
+                "first, for instance with gymnasium.wrappers.FlattenObservation"
+            )
+        _check_space("observation", observation_space, self.group, self.act_on_observations)
+        if isinstance(action_space, spaces.Discrete):
+            if not isinstance(self.action, Permutation):
+                raise ValueError(
+                    f"the actions {action_space} are ids, on which a Permutation acts; "
+                    f"this symmetry has a {type(self.action).__name__}"
+                )
+            size = self.action.permutations.shape[1]
+            if size != action_space.n or action_space.start != 0:
+                raise ValueError(
+                    f"the symmetry permutes the actions 0..{size - 1}, but the action space is "
+                    f"{action_space}"
+                )
+        elif isinstance(action_space, spaces.Box):
+            _check_space("action", action_space, self.group, self.act_on_actions)
+        else:
+            raise ValueError(f"a symmetry acts on Discrete or Box actions; got {action_space}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The symmetry as plain JSON values."""
+        group = self.group
+        return {
+            "group": {
+                "table": group.table.tolist(),
+                "name": group.name,
+                "names": list(group.names),
+                "generators": list(group.generators),
+            },
+            "observation": _representation_to_dict(self.observation),
+            "action": _representation_to_dict(self.action),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Symmetry:
+        """The symmetry that `to_dict` described.
+
+        Raises:
+            ValueError: If it is not one.
+        """
+        group = Group(**data["group"])
+        return cls(
+            _representation_from_dict(group, data["observation"]),
+            _representation_from_dict(group, data["action"]),
+        )
+
+
+def register_symmetry(env_id: str, factory: Factory | str) -> None:
+    """Declare the symmetry of an environment id.
+
+    Args:
+        env_id: A Gymnasium id, as in ``gymnasium.make``.
+        factory: Called with the environment's ``EnvSpec`` (its ``kwargs`` tell how it was
+            configured), returns its `Symmetry`; or a string ``"module:function"`` naming such a
+            function, imported at first use.
+
+    >>> from equicore import Image, Matrix, Permutation, cyclic
+    >>> def pong_symmetry(spec):
+    ...     flip = cyclic(2)
+    ...     up_down = Image(flip, turns=[0, 2], mirrors=[False, True])
+    ...     return Symmetry(up_down, Permutation.from_generators(flip, [[0, 1, 3, 2, 5, 4]]))
+    >>> register_symmetry("my/Pong-v0", pong_symmetry)
+    """
+    _registry[env_id] = factory
+
+
+def registered_symmetries() -> list[str]:
+    """The environment ids whose symmetry is known, sorted."""
+    return sorted(_registry)
+
+
+def symmetry_of(env: str | Any) -> Symmetry:
+    """Look up the symmetry of an environment.
+
+    Args:
+        env: An environment id, or an environment that was made from one: of Gymnasium, single or
+            vectorised, or a ``VecEnv`` of Stable-Baselines3.
+
+    Raises:
+        ValueError: If no symmetry is registered for it; the message lists the known ids.
+
+    >>> import equirl
+    >>> equirl.symmetry_of("CartPole-v1").group
+    Group('cyclic(2)', order 2)
+    """
+    spec = _spec_of(env)
+    if spec.id not in _registry:
+        near = difflib.get_close_matches(spec.id, _registry, n=1)
+        raise ValueError(
+            f"no symmetry is registered for {spec.id!r}"
+            + (f"; did you mean {near[0]!r}?" if near else "")
+            + f" Known: {', '.join(registered_symmetries())}. Declare one with "
+            f"equirl.register_symmetry({spec.id!r}, lambda spec: Symmetry(observation, action)), "
+            "or pass a Symmetry where one is asked for"
+        )
+    factory = _registry[spec.id]
+    if isinstance(factory, str):
+        module, name = factory.split(":")
+        factory = getattr(importlib.import_module(module), name)
+        _registry[spec.id] = factory
+    return factory(spec)
+
+
+def _spec_of(env: str | Any) -> EnvSpec:
+    if isinstance(env, str):
+        if env in gym.registry:
+            return gym.spec(env)
+        return EnvSpec(id=env)  # a symmetry may be registered before its environment is
+    spec = env.get_attr("spec")[0] if hasattr(env, "get_attr") else env.spec
+    if spec is None:
+        raise ValueError(
+            f"{env} was not made from an environment id, so its symmetry cannot be looked up; "
+            "pass a Symmetry"
+        )
+    return spec
+
+
+def _check_space(
+    what: str,
+    space: spaces.Box,
+    group: Group,
+    act: Callable[[int, NDArray[Any]], NDArray[Any]],
+) -> None:
+    space = copy.deepcopy(space)
+    space.seed(0)
+    samples = np.stack([space.sample() for _ in range(8)])
+    for g in group.generators:
+        try:
+            moved = act(g, samples)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise ValueError(f"the symmetry does not fit the {what} space {space}: {error}") from (
+                error
+            )
+        if moved.shape != samples.shape or not all(m in space for m in moved):
+            raise ValueError(
+                f"the {what} space {space} is not invariant: element {g} "
+                f"({group.names[g]}) takes {what}s out of it"
+            )
+
+
+def _representation_to_dict(representation: Representation) -> dict[str, Any]:
+    return {"kind": type(representation).__name__, **representation.arguments()}
+
+
+def _representation_from_dict(group: Group, data: dict[str, Any]) -> Representation:
+    arguments = dict(data)
+    kind = getattr(equicore, str(arguments.pop("kind")), None)
+    if not (isinstance(kind, type) and issubclass(kind, Representation)):
+        raise ValueError(f"no representation of equicore: {data['kind']!r}")
+    return kind(group, **arguments)

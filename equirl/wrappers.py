@@ -1,0 +1,227 @@
+"""Environments seen through a group element.
+
+Under element g the agent sees g . observation, and what it does is carried back by g^-1. If the
+declared symmetry is true, the result is the same environment started elsewhere, and an
+equivariant policy does as well in it as in the original. Rendering shows the original.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv, VectorWrapper
+from numpy.typing import NDArray
+
+from equirl.symmetry import Symmetry, symmetry_of
+
+
+class SymmetryWrapper(gym.Wrapper, RecordConstructorArgs):
+    """An environment seen through one fixed group element.
+
+    Args:
+        env: The environment.
+        symmetry: Its symmetry; looked up by its id when omitted.
+        element: The group element g.
+
+    Raises:
+        ValueError: If the symmetry is unknown or does not fit the environment's spaces.
+        IndexError: If the element is none of the group.
+
+    >>> import equirl
+    >>> env = SymmetryWrapper(gym.make("CartPole-v1"), element=1)
+    >>> seen, _ = env.reset(seed=0)
+    >>> original, _ = gym.make("CartPole-v1").reset(seed=0)
+    >>> bool((seen == -original).all())
+    True
+    """
+
+    def __init__(self, env: gym.Env, symmetry: Symmetry | None = None, element: int = 0) -> None:
+        RecordConstructorArgs.__init__(self, symmetry=symmetry, element=element)
+        gym.Wrapper.__init__(self, env)
+        self.symmetry = _bind(symmetry, env, env.observation_space, env.action_space)
+        self.element = self.symmetry.group.check_element(element)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Reset the environment and show its first observation through the element."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._seen(observation), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Carry the action back, step, and show the observation through the element."""
+        back = self.symmetry.group.inverse(self.element)
+        original = self.symmetry.act_on_actions(back, np.asarray(action)[None])[0]
+        observation, reward, terminated, truncated, info = self.env.step(original)
+        return self._seen(observation), reward, terminated, truncated, info
+
+    def _seen(self, observation: Any) -> Any:
+        return self.symmetry.act_on_observations(self.element, observation[None])[0]
+
+
+class RandomSymmetry(SymmetryWrapper):
+    """An environment seen through a random group element, drawn anew for each episode.
+
+    The element is drawn uniformly from the environment's own generator, so a seeded reset makes
+    it reproducible; ``env.element`` tells which it is.
+
+    Args:
+        env: The environment.
+        symmetry: Its symmetry; looked up by its id when omitted.
+
+    Raises:
+        ValueError: If the symmetry is unknown or does not fit the environment's spaces.
+
+    >>> import equirl
+    >>> env = RandomSymmetry(gym.make("equirl/Gridworld-v0"))
+    >>> elements = []
+    >>> for seed in range(5):
+    ...     observation, info = env.reset(seed=seed)
+    ...     elements.append(env.element)
+    >>> elements
+    [1, 1, 3, 0, 3]
+    """
+
+    def __init__(self, env: gym.Env, symmetry: Symmetry | None = None) -> None:
+        RecordConstructorArgs.__init__(self, symmetry=symmetry)
+        SymmetryWrapper.__init__(self, env, symmetry)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Reset the environment, draw an element, and show the observation through it."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        self.element = int(self.np_random.integers(len(self.symmetry.group)))
+        return self._seen(observation), info
+
+
+class VectorSymmetryWrapper(VectorWrapper):
+    """The twin of `SymmetryWrapper` for vector environments.
+
+    Args:
+        env: The vector environment.
+        symmetry: Of one of its environments; looked up by its id when omitted.
+        element: The group element g.
+
+    Raises:
+        ValueError: If the symmetry is unknown or does not fit the environment's spaces.
+        IndexError: If the element is none of the group.
+
+    >>> import equirl
+    >>> envs = VectorSymmetryWrapper(gym.make_vec("CartPole-v1", num_envs=3), element=1)
+    >>> observations, _ = envs.reset(seed=0)
+    >>> envs.elements, observations.shape
+    (array([1, 1, 1]), (3, 4))
+    """
+
+    def __init__(self, env: VectorEnv, symmetry: Symmetry | None = None, element: int = 0) -> None:
+        super().__init__(env)
+        self.symmetry = _bind(symmetry, env, env.single_observation_space, env.single_action_space)
+        self.elements = np.full(env.num_envs, self.symmetry.group.check_element(element))
+
+    def reset(
+        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Reset and show the first observations through the elements."""
+        # the vector environment takes the mask out of the options that it is given
+        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool))
+        observations, infos = self.env.reset(seed=seed, options=options)
+        self._begin_episodes(mask)
+        return self._seen(observations), infos
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Carry the actions back, step, and show the observations through the elements."""
+        actions = np.asarray(actions)
+        original = actions.copy()
+        for g in np.unique(self.elements):
+            mask = self.elements == g
+            back = self.symmetry.group.inverse(g)
+            original[mask] = self.symmetry.act_on_actions(back, actions[mask])
+        observations, rewards, terminated, truncated, infos = self.env.step(original)
+        if "final_obs" in infos:  # only under SAME_STEP
+            final = infos["final_obs"].copy()
+            for i in np.flatnonzero(infos["_final_obs"]):
+                final[i] = self.symmetry.act_on_observations(self.elements[i], final[i][None])[0]
+            infos = {**infos, "final_obs": final}
+        self._track_episodes(terminated | truncated)
+        return self._seen(observations), rewards, terminated, truncated, infos
+
+    def _begin_episodes(self, mask: NDArray[np.bool_]) -> None:
+        """Called when the environments in the mask have begun a new episode."""
+
+    def _track_episodes(self, done: NDArray[np.bool_]) -> None:
+        """Called after each step with the environments whose episode has ended."""
+
+    def _seen(self, observations: Any) -> Any:
+        seen = np.empty_like(observations)
+        for g in np.unique(self.elements):
+            mask = self.elements == g
+            seen[mask] = self.symmetry.act_on_observations(g, observations[mask])
+        return seen
+
+
+class VectorRandomSymmetry(VectorSymmetryWrapper):
+    """The twin of `RandomSymmetry` for vector environments: an element per environment, episode.
+
+    Over a ``SyncVectorEnv`` each element is drawn from its own environment's generator, which
+    gives the same episodes as a ``SyncVectorEnv`` of environments in `RandomSymmetry`.
+
+    Args:
+        env: The vector environment, of any autoreset mode.
+        symmetry: Of one of its environments; looked up by its id when omitted.
+
+    Raises:
+        ValueError: If the symmetry is unknown or does not fit the environment's spaces, the
+            environment does not tell its autoreset mode, or it keeps its generators in other
+            processes (``AsyncVectorEnv``).
+
+    >>> import equirl
+    >>> envs = VectorRandomSymmetry(gym.make_vec("equirl/Gridworld-v0", num_envs=5))
+    >>> observations, _ = envs.reset(seed=0)
+    >>> envs.elements
+    array([1, 1, 3, 0, 3])
+    """
+
+    def __init__(self, env: VectorEnv, symmetry: Symmetry | None = None) -> None:
+        super().__init__(env, symmetry)
+        if "autoreset_mode" not in env.metadata:
+            raise ValueError(
+                f"{env} does not say in metadata['autoreset_mode'] when a new episode begins"
+            )
+        if isinstance(env.unwrapped, AsyncVectorEnv):
+            raise ValueError(
+                "AsyncVectorEnv keeps its generators in other processes; put RandomSymmetry "
+                "around each environment instead, "
+                'gym.make_vec(..., vectorization_mode="async", wrappers=[RandomSymmetry])'
+            )
+        self._mode = AutoresetMode(env.metadata["autoreset_mode"])
+        self._ended = np.zeros(env.num_envs, dtype=bool)
+
+    def _begin_episodes(self, mask: NDArray[np.bool_]) -> None:
+        generators = self.env.unwrapped.np_random
+        for i in np.flatnonzero(mask):
+            generator = generators[i] if isinstance(generators, tuple) else generators
+            self.elements[i] = generator.integers(len(self.symmetry.group))
+        self._ended[mask] = False
+
+    def _track_episodes(self, done: NDArray[np.bool_]) -> None:
+        if self._mode == AutoresetMode.NEXT_STEP:
+            # those that ended a step ago have just been reset
+            self._begin_episodes(self._ended.copy())
+            self._ended |= done
+        elif self._mode == AutoresetMode.SAME_STEP:
+            self._begin_episodes(done)
+
+
+def _bind(
+    symmetry: Symmetry | None,
+    env: gym.Env | VectorEnv,
+    observation_space: gym.Space,
+    action_space: gym.Space,
+) -> Symmetry:
+    symmetry = symmetry_of(env) if symmetry is None else symmetry
+    symmetry.check_spaces(observation_space, action_space)
+    return symmetry
