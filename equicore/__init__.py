@@ -15,7 +15,7 @@ that it is, without a new architecture; groups and representations say under wha
 """
 
 from equicore.groups import Element, Group, cyclic, dihedral, product, symmetric, trivial
-from equicore.reduce import Best, Mean, WeightedMean
+from equicore.reduce import Best, Maximum, Mean, WeightedMean
 from equicore.representations import (
     Image,
     Matrix,
@@ -45,6 +45,7 @@ __all__ = [
     "Image",
     "MLPWeight",
     "Matrix",
+    "Maximum",
     "Mean",
     "Permutation",
     "Representation",

@@ -26,19 +26,22 @@ class Best(nn.Module):
     Where several elements share the best score the result is the mean of theirs. Ties are no
     accident: they are what happens at an input that some g leaves as it is, and picking one of
     them would break equivariance there. Scores count as equal when they differ by no more than
-    ``tolerance`` times the larger of 1 and their magnitude.
+    ``tolerance * (1 + magnitude)``.
 
     A NaN among the scores of a sample makes its output NaN.
 
     Args:
         score: Maps raw outputs (|G|, B, ...) to scores (|G|, B), higher is better.
-        tolerance: Relative difference that is still a tie; 32 machine epsilons when omitted.
+        tolerance: Difference that is still a tie; 32 machine epsilons when omitted.
     """
+
+    zero: Tensor
 
     def __init__(self, score: Callable[[Tensor], Tensor], tolerance: float | None = None) -> None:
         super().__init__()
         self.score = score
         self.tolerance = tolerance
+        self.register_buffer("zero", torch.zeros(()), persistent=False)
 
     def forward(self, stack: Tensor, orbit: Tensor, raw: Tensor) -> Tensor:
         """Average over the best elements of each sample."""
@@ -51,11 +54,25 @@ class Best(nn.Module):
         tolerance = self.tolerance
         if tolerance is None:
             tolerance = 32 * torch.finfo(scores.dtype).eps
+        scores = scores.detach()
         best = scores.amax(0)
-        tied = scores >= best - tolerance * best.abs().clamp(min=1)
-        tied = tied.view(tied.shape + (1,) * (stack.ndim - 2))
-        # where, not a product: outputs that lost may be infinite
-        return stack.where(tied, 0).sum(0) / tied.sum(0)
+        tied = scores >= best.sub(best.abs(), alpha=tolerance).sub(tolerance)
+        for _ in range(stack.ndim - 2):
+            tied = tied.unsqueeze(-1)
+        # outputs that lost may be infinite, so they are replaced, not multiplied by 0
+        return stack.where(tied, self.zero).sum(0) / tied.sum(0, dtype=stack.dtype)
+
+
+class Maximum(nn.Module):
+    """The largest value of each entry over the group: equizero where only arg-max is used.
+
+    The largest entry of the result stands where `Best` with the score `max_value` has it, so the
+    arg-max is the same. It costs less, and as it treats all elements alike, ties need no care.
+    """
+
+    def forward(self, stack: Tensor, orbit: Tensor, raw: Tensor) -> Tensor:
+        """Maximum over the first axis."""
+        return stack.amax(0)
 
 
 class WeightedMean(nn.Module):

@@ -77,11 +77,11 @@ class Representation(nn.Module, ABC):
                 f"{self.group.name}, shape ({len(self.group)}, B, ...); got {tuple(y.shape)}"
             )
 
-    def _check_axis(self, x: Tensor, dim: int, size: int) -> None:
-        if x.ndim < -dim + 1 or x.shape[dim] != size:
+    def _check_axis(self, shape: Sequence[int], dim: int, size: int) -> None:
+        if len(shape) < 1 - dim or shape[dim] != size:
             raise ValueError(
                 f"{type(self).__name__} of {self.group.name} acts on axis {dim} of size {size} "
-                f"of a batch (B, ...); got shape {tuple(x.shape)}"
+                f"of a batch (B, ...); got shape {tuple(shape)}"
             )
 
 
@@ -138,7 +138,8 @@ class Permutation(Representation):
                 f"permutations have the shape ({len(group)}, d), one row for each element of "
                 f"{group.name}; got {rows.shape}"
             )
-        rows = np.stack([check_permutation(row, rows.shape[1]) for row in rows])
+        self.size = rows.shape[1]
+        rows = np.stack([check_permutation(row, self.size) for row in rows])
         group.check_homomorphism(rows, lambda p, q: p[q], np.array_equal, "permutations")
         self.dim = _check_dim(dim)
         self.register_buffer("permutations", torch.from_numpy(rows), persistent=False)
@@ -159,7 +160,7 @@ class Permutation(Representation):
 
     def act(self, g: int, x: Tensor) -> Tensor:
         """Move entry i of the axis to place ``permutations[g][i]``."""
-        self._check_axis(x, self.dim, self.permutations.shape[1])
+        self._check_axis(x.shape, self.dim, self.size)
         return x.index_select(self.dim, self.inverses[self.group.check_element(g)])
 
     def act_on_labels(self, g: int, labels: Tensor) -> Tensor:
@@ -168,13 +169,13 @@ class Permutation(Representation):
 
     def orbit(self, x: Tensor) -> Tensor:
         """All permuted batches, in one gather."""
-        self._check_axis(x, self.dim, self.permutations.shape[1])
+        self._check_axis(x.shape, self.dim, self.size)
         return x.unsqueeze(0).take_along_dim(self._index(self.inverses, x.ndim + 1), self.dim)
 
     def align(self, y: Tensor) -> Tensor:
         """Undo each slice's permutation, in one gather: ``y[g][..., permutations[g]]``."""
         self._check_slices(y)
-        self._check_axis(y[0], self.dim, self.permutations.shape[1])
+        self._check_axis(y.shape[1:], self.dim, self.size)
         return y.take_along_dim(self._index(self.permutations, y.ndim), self.dim)
 
     def arguments(self) -> dict[str, Any]:
@@ -182,9 +183,12 @@ class Permutation(Representation):
         return {"permutations": self.permutations.tolist(), "dim": self.dim}
 
     def _index(self, table: Tensor, ndim: int) -> Tensor:
-        shape = [1] * ndim
-        shape[0], shape[self.dim] = table.shape
-        return table.view(shape)
+        """The table (|G|, d), laid along axes 0 and ``dim`` of ``ndim`` axes."""
+        if ndim == 3 and self.dim == -1:
+            return table.unsqueeze(1)
+        axes = [1] * ndim
+        axes[0], axes[self.dim] = table.shape
+        return table.view(axes)
 
 
 class Matrix(Representation):
@@ -206,8 +210,8 @@ class Matrix(Representation):
     tensor([[ 3., -4.]])
     """
 
-    transposed: Tensor
-    inverses: Tensor
+    matrices: Tensor
+    side_by_side: Tensor
 
     def __init__(self, group: Group, matrices: ArrayLike, dim: int = -1) -> None:
         super().__init__(group)
@@ -225,10 +229,11 @@ class Matrix(Representation):
         if (stack.astype(np.float32) == stack).all():
             stack = stack.astype(np.float32)
         self.dim = _check_dim(dim)
-        # row vectors are multiplied from the right
-        transposed = torch.from_numpy(np.ascontiguousarray(stack.transpose(0, 2, 1)))
-        self.register_buffer("transposed", transposed, persistent=False)
-        self.register_buffer("inverses", transposed[list(group.inverses)], persistent=False)
+        self.size = stack.shape[1]
+        # [M_0^T | M_1^T | ...]: a row vector times it is the whole orbit of the vector
+        side_by_side = stack.transpose(2, 0, 1).reshape(self.size, -1)
+        self.register_buffer("matrices", torch.from_numpy(stack), persistent=False)
+        self.register_buffer("side_by_side", torch.from_numpy(side_by_side), persistent=False)
 
     @classmethod
     def from_generators(cls, group: Group, matrices: Sequence[ArrayLike], dim: int = -1) -> Matrix:
@@ -243,34 +248,39 @@ class Matrix(Representation):
 
     def act(self, g: int, x: Tensor) -> Tensor:
         """Multiply each vector along the axis by ``matrices[g]``."""
-        return self._multiply(x, self.transposed[self.group.check_element(g)])
+        self._check_axis(x.shape, self.dim, self.size)
+        matrix = self._matched(self.matrices, x)[self.group.check_element(g)]
+        return (x.movedim(self.dim, -1) @ matrix.mT).movedim(-1, self.dim)
 
     def orbit(self, x: Tensor) -> Tensor:
-        """All transformed batches, in one product."""
-        return self._multiply(x, self._broadcast(self.transposed, x.ndim))
+        """All transformed batches, in one product with the matrices side by side."""
+        self._check_axis(x.shape, self.dim, self.size)
+        if self.dim != -1:
+            x = x.movedim(self.dim, -1)
+        moved = x @ self._matched(self.side_by_side, x)
+        moved = moved.view(*x.shape[:-1], -1, self.size).movedim(-2, 0)
+        return moved if self.dim == -1 else moved.movedim(-1, self.dim)
 
     def align(self, y: Tensor) -> Tensor:
         """Multiply slice g by the inverse of ``matrices[g]``."""
         self._check_slices(y)
-        return self._multiply(y, self._broadcast(self.inverses, y.ndim - 1))
+        self._check_axis(y.shape[1:], self.dim, self.size)
+        inverses = self._matched(self.matrices, y)[self.group.inverses]
+        vectors = y.movedim(self.dim, -1)
+        aligned = vectors.reshape(len(y), -1, self.size) @ inverses.mT
+        return aligned.view(vectors.shape).movedim(-1, self.dim)
 
     def arguments(self) -> dict[str, Any]:
         """The matrices and the axis."""
-        return {"matrices": self.transposed.mT.tolist(), "dim": self.dim}
+        return {"matrices": self.matrices.tolist(), "dim": self.dim}
 
-    def _multiply(self, x: Tensor, matrices: Tensor) -> Tensor:
-        self._check_axis(x, self.dim, matrices.shape[-1])
+    def _matched(self, matrices: Tensor, x: Tensor) -> Tensor:
+        """The matrices in the type of x."""
+        if matrices.dtype == x.dtype:
+            return matrices
         if not x.is_floating_point():
             raise TypeError(f"Matrix acts on floating-point tensors; got {x.dtype}")
-        matrices = matrices.to(x.dtype)
-        if self.dim == -1:
-            return x @ matrices
-        return (x.movedim(self.dim, -1) @ matrices).movedim(-1, self.dim)
-
-    def _broadcast(self, matrices: Tensor, batch_ndim: int) -> Tensor:
-        """(|G|, d, d) -> (|G|, 1, ..., d, d), to multiply a batch of ``batch_ndim`` axes."""
-        order, size, _ = matrices.shape
-        return matrices.view(order, *[1] * (batch_ndim - 2), size, size)
+        return matrices.to(x.dtype)
 
 
 class Image(Representation):

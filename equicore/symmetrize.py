@@ -46,6 +46,7 @@ class Symmetrized(nn.Module):
                 "input and output representation must be of one group; got "
                 f"{input_rep.group} and {output_rep.group}"
             )
+        self.group = input_rep.group
         self.model = model
         self.input_rep = input_rep
         self.output_rep = output_rep
@@ -63,17 +64,17 @@ class Symmetrized(nn.Module):
             ValueError: If the batch is empty, or the model returns another number of samples
                 than it was given.
         """
-        order, batch = len(self.input_rep.group), x.shape[0]
+        order, batch = len(self.group), len(x)
         if batch == 0:
             raise ValueError(f"empty batch: got an input of shape {tuple(x.shape)}")
         orbit = self.input_rep.orbit(x)
         raw = self.model(orbit.flatten(0, 1), *args, **kwargs)
-        if raw.shape[0] != order * batch:
+        if len(raw) != order * batch:
             raise ValueError(
                 f"the model was given {order} x {batch} = {order * batch} samples and returned "
                 f"shape {tuple(raw.shape)}; its output must keep the batch on axis 0"
             )
-        raw = raw.unflatten(0, (order, batch))
+        raw = raw.reshape(order, batch, *raw.shape[1:])
         return self.reduce(self.output_rep.align(raw), orbit, raw)
 
 

@@ -5,11 +5,14 @@ For a DQN these are its Q-values: the group permutes their entries as it permute
 
 from __future__ import annotations
 
-import torch
+from typing import Literal
+
 from stable_baselines3 import DQN
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import Tensor, nn
+
+Normalization = Literal["softmax"] | None
 
 
 class QValues(nn.Module):
@@ -20,19 +23,27 @@ class QValues(nn.Module):
 
     Args:
         q_net: The Q-network.
+        normalize: ``"softmax"`` turns the Q-values of each observation into probabilities, which
+            makes them comparable between observations; None leaves them as they are.
     """
 
-    def __init__(self, q_net: QNetwork) -> None:
+    def __init__(self, q_net: QNetwork, normalize: Normalization = None) -> None:
         super().__init__()
+        if normalize not in ("softmax", None):
+            raise ValueError(f'normalize must be "softmax" or None; got {normalize!r}')
         self.q_net = q_net
+        self.normalize = normalize
+        self.dtype = next(q_net.parameters()).dtype
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Q-values of shape (B, actions) for observations (B, ...)."""
+        """Values of shape (B, actions) for observations (B, ...)."""
         net = self.q_net
         inputs = preprocess_obs(observations, net.observation_space, net.normalize_images)
         assert isinstance(inputs, Tensor)  # a Symmetry acts on Box observations only
-        dtype = next(net.q_net.parameters()).dtype
-        return net.q_net(net.features_extractor(inputs.to(dtype)))
+        if inputs.dtype != self.dtype:
+            inputs = inputs.to(self.dtype)
+        q_values = net.q_net(net.features_extractor(inputs))
+        return q_values.softmax(-1) if self.normalize == "softmax" else q_values
 
 
 def dqn_policy(model: DQN | DQNPolicy) -> DQNPolicy:
@@ -62,8 +73,3 @@ def dqn_policy(model: DQN | DQNPolicy) -> DQNPolicy:
             "VecNormalize(norm_obs=False)"
         )
     return policy
-
-
-def parameter_dtype(policy: DQNPolicy) -> torch.dtype:
-    """The type of the network's parameters."""
-    return next(policy.q_net.parameters()).dtype
