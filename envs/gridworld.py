@@ -155,7 +155,7 @@ class Gridworld(gym.Env):
         if self._window is not None:
             import pygame
 
-            pygame.quit()
+            pygame.display.quit()
             self._window = None
 
     def _cell(self, position: Any) -> NDArray[np.int64]:
@@ -198,7 +198,7 @@ class Gridworld(gym.Env):
                 'render_mode="human" needs pygame: pip install "equirl[render]"'
             ) from error
         if self._window is None:
-            pygame.init()
+            pygame.display.init()  # pygame.init would look for a sound card too
             self._window = pygame.display.set_mode((self.n * _CELL, self.n * _CELL))
             pygame.display.set_caption("equirl/Gridworld-v0")
         surface = pygame.surfarray.make_surface(self._picture().swapaxes(0, 1))

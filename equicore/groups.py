@@ -102,7 +102,7 @@ class Group:
         self.inverses.flags.writeable = False
 
     @classmethod
-    def from_permutations(cls, generators: Sequence[Sequence[int]], name: str = "group") -> Group:
+    def from_permutations(cls, generators: Sequence[ArrayLike], name: str = "group") -> Group:
         """The group that permutations generate.
 
         Args:
@@ -119,7 +119,7 @@ class Group:
         """
         if len(generators) == 0:
             raise ValueError("no generators given: use trivial() for the group of one element")
-        points = len(generators[0])
+        points = np.size(generators[0])
         permutations = [check_permutation(p, points) for p in generators]
         return cls._generate(
             np.arange(points),
@@ -158,7 +158,7 @@ class Group:
         return cls._generate(
             np.eye(shape[0]),
             matrices,
-            multiply=lambda a, b: a @ b,
+            multiply=np.matmul,
             # + 0.0 turns -0.0 into 0.0, which has other bytes
             key=lambda m: (np.round(m, 6) + 0.0).tobytes(),
             name=name,

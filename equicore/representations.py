@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from equicore.groups import Group, check_permutation, cyclic, dihedral
@@ -140,23 +140,25 @@ class Permutation(Representation):
             )
         self.size = rows.shape[1]
         rows = np.stack([check_permutation(row, self.size) for row in rows])
-        group.check_homomorphism(rows, lambda p, q: p[q], np.array_equal, "permutations")
+        group.check_homomorphism(list(rows), _compose_permutations, np.array_equal, "permutations")
         self.dim = _check_dim(dim)
         self.register_buffer("permutations", torch.from_numpy(rows), persistent=False)
         self.register_buffer("inverses", torch.from_numpy(rows[group.inverses]), persistent=False)
 
     @classmethod
     def from_generators(
-        cls, group: Group, permutations: Sequence[Sequence[int]], dim: int = -1
+        cls, group: Group, permutations: Sequence[ArrayLike], dim: int = -1
     ) -> Permutation:
         """The representation with the given permutation for each element of ``group.generators``.
 
         Raises:
             ValueError: If they do not extend to all of the group.
         """
-        size = len(permutations[0]) if len(permutations) else 1
+        size = np.size(np.asarray(permutations[0])) if permutations else 1
         images = [check_permutation(p, size) for p in permutations]
-        return cls(group, np.stack(group.extend(images, np.arange(size), lambda p, q: p[q])), dim)
+        return cls(
+            group, np.stack(group.extend(images, np.arange(size), _compose_permutations)), dim
+        )
 
     def act(self, g: int, x: Tensor) -> Tensor:
         """Move entry i of the axis to place ``permutations[g][i]``."""
@@ -224,7 +226,7 @@ class Matrix(Representation):
         if not np.isfinite(stack).all():
             raise ValueError("matrices hold NaN or infinity")
         group.check_homomorphism(
-            stack, lambda a, b: a @ b, lambda a, b: np.allclose(a, b, atol=1e-6), "matrices"
+            list(stack), np.matmul, lambda a, b: np.allclose(a, b, atol=1e-6), "matrices"
         )
         if (stack.astype(np.float32) == stack).all():
             stack = stack.astype(np.float32)
@@ -244,7 +246,7 @@ class Matrix(Representation):
         """
         images = [np.asarray(m, dtype=np.float64) for m in matrices]
         identity = np.eye(len(images[0]) if images else 1)
-        return cls(group, np.stack(group.extend(images, identity, lambda a, b: a @ b)), dim)
+        return cls(group, np.stack(group.extend(images, identity, np.matmul)), dim)
 
     def act(self, g: int, x: Tensor) -> Tensor:
         """Multiply each vector along the axis by ``matrices[g]``."""
@@ -342,6 +344,10 @@ def image_flips(axis: int = -1) -> Image:
 def image_dihedral() -> Image:
     """D4 on images: element 4 m + k mirrors left to right if m = 1, then makes k quarter turns."""
     return Image(dihedral(4), [0, 1, 2, 3] * 2, [False] * 4 + [True] * 4)
+
+
+def _compose_permutations(after: NDArray[Any], before: NDArray[Any]) -> NDArray[Any]:
+    return after[before]
 
 
 def _compose_moves(after: tuple[int, bool], before: tuple[int, bool]) -> tuple[int, bool]:

@@ -205,7 +205,8 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+        hint = "; it is a zip archive, see load_agent" if zipfile.is_zipfile(path) else ""
+        raise ValueError(f"{path} is not a whole safetensors file: {error}{hint}") from error
     if "equirl" not in metadata:
         raise ValueError(f"{path} was not written by equirl: it has no header of ours")
     header = json.loads(metadata["equirl"])

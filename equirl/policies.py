@@ -23,6 +23,8 @@ from equirl.heads import Normalization, QValues, dqn_policy
 from equirl.loading import agent_from_dict, agent_to_dict, read_tensors, write_tensors
 from equirl.symmetry import Symmetry, symmetry_of
 
+# A dict is refused, but it is part of the signature that Stable-Baselines3 asks of a policy.
+Observation = NDArray[Any] | dict[str, NDArray[Any]]
 Policy = TypeVar("Policy", bound="SymmetrizedPolicy")
 
 
@@ -57,6 +59,8 @@ class SymmetrizedPolicy:
         self.symmetry = symmetry_of(symmetry) if isinstance(symmetry, str) else symmetry
         self.symmetry.check_spaces(self.policy.observation_space, self.policy.action_space)
         self.normalize = normalize
+        assert self.policy.observation_space.shape is not None  # as it is a Box
+        self._observation_shape = self.policy.observation_space.shape
         self._on_cpu = self.policy.device.type == "cpu"
         self.symmetrized = Symmetrized(
             QValues(self.policy.q_net, normalize),
@@ -71,11 +75,11 @@ class SymmetrizedPolicy:
 
     def predict(
         self,
-        observation: NDArray[Any],
+        observation: Observation,
         state: tuple[NDArray[Any], ...] | None = None,
-        episode_start: NDArray[np.bool_] | None = None,
+        episode_start: NDArray[Any] | None = None,
         deterministic: bool = False,
-    ) -> tuple[NDArray[np.int64], tuple[NDArray[Any], ...] | None]:
+    ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
         """Choose actions, with the meaning that ``DQN.predict`` gives to each argument.
 
         Args:
@@ -105,7 +109,7 @@ class SymmetrizedPolicy:
         actions = values.argmax(axis=1)
         return actions if vectorized else actions.squeeze(axis=0), state
 
-    def action_values(self, observation: NDArray[Any]) -> NDArray[np.floating[Any]]:
+    def action_values(self, observation: Observation) -> NDArray[np.floating[Any]]:
         """The reduced values whose arg-max is the action.
 
         These are probabilities under ``normalize="softmax"``, Q-values otherwise.
@@ -122,7 +126,9 @@ class SymmetrizedPolicy:
         values, vectorized = self._values(observation)
         return values if vectorized else values.squeeze(axis=0)
 
-    def _values(self, observation: NDArray[Any]) -> tuple[NDArray[np.floating[Any]], bool]:
+    def _values(self, observation: Observation) -> tuple[NDArray[np.floating[Any]], bool]:
+        if isinstance(observation, dict):
+            raise ValueError("got a dict observation; a Symmetry acts on Box observations")
         if isinstance(observation, tuple):
             raise ValueError(
                 "got a tuple for an observation: `env.reset()` of Gymnasium returns "
@@ -137,9 +143,9 @@ class SymmetrizedPolicy:
             raise ValueError(_explain_nan(observation, self.policy))
         return values, vectorized
 
-    def _batch(self, observation: NDArray[Any]) -> tuple[torch.Tensor, bool]:
+    def _batch(self, observation: Observation) -> tuple[torch.Tensor, bool]:
         """The observations as a tensor (B, ...), and whether they came as a batch."""
-        shape = self.policy.observation_space.shape
+        shape = self._observation_shape
         if isinstance(observation, np.ndarray) and observation.shape[-len(shape) :] == shape:
             vectorized = observation.ndim == len(shape) + 1
             if vectorized or observation.ndim == len(shape):
@@ -147,9 +153,9 @@ class SymmetrizedPolicy:
                 batch = observation if vectorized else observation[None]
                 tensor = torch.from_numpy(np.array(batch))
                 return tensor if self._on_cpu else tensor.to(self.policy.device), vectorized
-        tensor, vectorized = self.policy.obs_to_tensor(observation)
-        assert isinstance(tensor, torch.Tensor)  # a Symmetry acts on Box observations only
-        return tensor, vectorized
+        inputs, vectorized = self.policy.obs_to_tensor(observation)
+        assert isinstance(inputs, torch.Tensor)  # a Symmetry acts on Box observations only
+        return inputs, vectorized
 
     def save(self, path: str | Path) -> None:
         """Write the policy, its agent and its symmetry to one file.
@@ -302,7 +308,7 @@ def _strip(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Ten
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _explain_nan(observation: NDArray[Any], policy: DQNPolicy) -> str:
+def _explain_nan(observation: Observation, policy: DQNPolicy) -> str:
     places = np.argwhere(np.isnan(observation))
     if len(places):
         return f"NaN in the observation, at index {tuple(int(i) for i in places[0])}"

@@ -128,7 +128,7 @@ class VectorSymmetryWrapper(VectorWrapper):
         """Reset and show the first observations through the elements."""
         # the vector environment takes the mask out of the options that it is given
         mask = (options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool))
-        observations, infos = self.env.reset(seed=seed, options=options)
+        observations, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
         self._begin_episodes(mask)
         return self._seen(observations), infos
 

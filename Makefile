@@ -1,0 +1,49 @@
+# Every target does its own set-up: a virtual environment in .venv, made when it is missing or
+# older than the files that describe it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+UNPACKED := build/types
+
+.PHONY: help demo test test-slow lint types format bench clean
+.DEFAULT_GOAL := help
+
+help:  ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "equirl needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $(READY)
+
+demo: $(READY)  ## Train, compare and plot agents in three environments (6 minutes on 2 cores)
+	$(BIN)/python -m equirl.agents.demo
+
+test: $(READY)  ## The default test suite
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)  ## The slow tests: real agents at their published returns, resumed trainings
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)  ## Style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)  ## Static types, on an unpacked build: type checkers do not follow package_dir
+	rm -rf build/lib build/bdist* $(UNPACKED)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --no-deps --target $(UNPACKED) .
+	MYPYPATH=$(UNPACKED) $(BIN)/mypy -p equicore -p equirl
+
+format: $(READY)  ## Rewrite in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## Benchmarks, written to results/
+	$(BIN)/python benchmarks/predict.py --output results/predict
+
+clean:  ## Remove the virtual environment, builds and caches; trained agents stay
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,57 @@
+"""The command `equirl`: train, evaluate, compare, plot."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import tyro
+
+
+def run(main: Callable[[Any], None], arguments: type) -> None:
+    """Parse the command line into the dataclass ``arguments`` and call ``main`` with it.
+
+    Wrong input ends with its message and exit status 2, without a traceback; the environment
+    variable EQUIRL_DEBUG=1 shows it. Ctrl-C ends with status 130.
+    """
+    _call(lambda: main(tyro.cli(arguments)))
+
+
+def main() -> None:
+    """Entry point of the command `equirl`."""
+    from equirl.agents import compare, evaluate, plot, train
+
+    scripts: dict[type, Callable[[Any], None]] = {
+        train.Train: train.main,
+        evaluate.Evaluate: evaluate.main,
+        compare.Compare: compare.main,
+        plot.Plot: plot.main,
+    }
+
+    def dispatch() -> None:
+        arguments = tyro.cli(
+            train.Train | evaluate.Evaluate | compare.Compare | plot.Plot,
+            prog="equirl",
+            description="Make pretrained agents equivariant, and see what it does to them.",
+        )
+        scripts[type(arguments)](arguments)
+
+    _call(dispatch)
+
+
+def _call(action: Callable[[], None]) -> None:
+    try:
+        action()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ValueError, TypeError, OSError) as error:
+        if os.environ.get("EQUIRL_DEBUG"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,288 @@
+"""Compare plain, equitune, equizero and lambda policies of saved agents side by side.
+
+    equirl compare dqn-CartPole-v1.zip --env CartPole-v1
+    equirl compare results/runs/dqn/CartPole-v1_* --checkpoints all --output results/cartpole
+
+Agents of one environment and one training budget are compared together: their mean is over seeds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import joblib
+import numpy as np
+import pandas as pd
+import torch
+import tyro
+from tqdm import tqdm
+
+from equirl.agents import statistics
+from equirl.agents.cli import run
+from equirl.agents.evaluation import (
+    FIRST_SEED,
+    POLICIES,
+    PolicyName,
+    SavedAgent,
+    episode_returns,
+    find_agents,
+    make_policy,
+)
+from equirl.agents.hyperparameters import parse_env_kwargs
+from equirl.agents.plot import plot_returns
+from equirl.agents.statistics import Estimate, as_array
+from equirl.files import replacing
+
+CONDITIONS = ("original", "transformed")
+COLUMNS = ["env", "agent", "seed", "budget", "policy", "condition", "episode", "episode_return"]
+
+
+@dataclasses.dataclass
+class Compare:
+    """Compare plain, equitune, equizero and lambda policies of saved agents.
+
+    Every policy plays the same episodes, on the original environment and on one seen through a
+    random group element in each episode. Lambda's weights learn from rollouts of the plain agent.
+    """
+
+    agents: tyro.conf.Positional[tuple[Path, ...]]
+    """Zip files that Stable-Baselines3 saved, or run folders. Nothing in them is executed."""
+    env: str | None = None
+    """Environment id; known from run folders when omitted."""
+    env_kwargs: tuple[str, ...] = ()
+    """Arguments of the environment, name=value; known from run folders when omitted."""
+    checkpoints: Literal["final", "all"] = "final"
+    """What a run folder stands for: its finished agent, or each of its checkpoints."""
+    episodes: int = 100
+    """Episodes for each agent, policy and condition."""
+    seed: int = FIRST_SEED
+    """Seed of the first environment; the others follow."""
+    familiarity_states: int = 20_000
+    """States of the plain agent's own rollouts that lambda's weights learn from."""
+    output: Path | None = None
+    """Folder for returns.csv, table.md and the figures; nothing is written when omitted."""
+    jobs: int = os.cpu_count() or 1
+    """Processes."""
+
+
+def play(
+    agents: list[SavedAgent],
+    episodes: int,
+    seed: int = FIRST_SEED,
+    familiarity_states: int = 20_000,
+    jobs: int = 1,
+) -> pd.DataFrame:
+    """Let every agent play every policy under both conditions.
+
+    Returns:
+        One row for each episode, with the columns ``COLUMNS``.
+    """
+    units = [(agent, policy) for agent in agents for policy in POLICIES]
+    jobs = max(1, min(jobs, len(units)))
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    results = joblib.Parallel(n_jobs=jobs, return_as="generator")(
+        joblib.delayed(_play_unit)(agent, policy, episodes, seed, familiarity_states, threads)
+        for agent, policy in units
+    )
+    frames = list(tqdm(results, total=len(units), desc="playing", unit="policy", disable=None))
+    return pd.concat(frames, ignore_index=True)[COLUMNS]
+
+
+def _play_unit(
+    agent: SavedAgent,
+    policy_name: PolicyName,
+    episodes: int,
+    seed: int,
+    familiarity_states: int,
+    threads: int,
+) -> pd.DataFrame:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        model = agent.load()
+        policy = make_policy(policy_name, model, agent, familiarity_states)
+        frames = []
+        for condition in CONDITIONS:
+            returns = episode_returns(policy, agent, condition, episodes, seed)
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "env": agent.env_id,
+                        "agent": agent.name,
+                        "seed": agent.seed,
+                        "budget": agent.budget or model.num_timesteps,
+                        "policy": policy_name,
+                        "condition": condition,
+                        "episode": np.arange(episodes),
+                        "episode_return": returns,
+                    }
+                )
+            )
+        return pd.concat(frames)
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """How one policy does in one setting, over all agents of it."""
+
+    env: str
+    budget: int
+    condition: str
+    policy: str
+    agents: int
+    mean: Estimate
+    iqm: Estimate
+    difference: Estimate
+    """Mean of the paired difference to plain."""
+
+
+def summarize(returns: pd.DataFrame) -> list[Row]:
+    """A row for each environment, budget, condition and policy."""
+    rows = []
+    for (env, budget, condition), group in returns.groupby(
+        ["env", "budget", "condition"], sort=False
+    ):
+        arrays = {name: as_array(group[group.policy == name]) for name in POLICIES}
+        rows += [
+            Row(
+                env=str(env),
+                budget=int(budget),
+                condition=str(condition),
+                policy=name,
+                agents=len(array),
+                mean=statistics.mean(array),
+                iqm=statistics.interquartile_mean(array),
+                difference=statistics.mean_difference(array, arrays["plain"]),
+            )
+            for name, array in arrays.items()
+        ]
+    return rows
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as a Markdown table."""
+    lines = [
+        "| environment | steps | condition | policy | agents | mean return | IQM | minus plain |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        difference = "" if row.policy == "plain" else str(row.difference)
+        lines.append(
+            f"| {row.env} | {row.budget:,} | {row.condition} | {row.policy} | {row.agents} | "
+            f"{row.mean} | {row.iqm} | {difference} |"
+        )
+    return "\n".join(lines)
+
+
+def verdicts(rows: list[Row]) -> list[str]:
+    """The rows in plain words, a line for each comparison to plain."""
+    lines = []
+    for env, budget in dict.fromkeys((row.env, row.budget) for row in rows):
+        setting = f"{env}, {budget:,} steps"
+        compared = [
+            row for row in rows if (row.env, row.budget) == (env, budget) and row.policy != "plain"
+        ]
+        for row in compared:
+            words = statistics.verdict(row.policy, row.difference)
+            lines.append(f"{setting}, {row.condition}: {words}")
+        original = {row.policy: row for row in compared if row.condition == "original"}
+        fixed = [original["equitune"].difference, original["equizero"].difference]
+        agents = original["equizero"].agents
+        this = "this agent" if agents == 1 else f"these {agents} agents"
+        if all(difference.high < 0 for difference in fixed):
+            saved = original["lambda"].difference.high >= 0
+            learned = "; learned weights (lambda) do not" if saved else ""
+            lines.append(f"{setting}: symmetrising hurts {this}{learned}")
+        elif all(difference.low > 0 for difference in fixed):
+            lines.append(f"{setting}: symmetrising helps {this}")
+    return lines
+
+
+def write_comparison(folder: Path, returns: pd.DataFrame, command: str) -> None:
+    """Write returns.csv, table.md and the figures.
+
+    Args:
+        folder: Where to.
+        returns: As `play` gives them.
+        command: The command that reproduces them, named in the table.
+    """
+    with replacing(folder / "returns.csv") as temporary:
+        returns.to_csv(temporary, index=False)
+    rows = summarize(returns)
+    seeds = ", ".join(str(int(seed)) for seed in sorted(returns.seed.dropna().unique()))
+    parts = [
+        "# Returns of plain and symmetrised policies",
+        f"`{command}`",
+        f"{returns.episode.nunique()} episodes for each agent, policy and condition"
+        + (f"; training seeds {seeds}" if seeds else "")
+        + ". Estimates with 95 % intervals of a bootstrap over agents and episodes; IQM is the "
+        "mean of the middle half of the episodes; differences are paired.",
+        table(rows),
+        *(f"- {line}" for line in verdicts(rows)),
+    ]
+    text = "\n\n".join(parts[:4]) + "\n\n" + "\n".join(parts[4:]) + "\n"
+    with replacing(folder / "table.md") as temporary:
+        temporary.write_text(text)
+    plot_returns(returns, folder)
+
+
+def report(returns: pd.DataFrame) -> None:
+    """Print the table and the verdicts."""
+    rows = summarize(returns)
+    print(table(rows))
+    print()
+    print("\n".join(verdicts(rows)))
+
+
+def check_output(folder: Path, names: Iterable[str]) -> None:
+    """Raise FileExistsError if a folder holds the comparison of other agents."""
+    file = folder / "returns.csv"
+    if file.exists():
+        found = set(pd.read_csv(file, usecols=["agent"]).agent.astype(str))
+        if found != set(names):
+            raise FileExistsError(
+                f"{folder} holds the comparison of other agents ({', '.join(sorted(found))}); "
+                "name another folder with --output"
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(
+            f"{folder} holds other files; name an empty or new folder with --output"
+        )
+
+
+def main(arguments: Compare) -> None:
+    """Compare and report."""
+    if not arguments.agents:
+        raise ValueError("no agents given: name zip files or run folders")
+    for name in ("episodes", "jobs", "familiarity_states"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"--{name} must be at least 1; got {getattr(arguments, name)}")
+    env_kwargs = parse_env_kwargs(arguments.env_kwargs)
+    agents = [
+        agent
+        for path in arguments.agents
+        for agent in find_agents(path, arguments.env, env_kwargs, arguments.checkpoints)
+    ]
+    for agent in agents:
+        agent.load()
+        agent.symmetry()
+    if arguments.output is not None:
+        check_output(arguments.output, {agent.name for agent in agents})
+    returns = play(
+        agents, arguments.episodes, arguments.seed, arguments.familiarity_states, arguments.jobs
+    )
+    report(returns)
+    if arguments.output is not None:
+        names = " ".join(path.name for path in arguments.agents)
+        write_comparison(arguments.output, returns, f"equirl compare {names}")
+        print(f"\nwritten to {arguments.output}")
+
+
+if __name__ == "__main__":
+    run(main, Compare)

@@ -1,0 +1,219 @@
+"""Finding saved agents, putting a policy around them, and playing episodes: for all scripts."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3 import DQN
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.type_aliases import PolicyPredictor
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+import equirl
+from equirl.agents.runs import RunFolder
+from equirl.symmetry import Symmetry
+
+PolicyName = Literal["plain", "equitune", "equizero", "lambda"]
+POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
+
+SIDE_BY_SIDE = 20
+"""Environments that an evaluation steps together."""
+
+FIRST_SEED = 2_000_000
+"""Evaluations use this seed and the following; training and its evaluations stay below."""
+
+FAMILIARITY_SEED = 3_000_000
+"""First seed of the rollouts that lambda's weights learn from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedAgent:
+    """A saved agent and the environment it is for.
+
+    Attributes:
+        name: What tables call it: its run folder's or file's name.
+        path: The zip file.
+        env_id: Its environment.
+        env_kwargs: Arguments of the environment.
+        seed: Training seed, if known.
+        budget: Environment steps it was trained for, if its run folder or name tells.
+    """
+
+    name: str
+    path: Path
+    env_id: str
+    env_kwargs: dict[str, Any]
+    seed: int | None = None
+    budget: int | None = None
+
+    def load(self, device: str = "auto") -> DQN:
+        """Open it, and check that it is one for its environment.
+
+        Raises:
+            ValueError: If the file is no DQN, or its spaces are not those of the environment.
+        """
+        model = equirl.load_agent(self.path, device)
+        env = gym.make(self.env_id, **self.env_kwargs)
+        for what in ("observation_space", "action_space"):
+            of_agent, of_env = getattr(model, what), getattr(env, what)
+            if of_agent.shape != of_env.shape or type(of_agent) is not type(of_env):
+                raise ValueError(
+                    f"{self.path} is for another environment than {self.env_id}: its {what} is "
+                    f"{of_agent}, the environment's {of_env}"
+                )
+        env.close()
+        return model
+
+    def symmetry(self) -> Symmetry:
+        """The symmetry of its environment.
+
+        Raises:
+            ValueError: If none is registered.
+        """
+        env = gym.make(self.env_id, **self.env_kwargs)
+        env.close()
+        return equirl.symmetry_of(env)
+
+
+def find_agents(
+    path: Path,
+    env_id: str | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+    checkpoints: Literal["final", "all"] = "final",
+) -> list[SavedAgent]:
+    """The agents that a path names.
+
+    Args:
+        path: A zip file, or a run folder, which stands for its finished agent or all checkpoints.
+        env_id: The environment; known from the run folder when omitted.
+        env_kwargs: Its arguments; likewise.
+        checkpoints: What a run folder stands for.
+
+    Raises:
+        FileNotFoundError: If there is no such file or folder, or no agent in it.
+        ValueError: If the environment is not known.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no agent at {path}")
+    run = RunFolder.find(path)
+    if path.is_dir() and run is None:
+        raise FileNotFoundError(f"{path} is no run folder: it has no */args.yml")
+    known = run.arguments() if run is not None else {}
+    env_id = env_id or known.get("env")
+    if env_id is None:
+        raise ValueError(f"for which environment is {path}? Name it, as in --env CartPole-v1")
+    if env_id not in gym.registry:
+        equirl.symmetry_of(env_id)  # its message lists the known environments
+        raise ValueError(f"Gymnasium does not know the environment {env_id!r}")
+    env_kwargs = env_kwargs or known.get("env_kwargs") or {}
+    if run is None or not path.is_dir():
+        match = re.fullmatch(r"rl_model_(\d+)_steps", path.stem)
+        budget = int(match[1]) if match else known.get("n_timesteps")
+        name = f"{path.parent.name}/{path.stem}" if run is not None else path.stem
+        return [SavedAgent(name, path, env_id, env_kwargs, known.get("seed"), budget)]
+    if checkpoints == "final":
+        if not run.final_agent.exists():
+            raise FileNotFoundError(
+                f"the training in {path} is not finished: it has no {run.final_agent.name}. "
+                "Finish it by the command that began it, or use --checkpoints all"
+            )
+        files = [(known["n_timesteps"], run.final_agent)]
+    else:
+        files = run.checkpoints()
+        if not files:
+            raise FileNotFoundError(f"no checkpoints in {path}")
+    return [
+        SavedAgent(path.resolve().name, file, env_id, env_kwargs, known["seed"], steps)
+        for steps, file in files
+    ]
+
+
+def make_policy(
+    name: PolicyName, model: DQN, agent: SavedAgent, familiarity_states: int = 20_000
+) -> PolicyPredictor:
+    """The agent under a policy; lambda's weights learn from rollouts of the plain agent."""
+    if name == "plain":
+        return model
+    symmetry = agent.symmetry()
+    if name == "equitune":
+        return equirl.EquitunePolicy(model, symmetry)
+    if name == "equizero":
+        return equirl.EquizeroPolicy(model, symmetry)
+    policy = equirl.LambdaEquitunePolicy(model, symmetry)
+    visited = equirl.rollout_observations(
+        model,
+        agent.env_id,
+        familiarity_states,
+        seed=FAMILIARITY_SEED,
+        env_kwargs=agent.env_kwargs,
+    )
+    equirl.fit_familiarity(policy, visited)
+    return policy
+
+
+def parse_condition(text: str, symmetry: Symmetry) -> str | int:
+    """``original``, ``transformed``, or a group element.
+
+    Raises:
+        ValueError: If the text is none of them.
+    """
+    if text in ("original", "transformed"):
+        return text
+    names = symmetry.group.names
+    if text.isdigit() and int(text) < len(names):
+        return int(text)
+    elements = ", ".join(f"{g} ({name})" for g, name in enumerate(names))
+    raise ValueError(
+        f"a condition is original, transformed (a random element for each episode), or one "
+        f"element of the group: {elements}; got {text!r}"
+    )
+
+
+def episode_returns(
+    policy: PolicyPredictor,
+    agent: SavedAgent,
+    condition: str | int,
+    episodes: int,
+    seed: int = FIRST_SEED,
+) -> NDArray[np.float64]:
+    """Play episodes with Stable-Baselines3's ``evaluate_policy`` and return their returns.
+
+    Equal seeds give equal starting states in equal order, whatever the policy, so that returns
+    of two policies are paired.
+
+    Args:
+        policy: Anything with ``predict``.
+        agent: Tells the environment.
+        condition: ``"original"``, ``"transformed"`` (a random element for each episode), or an
+            element of the symmetry group.
+        episodes: How many.
+        seed: The first of up to ``SIDE_BY_SIDE`` consecutive seeds.
+
+    Returns:
+        Undiscounted returns, shape (episodes,).
+    """
+
+    def make() -> Monitor:
+        env = gym.make(agent.env_id, **agent.env_kwargs)
+        if condition == "transformed":
+            env = equirl.RandomSymmetry(env)
+        elif condition != "original":
+            env = equirl.SymmetryWrapper(env, element=int(condition))
+        return Monitor(env)
+
+    count = min(SIDE_BY_SIDE, episodes)
+    envs = DummyVecEnv([make] * count)
+    envs.seed(seed)
+    evaluate_policy(policy, envs, episodes)
+    # evaluate_policy lists episodes as they end, the monitors list them as they begin
+    quotas = [(episodes + i) // count for i in range(count)]
+    played = envs.env_method("get_episode_rewards")
+    envs.close()
+    return np.concatenate([returns[:n] for returns, n in zip(played, quotas, strict=True)])

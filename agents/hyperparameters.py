@@ -1,0 +1,119 @@
+"""Hyperparameters from YAML, in the convention of rl-baselines3-zoo, without evaluating code."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import yaml
+from stable_baselines3 import DQN
+from stable_baselines3.common.utils import LinearSchedule
+
+DEFAULT_FILE = Path(__file__).with_name("dqn.yaml")
+
+# Of the run, not of the environment: given on the command line.
+_NOT_IN_YAML = {"self", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}
+_KNOWN = {"n_timesteps"} | (set(inspect.signature(DQN.__init__).parameters) - _NOT_IN_YAML)
+_KNOWN_POLICY_KWARGS = {"net_arch", "normalize_images"}
+
+
+def load_hyperparameters(env_id: str, path: Path = DEFAULT_FILE) -> dict[str, Any]:
+    """The hyperparameters of one environment.
+
+    Args:
+        env_id: The environment.
+        path: YAML file: environment ids, each with ``n_timesteps``, ``policy`` and arguments of
+            ``stable_baselines3.DQN``. A ``learning_rate`` of ``lin_0.001`` falls linearly to 0.
+
+    Returns:
+        As they stand in the file; `dqn_arguments` turns them into arguments.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no YAML mapping, does not know the environment, or holds an
+            unknown or missing key (a near miss is suggested).
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no hyperparameters at {path}")
+    try:
+        document = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path.name} is not readable as YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise ValueError(f"{path.name} must map environment ids to hyperparameters")
+    if env_id not in document:
+        raise ValueError(
+            f"{path.name} has no hyperparameters for {env_id!r}{_suggest(env_id, document)}; "
+            f"it has {', '.join(map(str, document))}. Add an entry, or name another file with "
+            "--hyperparameters"
+        )
+    values = document[env_id]
+    if not isinstance(values, dict):
+        raise ValueError(f"{path.name}: the entry of {env_id} must be a mapping; got {values!r}")
+    where = f"{path.name}, {env_id}"
+    _check_keys(values, _KNOWN, where)
+    for key in ("n_timesteps", "policy"):
+        if key not in values:
+            raise ValueError(f"{where}: {key} is missing")
+    policy_kwargs = values.get("policy_kwargs", {})
+    if not isinstance(policy_kwargs, dict):
+        raise ValueError(
+            f"{where}: policy_kwargs must be a mapping such as {{net_arch: [64, 64]}}; got "
+            f"{policy_kwargs!r} (text is not evaluated)"
+        )
+    _check_keys(policy_kwargs, _KNOWN_POLICY_KWARGS, f"{where}, policy_kwargs")
+    return values
+
+
+def dqn_arguments(hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of ``stable_baselines3.DQN`` for hyperparameters from a file.
+
+    Raises:
+        ValueError: If the learning rate is neither a number nor ``lin_<number>``.
+    """
+    arguments = {key: value for key, value in hyperparameters.items() if key != "n_timesteps"}
+    rate = arguments.get("learning_rate")
+    if isinstance(rate, str):
+        try:
+            arguments["learning_rate"] = LinearSchedule(float(rate.removeprefix("lin_")), 0.0, 1.0)
+        except ValueError as error:
+            raise ValueError(
+                f"learning_rate must be a number or lin_<number>; got {rate!r}"
+            ) from error
+    if isinstance(arguments.get("train_freq"), list):
+        arguments["train_freq"] = tuple(arguments["train_freq"])
+    return arguments
+
+
+def parse_env_kwargs(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """``("goals=corner", "n=6")`` as keyword arguments of ``gymnasium.make``.
+
+    Raises:
+        ValueError: If an item is not of the form ``name=value``.
+
+    >>> parse_env_kwargs(("goals=corner", "n=6"))
+    {'goals': 'corner', 'n': 6}
+    """
+    kwargs = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name.isidentifier():
+            raise ValueError(f"environment arguments have the form name=value; got {pair!r}")
+        kwargs[name] = yaml.safe_load(value)
+    return kwargs
+
+
+def _check_keys(values: dict[str, Any], known: set[str], where: str) -> None:
+    for key in values:
+        if key not in known:
+            raise ValueError(
+                f"{where}: unknown key {key!r}{_suggest(str(key), known)}; "
+                f"known: {', '.join(sorted(known))}"
+            )
+
+
+def _suggest(word: str, known: Any) -> str:
+    near = difflib.get_close_matches(word, map(str, known), n=1)
+    return f", did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,216 @@
+"""Plot comparisons: bars for each policy, and curves of return against training steps.
+
+equirl plot results/demo
+equirl plot results/cartpole/returns.csv results/acrobot/returns.csv --output figures
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # no screen is needed
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import tyro
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from equirl.agents import statistics
+from equirl.agents.cli import run
+from equirl.agents.evaluation import POLICIES
+from equirl.files import replacing
+
+# Lightness falls from policy to policy, so the figures read in greyscale too.
+COLOURS = {"plain": "#d9d9d9", "equitune": "#e69f00", "equizero": "#0072b2", "lambda": "#111111"}
+HATCHES = {"plain": "", "equitune": "//", "equizero": "", "lambda": ""}
+MARKERS = {"plain": "o", "equitune": "s", "equizero": "^", "lambda": "D"}
+LINES = {"plain": ":", "equitune": "--", "equizero": "-", "lambda": "-."}
+LABELS = {"plain": "plain", "equitune": "equitune", "equizero": "equizero", "lambda": "λ-equitune"}
+
+
+@dataclasses.dataclass
+class Plot:
+    """Plot what `equirl compare --output` wrote.
+
+    Writes returns.png and returns.svg, seed-averaged bars for each policy; and, for each
+    environment with several training budgets, curves of return against training steps.
+    """
+
+    comparisons: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of comparisons, or their returns.csv; several are drawn together."""
+    output: Path | None = None
+    """Folder for the figures; that of the first comparison when omitted."""
+
+
+def plot_returns(returns: pd.DataFrame, folder: Path) -> list[Path]:
+    """Draw all figures for returns as `equirl.agents.compare.play` gives them.
+
+    Args:
+        returns: One row for each episode.
+        folder: Where to.
+
+    Returns:
+        The files, PNG and SVG of each figure.
+    """
+    files = _save(bars(returns), folder / "returns")
+    several = returns.groupby("env").budget.nunique() > 1
+    if several.any():
+        files += _save(curves(returns[returns.env.map(several)]), folder / "curves")
+    return files
+
+
+def bars(returns: pd.DataFrame) -> Figure:
+    """A panel for each environment: bars for each policy and condition, at the last budget."""
+    envs = list(returns.env.unique())
+    figure, axes = plt.subplots(
+        1, len(envs), figsize=(3.6 * len(envs), 3.6), squeeze=False, layout="constrained"
+    )
+    for axis, env in zip(axes[0], envs, strict=True):
+        last = returns[(returns.env == env) & (returns.budget == _last(returns, env))]
+        conditions = list(last.condition.unique())
+        for i, policy in enumerate(POLICIES):
+            estimates = [
+                _estimate(last[(last.policy == policy) & (last.condition == condition)])
+                for condition in conditions
+            ]
+            axis.bar(
+                [j + 0.2 * (i - 1.5) for j in range(len(conditions))],
+                [e.value for e in estimates],
+                0.18,
+                yerr=_error_bars(estimates),
+                color=COLOURS[policy],
+                hatch=HATCHES[policy],
+                edgecolor="black",
+                linewidth=0.8,
+                error_kw={"elinewidth": 1.2, "capsize": 3, "ecolor": "#7f7f7f"},
+                label=LABELS[policy],
+            )
+        axis.set_xticks(range(len(conditions)), conditions)
+        axis.axhline(0, color="black", linewidth=0.8)
+        agents = last.agent.nunique()
+        axis.set_title(f"{env}\n{_last(returns, env):,} steps, {agents} agents", fontsize=10)
+        _tidy(axis)
+    axes[0][0].set_ylabel("IQM return per episode (sum of rewards)")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def curves(returns: pd.DataFrame) -> Figure:
+    """Return against training steps: a column for each environment, a row for each condition."""
+    envs, conditions = list(returns.env.unique()), list(returns.condition.unique())
+    figure, axes = plt.subplots(
+        len(conditions),
+        len(envs),
+        figsize=(4.2 * len(envs), 3.2 * len(conditions)),
+        squeeze=False,
+        sharex="col",
+        sharey="col",
+        layout="constrained",
+    )
+    for column, env in enumerate(envs):
+        for row, condition in enumerate(conditions):
+            axis = axes[row][column]
+            cell = returns[(returns.env == env) & (returns.condition == condition)]
+            for policy in POLICIES:
+                steps, estimates = zip(
+                    *(
+                        (budget, _estimate(group))
+                        for budget, group in cell[cell.policy == policy].groupby("budget")
+                    ),
+                    strict=True,
+                )
+                colour = COLOURS[policy] if policy != "plain" else "#8c8c8c"
+                axis.plot(
+                    steps,
+                    [e.value for e in estimates],
+                    LINES[policy],
+                    marker=MARKERS[policy],
+                    markersize=4,
+                    color=colour,
+                    label=LABELS[policy],
+                )
+                axis.fill_between(
+                    steps,
+                    [e.low for e in estimates],
+                    [e.high for e in estimates],
+                    color=colour,
+                    alpha=0.12,
+                    linewidth=0,
+                )
+            axis.set_title(f"{env}, {condition}", fontsize=10)
+            _tidy(axis)
+        axes[-1][column].set_xlabel("training (environment steps)")
+    for row in range(len(conditions)):
+        axes[row][0].set_ylabel("IQM return per episode\n(sum of rewards)")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def _estimate(rows: pd.DataFrame) -> statistics.Estimate:
+    return statistics.interquartile_mean(statistics.as_array(rows))
+
+
+def _error_bars(estimates: list[statistics.Estimate]) -> tuple[list[float], list[float]]:
+    return (
+        [max(0.0, e.value - e.low) for e in estimates],
+        [max(0.0, e.high - e.value) for e in estimates],
+    )
+
+
+def _last(returns: pd.DataFrame, env: str) -> int:
+    return int(returns[returns.env == env].budget.max())
+
+
+def _tidy(axis: Axes) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    axis.set_axisbelow(True)
+
+
+def _save(figure: Figure, stem: Path) -> list[Path]:
+    files = [stem.with_suffix(suffix) for suffix in (".png", ".svg")]
+    # a fixed salt and no date: the same data give the same file
+    with matplotlib.rc_context({"svg.hashsalt": "equirl", "svg.fonttype": "path"}):
+        for file in files:
+            with replacing(file) as temporary:
+                metadata = {"Date": None} if file.suffix == ".svg" else None
+                figure.savefig(temporary, dpi=150, metadata=metadata)
+    plt.close(figure)
+    return files
+
+
+def read_comparison(path: Path) -> pd.DataFrame:
+    """The returns that `equirl compare --output` wrote.
+
+    Raises:
+        FileNotFoundError: If there is no comparison.
+        ValueError: If the file is no table of returns.
+    """
+    file = path / "returns.csv" if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(f"no comparison at {path}: make one with equirl compare --output")
+    returns = pd.read_csv(file)
+    needed = {"env", "agent", "budget", "policy", "condition", "episode", "episode_return"}
+    missing = needed - set(returns.columns)
+    if missing:
+        raise ValueError(f"{file} has no columns {', '.join(sorted(missing))}")
+    return returns
+
+
+def main(arguments: Plot) -> None:
+    """Draw the figures and say where they are."""
+    if not arguments.comparisons:
+        raise ValueError("nothing to plot: name folders that equirl compare --output wrote")
+    returns = pd.concat([read_comparison(path) for path in arguments.comparisons])
+    first = arguments.comparisons[0]
+    folder = arguments.output or (first if first.is_dir() else first.parent)
+    for file in plot_returns(returns, folder):
+        print(file)
+
+
+if __name__ == "__main__":
+    run(main, Plot)

@@ -1,0 +1,368 @@
+"""Train DQN agents, one per seed; a training that was interrupted goes on where it was.
+
+    equirl train --env CartPole-v1 --seeds 0 1 2
+    equirl train --env equirl/Gridworld-v0 --env-kwargs goals=corner --steps 20000
+
+A training runs in legs. Each leg starts from what the last one wrote, with the random generators
+seeded from (seed, leg) and the environment reset, so that a training that was killed and
+continued gives the same agent, bit for bit, as one that was not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import gymnasium as gym
+import joblib
+import numpy as np
+import torch
+import tyro
+from stable_baselines3 import DQN
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import Logger, make_output_format
+from stable_baselines3.common.monitor import Monitor
+from tqdm import tqdm
+
+import equirl  # noqa: F401  (registers the environments)
+from equirl.agents.cli import run
+from equirl.agents.hyperparameters import (
+    DEFAULT_FILE,
+    dqn_arguments,
+    load_hyperparameters,
+    parse_env_kwargs,
+)
+from equirl.agents.runs import RunFolder
+from equirl.files import replacing
+from equirl.loading import read_tensors, write_tensors
+
+EVALUATION_SEED = 1_000_000
+"""Evaluations during training use this seed and the following; training seeds stay below."""
+
+BUFFER_FIELDS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+COUNTERS = ("num_timesteps", "_n_updates", "_n_calls", "_episode_num")
+
+
+@dataclasses.dataclass
+class Train:
+    """Train DQN agents, one per seed.
+
+    Run again after an interruption, the same command goes on where it was; seeds that are
+    finished are skipped.
+    """
+
+    env: str
+    """Environment id, for instance CartPole-v1 or equirl/Gridworld-v0."""
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (0,)
+    """Training seeds; one agent each."""
+    steps: int | None = None
+    """Environment steps; n_timesteps of the hyperparameters when omitted."""
+    env_kwargs: tuple[str, ...] = ()
+    """Arguments of the environment, name=value."""
+    hyperparameters: Path = DEFAULT_FILE
+    """YAML file in the convention of rl-baselines3-zoo."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-f"])] = Path("results/runs")
+    """Folder that the run folders are made in."""
+    checkpoints: int = 10
+    """How often, evenly spaced, the agent is saved and evaluated."""
+    eval_episodes: int = 20
+    """Episodes of each evaluation."""
+    device: str = "auto"
+    """Device of the networks: auto, cpu, cuda."""
+    jobs: int = os.cpu_count() or 1
+    """Seeds that are trained side by side."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One training: what `train_agent` needs, all of it checked."""
+
+    env_id: str
+    env_kwargs: dict[str, Any]
+    seed: int
+    steps: int
+    checkpoints: int
+    eval_episodes: int
+    hyperparameters: dict[str, Any]
+    folder: RunFolder
+    device: str = "auto"
+
+    def claim_folder(self) -> None:
+        """Describe the training in its folder; FileExistsError if it holds another."""
+        arguments = {
+            "algo": "dqn",
+            "env": self.env_id,
+            "env_kwargs": self.env_kwargs,
+            "seed": self.seed,
+            "n_timesteps": self.steps,
+            "checkpoints": self.checkpoints,
+            "eval_episodes": self.eval_episodes,
+        }
+        self.folder.claim(arguments, self.hyperparameters)
+
+
+def plan(arguments: Train) -> list[Training]:
+    """Check everything that can be checked before work starts, and list the trainings.
+
+    Raises:
+        ValueError: If an argument makes no sense.
+        FileExistsError: If a run folder holds another run.
+    """
+    if not arguments.seeds:
+        raise ValueError("no seeds given: name at least one, as in --seeds 0 1 2")
+    if len(set(arguments.seeds)) < len(arguments.seeds):
+        raise ValueError(f"seeds are given twice: {arguments.seeds}")
+    if not all(0 <= seed < EVALUATION_SEED for seed in arguments.seeds):
+        raise ValueError(f"seeds must be 0..{EVALUATION_SEED - 1}; got {arguments.seeds}")
+    for name in ("checkpoints", "eval_episodes", "jobs"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"--{name} must be at least 1; got {getattr(arguments, name)}")
+    env_kwargs = parse_env_kwargs(arguments.env_kwargs)
+    try:
+        gym.make(arguments.env, **env_kwargs).close()
+    except (gym.error.Error, TypeError) as error:
+        raise ValueError(f"cannot make {arguments.env}: {error}") from error
+    hyperparameters = load_hyperparameters(arguments.env, arguments.hyperparameters)
+    dqn_arguments(hyperparameters)
+    steps = hyperparameters["n_timesteps"] if arguments.steps is None else arguments.steps
+    if steps < arguments.checkpoints:
+        raise ValueError(f"{steps} steps are too few for {arguments.checkpoints} checkpoints")
+    trainings = [
+        Training(
+            env_id=arguments.env,
+            env_kwargs=env_kwargs,
+            seed=seed,
+            steps=steps,
+            checkpoints=arguments.checkpoints,
+            eval_episodes=arguments.eval_episodes,
+            hyperparameters=hyperparameters,
+            folder=RunFolder.of(arguments.output, arguments.env, seed),
+            device=arguments.device,
+        )
+        for seed in arguments.seeds
+    ]
+    for training in trainings:
+        training.claim_folder()
+    return trainings
+
+
+def train_all(trainings: list[Training], jobs: int) -> None:
+    """Train agents side by side; those that are finished are skipped."""
+    unfinished = [t for t in trainings if not t.folder.final_agent.exists()]
+    for training in trainings:
+        if training not in unfinished:
+            print(f"already trained: {training.folder.final_agent}")
+    jobs = min(jobs, len(unfinished))
+    if jobs <= 1:
+        for training in unfinished:
+            train_agent(training)
+    else:
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        joblib.Parallel(n_jobs=jobs)(
+            joblib.delayed(_train_in_worker)(training, threads, position)
+            for position, training in enumerate(unfinished)
+        )
+
+
+def train_agent(training: Training, position: int = 0) -> DQN:
+    """Train one agent, from the start or from where an earlier call was interrupted.
+
+    Args:
+        training: What to train.
+        position: Line of the progress bar.
+
+    Returns:
+        The trained agent, which is also saved in the run folder.
+    """
+    training.claim_folder()
+    folder = training.folder
+    model = _new_agent(training)
+    leg, evaluations = 0, Evaluations.empty(training.eval_episodes)
+    if folder.resume_file.exists():
+        leg, evaluations = _restore(model, folder.resume_file)
+    model.set_logger(_logger(folder.path, suffix=f"-leg{leg}" if leg else ""))
+    ends = np.linspace(0, training.steps, training.checkpoints + 1).round().astype(int)[1:]
+    with tqdm(
+        total=training.steps,
+        initial=model.num_timesteps,
+        desc=folder.path.name,
+        unit="step",
+        position=position,
+        disable=None,
+    ) as progress:
+        for number in range(leg, len(ends)):
+            _train_leg(model, training, number, int(ends[number]), progress)
+            evaluations = evaluations.after(model, training)
+            _write_leg(model, training, number, int(ends[number]), evaluations)
+    with replacing(folder.final_agent) as temporary:
+        model.save(temporary)
+    folder.resume_file.unlink()
+    return model
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluations:
+    """The returns at each checkpoint so far, as in the zoo's ``evaluations.npz``."""
+
+    timesteps: np.ndarray  # (checkpoints,)
+    results: np.ndarray  # (checkpoints, episodes)
+    ep_lengths: np.ndarray  # (checkpoints, episodes)
+
+    @classmethod
+    def empty(cls, episodes: int) -> Evaluations:
+        """No evaluation yet."""
+        return cls(np.zeros(0, int), np.zeros((0, episodes)), np.zeros((0, episodes), int))
+
+    def after(self, model: DQN, training: Training) -> Evaluations:
+        """These and the evaluation of the model as it is now."""
+        env = Monitor(gym.make(training.env_id, **training.env_kwargs))
+        env.reset(seed=EVALUATION_SEED + training.seed)
+        returns, lengths = evaluate_policy(
+            model, env, training.eval_episodes, return_episode_rewards=True
+        )
+        env.close()
+        return Evaluations(
+            np.append(self.timesteps, model.num_timesteps),
+            np.vstack([self.results, returns]),
+            np.vstack([self.ep_lengths, lengths]),
+        )
+
+
+class _Leg(BaseCallback):
+    """Stops at the first rollout that begins at or after ``end`` steps; moves the progress bar."""
+
+    def __init__(self, end: int, progress: tqdm) -> None:
+        super().__init__()
+        self.end = end
+        self.progress = progress
+        self.over = False
+
+    def _on_rollout_start(self) -> None:
+        self.over = self.num_timesteps >= self.end
+
+    def _on_step(self) -> bool:
+        self.progress.update(self.num_timesteps - self.progress.n)
+        return not self.over
+
+
+def derived_seed(*numbers: int) -> int:
+    """A seed below 2**31 that follows from the given numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0] % 2**31)
+
+
+def _train_leg(model: DQN, training: Training, number: int, end: int, progress: tqdm) -> None:
+    env = Monitor(
+        gym.make(training.env_id, **training.env_kwargs),
+        str(training.folder.path / str(number)),  # <leg>.monitor.csv
+    )
+    model.set_env(env, force_reset=True)
+    # Everything random in this leg follows from (seed, leg), whatever came before it.
+    model.set_random_seed(derived_seed(training.seed, number))
+    remaining = training.steps - model.num_timesteps
+    if remaining > 0:
+        model.learn(remaining, _Leg(end, progress), reset_num_timesteps=False)
+    env.close()
+
+
+def _write_leg(
+    model: DQN, training: Training, number: int, end: int, evaluations: Evaluations
+) -> None:
+    folder = training.folder
+    with replacing(folder.checkpoint(end)) as temporary:
+        model.save(temporary)
+    means = evaluations.results.mean(axis=1)
+    if means[-1] > means[:-1].max(initial=-np.inf):
+        with replacing(folder.path / "best_model.zip") as temporary:
+            model.save(temporary)
+    with replacing(folder.path / "evaluations.npz") as temporary:
+        np.savez(temporary, **dataclasses.asdict(evaluations))
+    _write_resume(model, folder.resume_file, number + 1, evaluations)
+
+
+def _new_agent(training: Training) -> DQN:
+    env = gym.make(training.env_id, **training.env_kwargs)
+    arguments = dqn_arguments(training.hyperparameters)
+    return DQN(env=env, seed=training.seed, device=training.device, **arguments)
+
+
+def _write_resume(model: DQN, path: Path, leg: int, evaluations: Evaluations) -> None:
+    """Everything that the next leg starts from, in one file that holds no code."""
+    buffer = model.replay_buffer
+    assert buffer is not None and model.policy.optimizer is not None
+    tensors = {f"policy.{k}": v for k, v in model.policy.state_dict().items()}
+    for parameter, state in model.policy.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{parameter}.{k}": v for k, v in state.items()}
+    size = buffer.size()
+    for field in BUFFER_FIELDS:
+        tensors[f"buffer.{field}"] = torch.from_numpy(getattr(buffer, field)[:size])
+    header = {
+        "leg": leg,
+        "counters": {name: getattr(model, name) for name in COUNTERS},
+        "buffer": {"pos": buffer.pos, "full": buffer.full},
+        "evaluations": {k: v.tolist() for k, v in dataclasses.asdict(evaluations).items()},
+    }
+    write_tensors(path, tensors, header)
+
+
+def _restore(model: DQN, path: Path) -> tuple[int, Evaluations]:
+    """Put a new agent into the state that `_write_resume` wrote."""
+    tensors, header = read_tensors(path)
+    parts: dict[str, dict[str, torch.Tensor]] = {"policy": {}, "optimizer": {}, "buffer": {}}
+    for name, tensor in tensors.items():
+        part, _, key = name.partition(".")
+        parts[part][key] = tensor
+    model.policy.load_state_dict(parts["policy"])
+    optimizer = model.policy.optimizer.state_dict()
+    for name, tensor in parts["optimizer"].items():
+        parameter, _, key = name.partition(".")
+        optimizer["state"].setdefault(int(parameter), {})[key] = tensor
+    model.policy.optimizer.load_state_dict(optimizer)
+    buffer = model.replay_buffer
+    assert buffer is not None
+    for field, tensor in parts["buffer"].items():
+        getattr(buffer, field)[: len(tensor)] = tensor.numpy()
+    buffer.pos, buffer.full = header["buffer"]["pos"], header["buffer"]["full"]
+    for name, value in header["counters"].items():
+        setattr(model, name, value)
+    evaluations = {k: np.array(v) for k, v in header["evaluations"].items()}
+    return header["leg"], Evaluations(**evaluations)
+
+
+def _logger(folder: Path, suffix: str) -> Logger:
+    formats = ["csv"]
+    if importlib.util.find_spec("tensorboard"):
+        formats.append("tensorboard")
+    return Logger(str(folder), [make_output_format(f, str(folder), suffix) for f in formats])
+
+
+def _train_in_worker(training: Training, threads: int, position: int) -> None:
+    torch.set_num_threads(threads)
+    train_agent(training, position)
+
+
+def main(arguments: Train) -> None:
+    """Train the agents and say where they are."""
+    trainings = plan(arguments)
+    try:
+        train_all(trainings, arguments.jobs)
+    except KeyboardInterrupt:
+        command = shlex.join(["equirl", *sys.argv[1:]])
+        print(f"\ninterrupted; finished legs are saved. To go on: {command}", file=sys.stderr)
+        raise
+    for training in trainings:
+        with np.load(training.folder.path / "evaluations.npz") as file:
+            last = file["results"][-1]
+        print(
+            f"{training.folder.final_agent}: return {last.mean():.1f} +- {last.std():.1f} "
+            f"over {len(last)} episodes"
+        )
+
+
+if __name__ == "__main__":
+    run(main, Train)

@@ -1,0 +1,150 @@
+import json
+
+import numpy as np
+import pytest
+from stable_baselines3 import DQN, PPO
+
+import equirl
+from equirl.agents import evaluate
+from equirl.agents.evaluation import (
+    POLICIES,
+    SavedAgent,
+    episode_returns,
+    find_agents,
+    make_policy,
+    parse_condition,
+)
+
+
+@pytest.fixture
+def cartpole_zip(tmp_path):
+    path = tmp_path / "mine.zip"
+    DQN("MlpPolicy", "CartPole-v1", seed=0, buffer_size=1).save(path)
+    return path
+
+
+def test_run_folder_stands_for_its_finished_agent(tiny_runs):
+    (agent,) = find_agents(tiny_runs[1])
+    assert agent == SavedAgent(
+        "equirl-Gridworld-v0_1",
+        tiny_runs[1] / "equirl-Gridworld-v0.zip",
+        "equirl/Gridworld-v0",
+        {"goals": "corner", "n": 4},
+        seed=1,
+        budget=240,
+    )
+
+
+def test_run_folder_stands_for_its_checkpoints(tiny_runs):
+    agents = find_agents(tiny_runs[0], checkpoints="all")
+    assert [agent.budget for agent in agents] == [80, 160, 240]
+    assert len({agent.name for agent in agents}) == 1
+
+
+def test_checkpoint_in_a_run_folder_knows_its_environment(tiny_runs):
+    (agent,) = find_agents(tiny_runs[0] / "rl_model_160_steps.zip")
+    assert (agent.env_id, agent.budget, agent.seed) == ("equirl/Gridworld-v0", 160, 0)
+
+
+def test_bare_zip_needs_the_environment(cartpole_zip):
+    with pytest.raises(ValueError, match="--env CartPole-v1"):
+        find_agents(cartpole_zip)
+    (agent,) = find_agents(cartpole_zip, "CartPole-v1")
+    assert agent.name == "mine"
+
+
+def test_unknown_environment_lists_the_known_ones(cartpole_zip):
+    with pytest.raises(ValueError, match="did you mean 'CartPole-v1'.*Known: Acrobot-v1"):
+        find_agents(cartpole_zip, "CartPole-v7")
+
+
+def test_missing_agent(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no agent at"):
+        find_agents(tmp_path / "none.zip", "CartPole-v1")
+    with pytest.raises(FileNotFoundError, match="is no run folder"):
+        find_agents(tmp_path, "CartPole-v1")
+
+
+def test_agent_of_another_environment_is_refused(cartpole_zip):
+    (agent,) = find_agents(cartpole_zip, "Acrobot-v1")
+    with pytest.raises(ValueError, match="for another environment than Acrobot-v1"):
+        agent.load()
+
+
+def test_agent_of_another_algorithm_is_refused(tmp_path):
+    PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8).save(tmp_path / "ppo.zip")
+    (agent,) = find_agents(tmp_path / "ppo.zip", "CartPole-v1")
+    with pytest.raises(ValueError, match="opens DQN only"):
+        agent.load()
+
+
+class Alternating:
+    """A policy whose actions do not depend on the batch it sees."""
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        return (observation[:, 2] > 0).astype(int), state
+
+
+def test_episodes_are_listed_in_the_order_of_their_starts(cartpole_zip):
+    (agent,) = find_agents(cartpole_zip, "CartPole-v1")
+    together = episode_returns(Alternating(), agent, "original", 5, seed=7)
+    one_by_one = [
+        episode_returns(Alternating(), agent, "original", 1, seed=7 + i)[0] for i in range(5)
+    ]
+    assert together.tolist() == one_by_one
+
+
+def test_number_of_episodes_need_not_divide(cartpole_zip):
+    (agent,) = find_agents(cartpole_zip, "CartPole-v1")
+    assert episode_returns(Alternating(), agent, "original", 33).shape == (33,)
+
+
+def test_equivariant_policies_do_as_well_through_every_element(tiny_runs):
+    (agent,) = find_agents(tiny_runs[0])
+    policy = make_policy("equitune", agent.load(), agent)
+    original = episode_returns(policy, agent, "original", 20)
+    for element in range(4):
+        assert np.array_equal(original, episode_returns(policy, agent, element, 20))
+
+
+def test_plain_agent_does_not(tiny_runs):
+    (agent,) = find_agents(tiny_runs[0])
+    plain = make_policy("plain", agent.load(), agent)
+    original = episode_returns(plain, agent, "original", 20)
+    assert not np.array_equal(original, episode_returns(plain, agent, 1, 20))
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_is_made(tiny_runs, name):
+    (agent,) = find_agents(tiny_runs[0])
+    policy = make_policy(name, agent.load(), agent, familiarity_states=100)
+    assert episode_returns(policy, agent, "transformed", 3).shape == (3,)
+
+
+def test_conditions():
+    symmetry = equirl.symmetry_of("equirl/Gridworld-v0")
+    assert [parse_condition(t, symmetry) for t in ("original", "transformed", "3")] == [
+        "original",
+        "transformed",
+        3,
+    ]
+    with pytest.raises(ValueError, match=r"0 \(e\), 1 \(r\), 2 \(r\^2\), 3 \(r\^3\); got '4'"):
+        parse_condition("4", symmetry)
+
+
+def test_evaluate_writes_what_it_prints(tiny_runs, tmp_path, capsys):
+    arguments = evaluate.Evaluate(
+        tiny_runs[0], condition="2", episodes=4, output=tmp_path / "report.json"
+    )
+    evaluate.main(arguments)
+    printed = capsys.readouterr()
+    report = json.loads(printed.out)
+    assert report == json.loads((tmp_path / "report.json").read_text())
+    assert len(report["returns"]) == 4
+    assert report["mean"]["value"] == pytest.approx(np.mean(report["returns"]))
+    assert "equizero, equirl/Gridworld-v0 (element 2): mean return" in printed.err
+
+
+def test_evaluate_refuses_no_episodes(tiny_runs):
+    with pytest.raises(ValueError, match="--episodes"):
+        evaluate.main(evaluate.Evaluate(tiny_runs[0], episodes=0))

@@ -1,0 +1,96 @@
+import pytest
+import yaml
+from stable_baselines3 import DQN
+
+from equirl.agents.hyperparameters import (
+    DEFAULT_FILE,
+    dqn_arguments,
+    load_hyperparameters,
+    parse_env_kwargs,
+)
+
+SHIPPED = list(yaml.safe_load(DEFAULT_FILE.read_text()))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text):
+        path = tmp_path / "dqn.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("env_id", SHIPPED)
+def test_shipped_hyperparameters_make_a_dqn(env_id):
+    hyperparameters = load_hyperparameters(env_id)
+    model = DQN(env=env_id, **{**dqn_arguments(hyperparameters), "buffer_size": 1})
+    assert model.gamma == hyperparameters["gamma"]
+    assert model.q_net.net_arch == hyperparameters["policy_kwargs"]["net_arch"]
+
+
+def test_unknown_key_suggests_the_near_miss(write):
+    path = write("CartPole-v1: {n_timesteps: 10, policy: MlpPolicy, learning_rte: 0.1}")
+    with pytest.raises(ValueError, match="unknown key 'learning_rte', did you mean 'learning_rate"):
+        load_hyperparameters("CartPole-v1", path)
+
+
+def test_unknown_policy_kwarg_suggests_the_near_miss(write):
+    path = write("CartPole-v1: {n_timesteps: 10, policy: MlpPolicy, policy_kwargs: {net_arc: [8]}}")
+    with pytest.raises(ValueError, match="policy_kwargs: unknown key 'net_arc', did you mean"):
+        load_hyperparameters("CartPole-v1", path)
+
+
+def test_text_is_not_evaluated(write):
+    path = write('E-v0: {n_timesteps: 10, policy: MlpPolicy, policy_kwargs: "dict(net_arch=[1])"}')
+    with pytest.raises(ValueError, match="must be a mapping"):
+        load_hyperparameters("E-v0", path)
+
+
+@pytest.mark.parametrize("missing", ["n_timesteps", "policy"])
+def test_missing_key_is_named(write, missing):
+    values = {"n_timesteps": 10, "policy": "MlpPolicy"}
+    del values[missing]
+    with pytest.raises(ValueError, match=f"{missing} is missing"):
+        load_hyperparameters("E-v0", write(yaml.safe_dump({"E-v0": values})))
+
+
+def test_unknown_environment_lists_the_known_ones():
+    with pytest.raises(ValueError, match=r"'CartPole-v2', did you mean 'CartPole-v1'\?; it has"):
+        load_hyperparameters("CartPole-v2")
+
+
+@pytest.mark.parametrize("text", ["- a list", "CartPole-v1: 3", "CartPole-v1: {a: [}"])
+def test_broken_yaml_is_refused(write, text):
+    with pytest.raises(ValueError, match=r"dqn\.yaml"):
+        load_hyperparameters("CartPole-v1", write(text))
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no hyperparameters"):
+        load_hyperparameters("CartPole-v1", tmp_path / "none.yaml")
+
+
+def test_linear_learning_rate_falls_to_zero():
+    schedule = dqn_arguments({"n_timesteps": 1, "learning_rate": "lin_0.01"})["learning_rate"]
+    assert (schedule(1.0), schedule(0.0)) == pytest.approx((0.01, 0.0))
+
+
+def test_learning_rate_of_text_is_refused():
+    with pytest.raises(ValueError, match="'fast'"):
+        dqn_arguments({"n_timesteps": 1, "learning_rate": "fast"})
+
+
+def test_env_kwargs_have_yaml_types():
+    assert parse_env_kwargs(("n=6", "goals=corner", "step_cost=0.5")) == {
+        "n": 6,
+        "goals": "corner",
+        "step_cost": 0.5,
+    }
+
+
+@pytest.mark.parametrize("pair", ["n", "=3", "a b=3"])
+def test_env_kwargs_of_another_form_are_refused(pair):
+    with pytest.raises(ValueError, match="name=value"):
+        parse_env_kwargs((pair,))

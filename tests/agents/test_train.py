@@ -1,0 +1,164 @@
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+import equirl
+from equirl.agents import train
+from equirl.agents.train import plan, train_agent, train_all
+
+
+def states_equal(a, b):
+    first, second = a.policy.state_dict(), b.policy.state_dict()
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_run_folder_has_the_layout_of_the_zoo(tiny_runs):
+    folder = tiny_runs[0]
+    assert folder.name == "equirl-Gridworld-v0_0"
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert names >= {
+        "equirl-Gridworld-v0.zip",
+        "best_model.zip",
+        "rl_model_80_steps.zip",
+        "rl_model_160_steps.zip",
+        "rl_model_240_steps.zip",
+        "evaluations.npz",
+        "progress.csv",
+        "0.monitor.csv",
+        "equirl-Gridworld-v0/args.yml",
+        "equirl-Gridworld-v0/config.yml",
+    }
+    assert "resume.safetensors" not in names
+    assert any("tfevents" in name for name in names)
+
+
+def test_evaluations_have_the_zoos_fields(tiny_runs):
+    with np.load(tiny_runs[0] / "evaluations.npz") as file:
+        assert file["timesteps"].shape == (3,)
+        assert file["results"].shape == file["ep_lengths"].shape == (3, 2)
+
+
+def test_monitor_files_cover_the_training(tiny_runs):
+    frames = [pd.read_csv(path, skiprows=1) for path in sorted(tiny_runs[0].glob("*.monitor.csv"))]
+    assert len(frames) == 3
+    assert 0 < sum(frame["l"].sum() for frame in frames) <= 260
+
+
+def test_finished_agent_loads_and_was_trained(tiny_runs):
+    early = equirl.load_agent(tiny_runs[0] / "rl_model_80_steps.zip")
+    final = equirl.load_agent(tiny_runs[0] / "equirl-Gridworld-v0.zip")
+    assert not states_equal(early, final)
+    assert final.num_timesteps >= 240
+
+
+def test_seeds_give_different_agents(tiny_runs):
+    first, second = (equirl.load_agent(f / "equirl-Gridworld-v0.zip") for f in tiny_runs)
+    assert not states_equal(first, second)
+
+
+def test_interrupted_training_goes_on_to_the_same_agent(tiny_train, tiny_runs, monkeypatch):
+    (training,) = plan(tiny_train)
+    write_leg = train._write_leg
+
+    def interrupted(model, training, number, end, evaluations):
+        if number == 1:
+            raise KeyboardInterrupt
+        write_leg(model, training, number, end, evaluations)
+
+    monkeypatch.setattr(train, "_write_leg", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_agent(training)
+    assert training.folder.resume_file.exists()
+    monkeypatch.setattr(train, "_write_leg", write_leg)
+    resumed = train_agent(training)
+    undisturbed = equirl.load_agent(tiny_runs[0] / "equirl-Gridworld-v0.zip")
+    assert states_equal(resumed, undisturbed)
+    with (
+        np.load(training.folder.path / "evaluations.npz") as ours,
+        np.load(tiny_runs[0] / "evaluations.npz") as theirs,
+    ):
+        assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.slow
+def test_killed_training_goes_on_to_the_same_agent(tiny_train, tiny_yaml, tmp_path):
+    command = [sys.executable, "-m", "equirl.agents.train", "--env", "equirl/Gridworld-v0"]
+    command += ["--env-kwargs", "goals=corner", "n=4", "--hyperparameters", str(tiny_yaml)]
+    command += ["--steps", "4000", "--checkpoints", "20", "--device", "cpu"]
+    subprocess.run([*command, "--output", str(tmp_path / "a")], check=True)
+    folder = tmp_path / "b" / "dqn" / "equirl-Gridworld-v0_0"
+    kills = 0
+    while not (folder / "equirl-Gridworld-v0.zip").exists():
+        process = subprocess.Popen([*command, "--output", str(tmp_path / "b")])
+        seen = set(folder.glob("rl_model_*"))
+        while process.poll() is None and (kills >= 3 or set(folder.glob("rl_model_*")) == seen):
+            time.sleep(0.01)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+    assert kills == 3
+    first, second = (
+        equirl.load_agent(path)
+        for path in sorted(tmp_path.glob("*/dqn/equirl-Gridworld-v0_0/equirl-Gridworld-v0.zip"))
+    )
+    assert states_equal(first, second)
+
+
+def test_finished_seeds_are_skipped(tiny_train, tiny_runs, capsys, monkeypatch):
+    output = tiny_runs[0].parent.parent
+    trainings = plan(dataclasses.replace(tiny_train, seeds=(0, 1), output=output))
+    monkeypatch.setattr(train, "train_agent", lambda *_: pytest.fail("trained again"))
+    train_all(trainings, jobs=1)
+    assert capsys.readouterr().out.count("already trained") == 2
+
+
+def test_folder_of_another_run_is_refused(tiny_train, tiny_runs):
+    output = tiny_runs[0].parent.parent
+    other = dataclasses.replace(tiny_train, output=output, steps=300)
+    with pytest.raises(FileExistsError, match=r"another run: its args\.yml has n_timesteps = 240"):
+        plan(other)
+    arguments = yaml.safe_load((tiny_runs[0] / "equirl-Gridworld-v0" / "args.yml").read_text())
+    assert arguments["n_timesteps"] == 240
+
+
+def test_folder_of_other_files_is_refused(tiny_train):
+    folder = tiny_train.output / "dqn" / "equirl-Gridworld-v0_0"
+    folder.mkdir(parents=True)
+    (folder / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match=r"it has files, but no args\.yml"):
+        plan(tiny_train)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": ()}, "no seeds given"),
+        ({"seeds": (1, 1)}, "given twice"),
+        ({"seeds": (-1,)}, "seeds must be"),
+        ({"checkpoints": 0}, "--checkpoints must be at least 1"),
+        ({"steps": 2}, "too few for 3 checkpoints"),
+        ({"env": "CartPole-v9"}, "cannot make CartPole-v9"),
+        ({"env_kwargs": ("goals=middle",)}, "goals must be one of"),
+        ({"env_kwargs": ("colour=red",)}, "cannot make"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_written(tiny_train, change, message):
+    with pytest.raises(ValueError, match=message):
+        plan(dataclasses.replace(tiny_train, **change))
+    assert not tiny_train.output.exists()
+
+
+def test_seeds_train_side_by_side(tiny_train):
+    trainings = plan(dataclasses.replace(tiny_train, seeds=(0, 1)))
+    train_all(trainings, jobs=2)
+    assert all(training.folder.final_agent.exists() for training in trainings)

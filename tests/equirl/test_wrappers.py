@@ -1,0 +1,295 @@
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+import equirl
+from equirl import RandomSymmetry, SymmetryWrapper, VectorRandomSymmetry, VectorSymmetryWrapper
+
+VECTOR_ENTRY = {"num_envs": 3, "vectorization_mode": "vector_entry_point"}
+
+
+def short(case, steps=6):
+    """An environment whose episodes end soon, in several ways."""
+    kwargs = case.env_kwargs | ({"n": 3} if "Gridworld" in case.env_id else {})
+    return gym.make(case.env_id, max_episode_steps=steps, **kwargs)
+
+
+def test_shows_the_original_run_through_every_element(case):
+    for element in range(case.order):
+        original, wrapped = short(case, 50), SymmetryWrapper(short(case, 50), element=element)
+        rng = np.random.default_rng(element)
+        seen, info = wrapped.reset(seed=7)
+        expected, expected_info = original.reset(seed=7)
+        np.testing.assert_array_equal(seen, case.act(element, expected))
+        assert info == expected_info
+        for _ in range(200):
+            action = int(rng.integers(len(case.permutations[0])))
+            expected, *outcome, _ = original.step(action)
+            seen, *found, _ = wrapped.step(case.permutations[element][action])
+            np.testing.assert_array_equal(seen, case.act(element, expected))
+            assert seen.dtype == expected.dtype
+            assert found == outcome
+            if outcome[1] or outcome[2]:
+                np.testing.assert_array_equal(
+                    wrapped.reset()[0], case.act(element, original.reset()[0])
+                )
+
+
+def test_options_reach_the_environment():
+    env = SymmetryWrapper(gym.make("equirl/Gridworld-v0", n=3), element=1)
+    observation, _ = env.reset(options={"agent": (2, 1), "goal": (0, 0)})
+    assert observation.tolist() == [0, 1, 1, -1]
+
+
+def test_spaces_contain_what_is_shown(case):
+    for element in range(case.order):
+        env = SymmetryWrapper(short(case), element=element)
+        assert env.reset(seed=0)[0] in env.observation_space
+
+
+@pytest.mark.parametrize("element", [2, -1, 99])
+def test_element_must_be_of_the_group(element):
+    with pytest.raises(IndexError):
+        SymmetryWrapper(gym.make("CartPole-v1"), element=element)
+    with pytest.raises(IndexError):
+        VectorSymmetryWrapper(gym.make_vec("CartPole-v1", num_envs=2), element=element)
+
+
+@pytest.mark.parametrize("wrapper", [SymmetryWrapper, RandomSymmetry])
+def test_unknown_environment_is_refused(wrapper):
+    with pytest.raises(ValueError, match="no symmetry is registered for 'MountainCar-v0'"):
+        wrapper(gym.make("MountainCar-v0"))
+
+
+@pytest.mark.parametrize("wrapper", [VectorSymmetryWrapper, VectorRandomSymmetry])
+def test_unknown_vector_environment_is_refused(wrapper):
+    with pytest.raises(ValueError, match="no symmetry is registered for 'MountainCar-v0'"):
+        wrapper(gym.make_vec("MountainCar-v0", num_envs=2))
+
+
+@pytest.mark.parametrize("wrapper", [SymmetryWrapper, RandomSymmetry])
+def test_symmetry_of_another_environment_is_refused(wrapper):
+    with pytest.raises(ValueError, match="does not fit the observation space"):
+        wrapper(gym.make("CartPole-v1"), equirl.symmetry_of("Acrobot-v1"))
+
+
+@pytest.mark.parametrize("action", [-1, 2])
+@pytest.mark.parametrize("element", [0, 1])
+def test_invalid_actions_are_refused_as_by_the_environment(element, action):
+    env = SymmetryWrapper(gym.make("CartPole-v1"), element=element)
+    env.reset(seed=0)
+    with pytest.raises((AssertionError, ValueError, IndexError)):
+        env.step(action)
+
+
+@pytest.mark.parametrize("action", [-1, 2])
+def test_invalid_actions_are_refused_in_vectors(action):
+    envs = VectorSymmetryWrapper(gym.make_vec("CartPole-v1", **VECTOR_ENTRY), element=1)
+    envs.reset(seed=0)
+    with pytest.raises((AssertionError, ValueError, IndexError)):
+        envs.step(np.array([0, action, 0]))
+
+
+def elements_of(env, episodes, seed):
+    env.reset(seed=seed)
+    elements = [env.element]
+    for _ in range(episodes - 1):
+        env.reset()
+        elements.append(env.element)
+    return elements
+
+
+def test_random_element_is_drawn_from_the_environments_generator():
+    env, plain = (gym.make("equirl/Gridworld-v0") for _ in range(2))
+    found = elements_of(RandomSymmetry(env), 20, seed=3)
+    expected = []
+    for episode in range(20):
+        plain.reset(seed=3 if episode == 0 else None)
+        expected.append(plain.unwrapped.np_random.integers(4))
+    assert found == expected
+
+
+def test_equal_seeds_give_equal_elements():
+    first, second, other = (RandomSymmetry(gym.make("equirl/Gridworld-v0")) for _ in range(3))
+    assert elements_of(first, 20, seed=3) == elements_of(second, 20, seed=3)
+    assert elements_of(first, 20, seed=3) != elements_of(other, 20, seed=4)
+
+
+def test_random_elements_are_uniform():
+    counts = np.bincount(elements_of(RandomSymmetry(gym.make("equirl/Gridworld-v0")), 800, seed=0))
+    # 200 each, standard deviation 12
+    assert len(counts) == 4
+    assert (np.abs(counts - 200) < 50).all()
+
+
+def test_random_element_stays_for_the_episode():
+    env = RandomSymmetry(gym.make("CartPole-v1"))
+    original = gym.make("CartPole-v1")
+    for seed in range(6):
+        seen, expected = env.reset(seed=seed)[0], original.reset(seed=seed)[0]
+        element = env.element
+        assert (seen == (-expected if element else expected)).all()
+        for _ in range(5):
+            seen = env.step(1 - element)[0]
+            expected = original.step(1)[0]
+            assert (seen == (-expected if element else expected)).all()
+            assert env.element == element
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "kwargs"), [(SymmetryWrapper, {"element": 3}), (RandomSymmetry, {})]
+)
+def test_stack_is_rebuilt_from_its_spec(wrapper, kwargs):
+    env = wrapper(gym.make("equirl/Gridworld-v0", n=3, observation="image"), **kwargs)
+    restored = gym.envs.registration.EnvSpec.from_json(env.spec.to_json())
+    for spec in (env.spec, restored):
+        again = gym.make(spec)
+        assert type(again) is wrapper
+        assert again.unwrapped.n == 3
+        for seed in range(3):
+            np.testing.assert_array_equal(env.reset(seed=seed)[0], again.reset(seed=seed)[0])
+            assert env.element == again.element
+
+
+def test_stack_with_a_symmetry_is_rebuilt_from_its_spec():
+    symmetry = equirl.symmetry_of("CartPole-v1")
+    env = gym.make(SymmetryWrapper(gym.make("CartPole-v1"), symmetry, element=1).spec)
+    assert (env.reset(seed=0)[0] == -gym.make("CartPole-v1").reset(seed=0)[0]).all()
+
+
+@pytest.mark.filterwarnings("ignore")  # the checkers say a lot
+def test_checkers_pass(case):
+    for make in (lambda env: SymmetryWrapper(env, element=1), RandomSymmetry):
+        check_env(make(case.make()), skip_render_check=True)
+        sb3_check_env(make(case.make()))
+
+
+def test_vector_wrapper_equals_the_scalar_one(case):
+    for element in range(case.order):
+        vector = VectorSymmetryWrapper(SyncVectorEnv([lambda: short(case)] * 2), element=element)
+        scalar = SyncVectorEnv(
+            [lambda element=element: SymmetryWrapper(short(case), element=element)] * 2
+        )
+        rng = np.random.default_rng(0)
+        np.testing.assert_array_equal(vector.reset(seed=1)[0], scalar.reset(seed=1)[0])
+        for _ in range(30):
+            actions = rng.integers(len(case.permutations[0]), size=2)
+            for found, expected in zip(
+                vector.step(actions)[:4], scalar.step(actions)[:4], strict=True
+            ):
+                np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_random_vectors_equal_vectors_of_random_environments(case, mode):
+    twin = VectorRandomSymmetry(SyncVectorEnv([lambda: short(case)] * 3, autoreset_mode=mode))
+    each = SyncVectorEnv([lambda: RandomSymmetry(short(case))] * 3, autoreset_mode=mode)
+    rng = np.random.default_rng(0)
+    found, expected = twin.reset(seed=[4, 5, 60]), each.reset(seed=[4, 5, 60])
+    np.testing.assert_array_equal(found[0], expected[0])
+    ends, elements = 0, set()
+    for step in range(60):
+        if step == 40:
+            # in the midst of episodes, without a seed
+            found, expected = twin.reset(), each.reset()
+            np.testing.assert_array_equal(found[0], expected[0])
+        assert twin.elements.tolist() == [env.element for env in each.envs]
+        elements.add(tuple(twin.elements.tolist()))
+        actions = rng.integers(len(case.permutations[0]), size=3)
+        sent = actions.copy()
+        found, expected = twin.step(actions), each.step(actions)
+        assert (actions == sent).all()
+        for one, other in zip(found[:4], expected[:4], strict=True):
+            np.testing.assert_array_equal(one, other)
+        done = found[2] | found[3]
+        ends += done.sum()
+        assert ("final_obs" in found[4]) == ("final_obs" in expected[4])
+        if "final_obs" in expected[4]:
+            for i in range(3):
+                np.testing.assert_array_equal(found[4]["final_obs"][i], expected[4]["final_obs"][i])
+        if mode == AutoresetMode.DISABLED and done.any():
+            # gymnasium takes the mask out of the options it is given, so each gets its own
+            found = twin.reset(options={"reset_mask": done.copy()})
+            expected = each.reset(options={"reset_mask": done.copy()})
+            np.testing.assert_array_equal(found[0], expected[0])
+    assert ends > 15
+    assert len(elements) > 3
+
+
+def test_same_step_shows_final_observations_through_the_element_that_ended(cases):
+    case = cases["cartpole"]
+    plain, twin = (
+        SyncVectorEnv([lambda: short(case)] * 3, autoreset_mode=AutoresetMode.SAME_STEP)
+        for _ in range(2)
+    )
+    twin = VectorRandomSymmetry(twin)
+    plain.reset(seed=[4, 5, 60])
+    twin.reset(seed=[4, 5, 60])
+    elements = twin.elements.copy()
+    assert set(elements) == {0, 1}
+    for _ in range(6):
+        expected = plain.step(np.zeros(3, int))[4]
+        found = twin.step(elements)[4]  # the action 0, seen through the element
+    for i in range(3):
+        sign = -1 if elements[i] else 1
+        np.testing.assert_array_equal(found["final_obs"][i], sign * expected["final_obs"][i])
+
+
+def test_cartpoles_own_vector_environment_is_mirrored():
+    plain = gym.make_vec("CartPole-v1", **VECTOR_ENTRY)
+    seen = VectorSymmetryWrapper(gym.make_vec("CartPole-v1", **VECTOR_ENTRY), element=1)
+    rng = np.random.default_rng(0)
+    np.testing.assert_array_equal(seen.reset(seed=0)[0], -plain.reset(seed=0)[0])
+    for _ in range(100):
+        actions = rng.integers(2, size=3)
+        found, expected = seen.step(1 - actions), plain.step(actions)
+        np.testing.assert_array_equal(found[0], -expected[0])
+        for one, other in zip(found[1:4], expected[1:4], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_cartpoles_own_vector_environment_draws_an_element_per_episode():
+    envs = VectorRandomSymmetry(gym.make_vec("CartPole-v1", **VECTOR_ENTRY))
+    envs.reset(seed=0)
+    ended = np.zeros(3, bool)
+    changes, ends = 0, 0
+    for _ in range(300):
+        before = envs.elements.copy()
+        _, _, terminated, truncated, _ = envs.step(np.ones(3, int))
+        changed = envs.elements != before
+        assert not changed[~ended].any()  # only where an episode has just begun
+        changes += changed.sum()
+        ended = terminated | truncated
+        ends += ended.sum()
+    assert ends > 40
+    assert 0.25 * ends < changes < 0.75 * ends
+
+
+def test_cartpoles_own_vector_environment_is_reproducible():
+    runs = []
+    for _ in range(2):
+        envs = VectorRandomSymmetry(gym.make_vec("CartPole-v1", **VECTOR_ENTRY))
+        record = [envs.reset(seed=3)[0]]
+        record += [envs.step(np.ones(3, int))[0] for _ in range(50)]
+        runs.append(np.array(record))
+    np.testing.assert_array_equal(*runs)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork in a process with threads
+def test_async_vector_environment_is_refused_with_a_way_out():
+    envs = gym.make_vec("CartPole-v1", num_envs=1, vectorization_mode="async")
+    try:
+        with pytest.raises(ValueError, match=r"RandomSymmetry around each.*wrappers=\["):
+            VectorRandomSymmetry(envs)
+    finally:
+        envs.close()
+
+
+def test_unknown_autoreset_mode_is_refused():
+    envs = gym.make_vec("CartPole-v1", num_envs=1, vectorization_mode="sync")
+    envs.metadata = {k: v for k, v in envs.metadata.items() if k != "autoreset_mode"}
+    with pytest.raises(ValueError, match="autoreset_mode"):
+        VectorRandomSymmetry(envs)
