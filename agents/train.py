@@ -188,18 +188,21 @@ def train_agent(training: Training, position: int = 0) -> DQN:
         leg, evaluations = _restore(model, folder.resume_file)
     model.set_logger(_logger(folder.path, suffix=f"-leg{leg}" if leg else ""))
     ends = np.linspace(0, training.steps, training.checkpoints + 1).round().astype(int)[1:]
-    with tqdm(
-        total=training.steps,
-        initial=model.num_timesteps,
-        desc=folder.path.name,
-        unit="step",
-        position=position,
-        disable=None,
-    ) as progress:
-        for number in range(leg, len(ends)):
-            _train_leg(model, training, number, int(ends[number]), progress)
-            evaluations = evaluations.after(model, training)
-            _write_leg(model, training, number, int(ends[number]), evaluations)
+    try:
+        with tqdm(
+            total=training.steps,
+            initial=model.num_timesteps,
+            desc=folder.path.name,
+            unit="step",
+            position=position,
+            disable=None,
+        ) as progress:
+            for number in range(leg, len(ends)):
+                _train_leg(model, training, number, int(ends[number]), progress)
+                evaluations = evaluations.after(model, training)
+                _write_leg(model, training, number, int(ends[number]), evaluations)
+    finally:
+        model.logger.close()
     with replacing(folder.final_agent) as temporary:
         model.save(temporary)
     folder.resume_file.unlink()

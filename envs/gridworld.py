@@ -110,16 +110,20 @@ class Gridworld(gym.Env):
         """
         super().reset(seed=seed)
         options = options or {}
-        # as many draws in every episode, so that equal seeds stay equal episodes
-        goal_cell, step = self.np_random.integers([self.n**2, self.n**2 - 1])
+        # two draws in every episode, whatever the options, so that equal seeds stay equal episodes
+        first, step = (int(draw) for draw in self.np_random.integers([self.n**2, self.n**2 - 1]))
         if self.goals == "corner":
-            goal_cell = self.n**2 - 1
-        self.goal = self._cell(options.get("goal", divmod(int(goal_cell), self.n)))
-        goal_cell = int(self.goal[0]) * self.n + int(self.goal[1])
-        agent_cell = (goal_cell + 1 + int(step)) % self.n**2  # any but the goal's
-        self.agent = self._cell(options.get("agent", divmod(agent_cell, self.n)))
+            first = self.n**2 - 1
+        if "goal" not in options and "agent" in options and self.goals == "anywhere":
+            self.agent = self._cell(options["agent"])
+            self.goal = self._cell(self._other_cell(self.agent, step))
+        else:
+            self.goal = self._cell(options.get("goal", divmod(first, self.n)))
+            self.agent = self._cell(options.get("agent", self._other_cell(self.goal, step)))
         if np.array_equal(self.agent, self.goal):
-            raise ValueError(f"agent and goal cannot start on the same cell {tuple(self.goal)}")
+            raise ValueError(
+                f"agent and goal cannot start on the same cell {tuple(self.goal.tolist())}"
+            )
         if self.render_mode == "human":
             self._show()
         return self._observe(), {"is_success": False}
@@ -160,11 +164,15 @@ class Gridworld(gym.Env):
 
     def _cell(self, position: Any) -> NDArray[np.int64]:
         cell = np.asarray(position)
-        if cell.shape != (2,) or not ((cell >= 0) & (cell < self.n)).all():
+        if cell.shape != (2,) or not np.isin(cell, np.arange(self.n)).all():
             raise ValueError(
                 f"a cell is a pair (x, y) of 0..{self.n - 1}, from the lower left; got {position}"
             )
         return cell.astype(np.int64)
+
+    def _other_cell(self, cell: NDArray[np.int64], step: int) -> tuple[int, int]:
+        """One of the n^2 - 1 other cells, for a step of 0..n^2 - 2."""
+        return divmod((int(cell @ [self.n, 1]) + 1 + step) % self.n**2, self.n)
 
     def _observe(self) -> NDArray[np.float32]:
         if self.observation == "coordinates":

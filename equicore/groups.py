@@ -7,6 +7,7 @@ the axioms are verified once, at construction.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
@@ -42,6 +43,8 @@ class Element(int):
 
     def __matmul__(self, other: int) -> Element:
         """The product: first ``other``, then ``self``."""
+        if isinstance(other, Element) and other.group != self.group:
+            raise ValueError(f"elements of {self.group} and {other.group} do not multiply")
         return self.group[self.group.compose(self, other)]
 
     def __invert__(self) -> Element:
@@ -94,7 +97,9 @@ class Group:
             raise ValueError(f"{name} has {order} elements but {len(self.names)} element names")
         self.inverses = _verified_inverses(self.table)
         self.generators = (
-            tuple(generators) if generators is not None else _find_generators(self.table)
+            tuple(self.check_element(g) for g in generators)
+            if generators is not None
+            else _find_generators(self.table)
         )
         self._factors = _factorize(self.table, self.generators, name)
         _verify_associativity(self.table, self.generators)
@@ -155,6 +160,11 @@ class Group:
                 raise ValueError(f"generator {i} has shape {matrix.shape}, expected {shape}")
             if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-9:
                 raise ValueError(f"generator {i} is not an invertible matrix: {matrix.tolist()}")
+            if abs(abs(np.linalg.det(matrix)) - 1) > 1e-6:
+                raise ValueError(
+                    f"generator {i} has determinant {np.linalg.det(matrix):.6g}, so its powers are "
+                    "infinitely many; matrices of a finite group have determinant 1 or -1"
+                )
         return cls._generate(
             np.eye(shape[0]),
             matrices,
@@ -243,6 +253,7 @@ class Group:
         images: Sequence[Image],
         identity: Image,
         multiply: Callable[[Image, Image], Image],
+        same: Callable[[Image, Image], bool] = operator.eq,
     ) -> list[Image]:
         """Extend images of the generators to images of all elements.
 
@@ -253,9 +264,11 @@ class Group:
             images: One image for each element of ``self.generators``, in that order.
             identity: Image of the identity.
             multiply: Product of two images, ``multiply(rho(g), rho(h)) = rho(g h)``.
+            same: Whether two images are equal.
 
         Raises:
-            ValueError: If the number of images is not the number of generators.
+            ValueError: If the number of images is not the number of generators, or two
+                generators that are the same element are given different images.
         """
         if len(images) != len(self.generators):
             raise ValueError(
@@ -265,29 +278,41 @@ class Group:
         extended: list[Any] = [identity] * len(self)
         for g, parent, position in self._factors:
             extended[g] = multiply(extended[parent], images[position])
+        for position, g in enumerate(self.generators):
+            if not same(extended[g], images[position]):
+                raise ValueError(
+                    f"generator {position} of {self.name} is element {g} ({self.names[g]}), which "
+                    "is the identity or an earlier generator, but it is given another image"
+                )
         return extended
 
     def check_homomorphism(
         self,
         images: Sequence[Image],
+        identity: Image,
         multiply: Callable[[Image, Image], Image],
         same: Callable[[Image, Image], bool],
         what: str,
     ) -> None:
-        """Raise ValueError unless rho(g h) = rho(g) rho(h) for the images rho of all elements.
+        """Raise ValueError unless rho(0) = 1 and rho(g h) = rho(g) rho(h) for the images rho.
 
         Checking every g against every generator h is enough.
 
         Args:
             images: rho(g) for each g.
+            identity: The image 1 that changes nothing.
             multiply: Product of two images.
             same: Whether two images are equal.
             what: What the message calls the images, for instance ``"permutations"``.
         """
         if len(images) != len(self):
             raise ValueError(f"{self.name} has {len(self)} elements; got {len(images)} {what}")
+        if not same(images[0], identity):
+            raise ValueError(
+                f"the {what} do not follow {self.name}: element 0 must act as identity"
+            )
         for g in range(len(self)):
-            for h in {self.identity, *self.generators}:
+            for h in self.generators:
                 if not same(multiply(images[g], images[h]), images[self.compose(g, h)]):
                     raise ValueError(
                         f"the {what} do not follow {self.name}: those of elements {g} "
@@ -414,8 +439,9 @@ def _verified_inverses(table: NDArray[np.int64]) -> NDArray[np.int64]:
         if len(wrong):
             g = wrong[0]
             raise ValueError(f"0 is not the identity: {side} = {products[g]} for g = {g}")
-    inverses = np.argmax(table == 0, axis=1)
-    wrong = np.flatnonzero((table[elements, inverses] != 0) | (table[inverses, elements] != 0))
+    two_sided = (table == 0) & (table.T == 0)
+    inverses = np.argmax(two_sided, axis=1)
+    wrong = np.flatnonzero(~two_sided.any(axis=1))
     if len(wrong):
         raise ValueError(
             f"element {wrong[0]} has no inverse: no h gives {wrong[0]} h = h {wrong[0]} = 0"

@@ -56,7 +56,8 @@ class Best(nn.Module):
             tolerance = 32 * torch.finfo(scores.dtype).eps
         scores = scores.detach()
         best = scores.amax(0)
-        tied = scores >= best.sub(best.abs(), alpha=tolerance).sub(tolerance)
+        # the second comparison is for infinite scores, whose threshold is NaN
+        tied = (scores >= best - tolerance * (best.abs() + 1)) | (scores == best)
         for _ in range(stack.ndim - 2):
             tied = tied.unsqueeze(-1)
         # outputs that lost may be infinite, so they are replaced, not multiplied by 0
@@ -103,4 +104,6 @@ class WeightedMean(nn.Module):
     def forward(self, stack: Tensor, orbit: Tensor, raw: Tensor) -> Tensor:
         """Average over the first axis with the network's weights."""
         weights = self.weights(orbit)
-        return (weights.view(weights.shape + (1,) * (stack.ndim - 2)) * stack).sum(0)
+        return (weights.to(stack.dtype).view(weights.shape + (1,) * (stack.ndim - 2)) * stack).sum(
+            0
+        )

@@ -12,6 +12,7 @@ All three agree with g . (h . x) = (g h) . x, which is verified at construction.
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -140,7 +141,13 @@ class Permutation(Representation):
             )
         self.size = rows.shape[1]
         rows = np.stack([check_permutation(row, self.size) for row in rows])
-        group.check_homomorphism(list(rows), _compose_permutations, np.array_equal, "permutations")
+        group.check_homomorphism(
+            list(rows),
+            np.arange(self.size),
+            _compose_permutations,
+            np.array_equal,
+            "permutations",
+        )
         self.dim = _check_dim(dim)
         self.register_buffer("permutations", torch.from_numpy(rows), persistent=False)
         self.register_buffer("inverses", torch.from_numpy(rows[group.inverses]), persistent=False)
@@ -154,11 +161,10 @@ class Permutation(Representation):
         Raises:
             ValueError: If they do not extend to all of the group.
         """
-        size = np.size(np.asarray(permutations[0])) if permutations else 1
+        size = np.size(np.asarray(permutations[0])) if len(permutations) else 1
         images = [check_permutation(p, size) for p in permutations]
-        return cls(
-            group, np.stack(group.extend(images, np.arange(size), _compose_permutations)), dim
-        )
+        extended = group.extend(images, np.arange(size), _compose_permutations, np.array_equal)
+        return cls(group, np.stack(extended), dim)
 
     def act(self, g: int, x: Tensor) -> Tensor:
         """Move entry i of the axis to place ``permutations[g][i]``."""
@@ -166,7 +172,13 @@ class Permutation(Representation):
         return x.index_select(self.dim, self.inverses[self.group.check_element(g)])
 
     def act_on_labels(self, g: int, labels: Tensor) -> Tensor:
-        """Map labels 0..d-1, of any shape: i becomes ``permutations[g][i]``."""
+        """Map labels 0..d-1, of any shape: i becomes ``permutations[g][i]``.
+
+        Raises:
+            ValueError: If a label is none of 0..d-1.
+        """
+        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.size:
+            raise ValueError(f"labels are 0..{self.size - 1}; got {labels.tolist()}")
         return self.permutations[self.group.check_element(g)][labels]
 
     def orbit(self, x: Tensor) -> Tensor:
@@ -225,9 +237,7 @@ class Matrix(Representation):
             )
         if not np.isfinite(stack).all():
             raise ValueError("matrices hold NaN or infinity")
-        group.check_homomorphism(
-            list(stack), np.matmul, lambda a, b: np.allclose(a, b, atol=1e-6), "matrices"
-        )
+        group.check_homomorphism(list(stack), np.eye(len(stack[0])), np.matmul, _close, "matrices")
         if (stack.astype(np.float32) == stack).all():
             stack = stack.astype(np.float32)
         self.dim = _check_dim(dim)
@@ -246,7 +256,7 @@ class Matrix(Representation):
         """
         images = [np.asarray(m, dtype=np.float64) for m in matrices]
         identity = np.eye(len(images[0]) if images else 1)
-        return cls(group, np.stack(group.extend(images, identity, np.matmul)), dim)
+        return cls(group, np.stack(group.extend(images, identity, np.matmul, _close)), dim)
 
     def act(self, g: int, x: Tensor) -> Tensor:
         """Multiply each vector along the axis by ``matrices[g]``."""
@@ -267,7 +277,7 @@ class Matrix(Representation):
         """Multiply slice g by the inverse of ``matrices[g]``."""
         self._check_slices(y)
         self._check_axis(y.shape[1:], self.dim, self.size)
-        inverses = self._matched(self.matrices, y)[self.group.inverses]
+        inverses = self._matched(self.matrices, y)[self.group.inverses.tolist()]
         vectors = y.movedim(self.dim, -1)
         aligned = vectors.reshape(len(y), -1, self.size) @ inverses.mT
         return aligned.view(vectors.shape).movedim(-1, self.dim)
@@ -304,7 +314,7 @@ class Image(Representation):
     def __init__(self, group: Group, turns: Sequence[int], mirrors: Sequence[bool]) -> None:
         super().__init__(group)
         moves = [(int(t) % 4, bool(m)) for t, m in zip(turns, mirrors, strict=True)]
-        group.check_homomorphism(moves, _compose_moves, lambda a, b: a == b, "image moves")
+        group.check_homomorphism(moves, (0, False), _compose_moves, operator.eq, "image moves")
         self.moves = moves
 
     def act(self, g: int, x: Tensor) -> Tensor:
@@ -348,6 +358,10 @@ def image_dihedral() -> Image:
 
 def _compose_permutations(after: NDArray[Any], before: NDArray[Any]) -> NDArray[Any]:
     return after[before]
+
+
+def _close(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    return np.allclose(a, b, atol=1e-6)
 
 
 def _compose_moves(after: tuple[int, bool], before: tuple[int, bool]) -> tuple[int, bool]:

@@ -7,6 +7,7 @@ Scores along further axes, such as the words of a sentence, are averaged.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -19,7 +20,8 @@ def negative_entropy(logits: Tensor) -> Tensor:
     """Minus the entropy, in nats, of the softmax over the last axis."""
     log_probabilities = logits.log_softmax(-1)
     # 0 log 0 = 0, also where a logit is minus infinity
-    terms = (log_probabilities.exp() * log_probabilities).where(log_probabilities.isfinite(), 0)
+    terms = log_probabilities.exp() * log_probabilities
+    terms = terms.masked_fill(log_probabilities == -torch.inf, 0)
     return _average(terms.sum(-1))
 
 

@@ -23,7 +23,7 @@ class EquivarianceError:
 
     Attributes:
         absolute: Largest |f(g x) - g f(x)| for each g, shape (|G|,).
-        relative: The same, divided by the largest |f(g x)| over the whole orbit.
+        relative: The same, divided by the largest |f(g x)| over the whole orbit and batch.
         worst_element: The g of the largest absolute error.
         worst_sample: The sample, 0..B-1, of the largest absolute error.
     """
@@ -63,6 +63,10 @@ def equivariance_error(
     with torch.no_grad():
         orbit = input_rep.orbit(x)
         transformed = model(orbit.flatten(0, 1)).unflatten(0, orbit.shape[:2])
+        if not transformed.is_floating_point():
+            raise TypeError(
+                f"errors are measured of floating-point outputs; got {transformed.dtype}"
+            )
         expected = output_rep.orbit(transformed[0])
         difference = (transformed - expected).abs().flatten(2 if transformed.ndim > 2 else 1)
         if transformed.ndim > 2:
@@ -143,8 +147,8 @@ def check_representation(
     Args:
         representation: The representation.
         x: Batch of shape (B, ...).
-        tolerance: Largest relative error allowed; 1e-5 when omitted, 1e-12 in float64. Integers
-            must agree exactly.
+        tolerance: Largest error allowed, relative to the largest |x|; 1e-5 when omitted, 1e-12
+            in float64. Integers must agree exactly.
 
     Raises:
         ValueError: Names the elements at which it fails.
@@ -152,21 +156,27 @@ def check_representation(
     if tolerance is None:
         tolerance = 1e-12 if x.dtype == torch.float64 else 1e-5
     group = representation.group
-    acted = [representation.act(g, x) for g in range(len(group))]
+    scale = x.abs().amax() if x.is_floating_point() else None
 
     def require(actual: Tensor, expected: Tensor, law: str) -> None:
-        if actual.shape != expected.shape:
-            found = f"shapes {tuple(actual.shape)} and {tuple(expected.shape)}"
+        if (actual.shape, actual.dtype) != (expected.shape, expected.dtype):
+            found = (
+                f"{tuple(actual.shape)} of {actual.dtype} instead of "
+                f"{tuple(expected.shape)} of {expected.dtype}"
+            )
+        elif scale is None:
+            if torch.equal(actual, expected):
+                return
+            found = "they differ"
         else:
-            difference = (actual.double() - expected.double()).abs().amax()
-            if difference <= tolerance * expected.double().abs().amax().clamp(min=1):
+            difference = (actual - expected).abs().amax()
+            if difference <= tolerance * scale:
                 return
             found = f"they differ by {float(difference):.3g}"
         raise ValueError(f"not a representation of {group.name}: {law} fails, {found}")
 
+    acted = [representation.act(g, x) for g in range(len(group))]
     require(acted[0], x, "act(0, x) = x")
-    orbit = representation.orbit(x)
-    aligned = representation.align(orbit)
     for g in range(len(group)):
         for h in range(len(group)):
             require(
@@ -174,5 +184,8 @@ def check_representation(
                 acted[group.compose(g, h)],
                 f"act({g}, act({h}, x)) = act({group.compose(g, h)}, x)",
             )
+    orbit = representation.orbit(x)
+    aligned = representation.align(orbit)
+    for g in range(len(group)):
         require(orbit[g], acted[g], f"orbit(x)[{g}] = act({g}, x)")
         require(aligned[g], x, f"align(orbit(x))[{g}] = x")

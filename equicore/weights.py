@@ -46,11 +46,13 @@ class MLPWeight(nn.Module):
         self.hidden = tuple(hidden)
         size = math.prod(self.shape)
         layers: list[nn.Module] = []
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            for width_in, width_out in zip((size, *hidden), hidden, strict=False):
-                layers += [nn.Linear(width_in, width_out), nn.ReLU()]
-            last = nn.Linear((size, *hidden)[-1], 1)
+        generator = torch.Generator().manual_seed(seed)
+        for width_in, width_out in zip((size, *hidden), hidden, strict=False):
+            layer = nn.utils.skip_init(nn.Linear, width_in, width_out)
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
+            nn.init.zeros_(layer.bias)
+            layers += [layer, nn.ReLU()]
+        last = nn.utils.skip_init(nn.Linear, (size, *hidden)[-1], 1)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.network = nn.Sequential(*layers, last)
@@ -102,6 +104,8 @@ def fit_familiarity(
         ValueError: If there are too few inputs, they have another shape than the network's, or
             hold NaN or infinity.
     """
+    if not 0 < held_out < 1:
+        raise ValueError(f"held_out is a part between 0 and 1; got {held_out}")
     if inputs.ndim < 1 or len(inputs) < 10:
         raise ValueError(f"familiarity needs at least 10 inputs; got shape {tuple(inputs.shape)}")
     if tuple(inputs.shape[1:]) != weight.shape:

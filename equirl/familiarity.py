@@ -66,9 +66,12 @@ def replay_observations(model: DQN, limit: int = 20_000) -> NDArray[Any]:
             "use rollout_observations instead"
         )
     newest = buffer.pos if buffer.full else buffer.size()
-    places = (newest - np.arange(min(limit, buffer.size()))[::-1] - 1) % len(buffer.observations)
+    # one row of the buffer holds a step of each environment that ran side by side
+    rows = min(-(-limit // buffer.n_envs), buffer.size())
+    places = (newest - np.arange(rows)[::-1] - 1) % len(buffer.observations)
     observations = buffer.observations[places]
-    return observations.reshape(-1, *observations.shape[2:])
+    observations = observations.reshape(-1, *observations.shape[2:])
+    return observations[max(0, len(observations) - limit) :]
 
 
 def rollout_observations(

@@ -18,8 +18,8 @@ Normalization = Literal["softmax"] | None
 class QValues(nn.Module):
     """The Q-values of a DQN, from observations as its policy's ``obs_to_tensor`` gives them.
 
-    Stable-Baselines3's own preprocessing is applied (pixels divided by 255), then the network in
-    the type of its parameters, so that a policy in float64 computes in float64.
+    Stable-Baselines3's own preprocessing is applied (pixels divided by 255; the result is in
+    float32), then the network in the type of its parameters, float64 for instance.
 
     Args:
         q_net: The Q-network.

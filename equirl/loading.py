@@ -12,6 +12,7 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import Tensor, nn
+from torch.nn.modules import activation
 
 from equirl.files import replacing
 
 FORMAT = 1
+EXTRACTORS = (FlattenExtractor, NatureCNN)
 PLAIN_FIELDS = ("gamma", "exploration_rate", "num_timesteps")
 
 
@@ -51,10 +54,18 @@ def load_agent(path: str | Path, device: str | torch.device = "auto") -> DQN:
     """
     data, weights = read_archive(path)
     policy_kwargs = data.get("policy_kwargs") or {}
+    if not isinstance(policy_kwargs, dict):
+        raise ValueError(f"{path}: its policy_kwargs cannot be read from plain data")
+    extractor = str(policy_kwargs.get("features_extractor_class", FlattenExtractor))
+    if extractor not in map(str, EXTRACTORS):
+        raise ValueError(
+            f"{path} has a features extractor of its own, {extractor}; what it computes cannot be "
+            "known from plain data"
+        )
     description = {
         "observation_space": _described_space(data, "observation_space", path),
         "action_space": _described_space(data, "action_space", path),
-        "activation": _activation_name(policy_kwargs.get("activation_fn"), path),
+        "activation": _activation_name(policy_kwargs.get("activation_fn")),
         "normalize_images": policy_kwargs.get("normalize_images", True),
         **{field: data[field] for field in PLAIN_FIELDS if field in data},
     }
@@ -73,34 +84,52 @@ def read_archive(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no agent at {path}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-            if damaged is not None:
-                raise zipfile.BadZipFile(f"{damaged!r} fails its checksum")
-            members = {
-                name: archive.read(name)
-                for name in ("data", "policy.pth")
-                if name in archive.namelist()
-            }
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError) as error:
-        raise ValueError(f"{path} is not a whole zip archive: {error}. Copy it again") from error
-    missing = {"data", "policy.pth"} - members.keys()
-    if missing:
-        raise ValueError(
-            f"{path} is no agent saved by Stable-Baselines3: it has no {', '.join(sorted(missing))}"
-        )
+    members = _zip_members(path, ("data", "policy.pth"))
     try:
         data = json.loads(members["data"])
         weights = torch.load(io.BytesIO(members["policy.pth"]), "cpu", weights_only=True)
     except Exception as error:  # json, pickle, zip and torch each raise their own
         raise ValueError(f"{path} cannot be read as plain data: {error}") from error
+    if not isinstance(data, dict) or not _is_state(weights):
+        raise ValueError(f"{path} cannot be read as plain data: it has not the form of an agent")
+    policy_class = data.get("policy_class")
+    module = str(policy_class.get("__module__")) if isinstance(policy_class, dict) else ""
     if not any(name.startswith("q_net.") for name in weights):
-        module = str((data.get("policy_class") or {}).get("__module__", ""))
         known = re.search(r"(?:stable_baselines3|sb3_contrib)\.(?!common)(\w+)", module)
         algorithm = known[1].upper() if known else "an actor-critic algorithm such as PPO or A2C"
         raise ValueError(f"{path} holds {algorithm}; load_agent opens DQN only")
+    if module not in ("stable_baselines3.dqn.policies", ""):
+        raise ValueError(
+            f"{path} has a policy class of its own, from {module}; what it computes cannot be "
+            "known from plain data"
+        )
     return data, weights
+
+
+def _zip_members(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.infolist() and min(m.header_offset for m in archive.infolist()) > 0:
+                # what is left of an archive that was cut is the last zip within it
+                raise zipfile.BadZipFile("its end is missing")
+            damaged = archive.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"{damaged!r} fails its checksum")
+            found = {n: archive.read(n) for n in names if n in archive.namelist()}
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
+        raise ValueError(f"{path} is not a whole zip archive: {error}. Copy it again") from error
+    missing = sorted(set(names) - found.keys())
+    if missing:
+        raise ValueError(
+            f"{path} is no agent saved by Stable-Baselines3: it has no {', '.join(missing)}"
+        )
+    return found
+
+
+def _is_state(weights: Any) -> bool:
+    return isinstance(weights, dict) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items()
+    )
 
 
 def agent_to_dict(model: DQN | DQNPolicy) -> dict[str, Any]:
@@ -110,10 +139,15 @@ def agent_to_dict(model: DQN | DQNPolicy) -> dict[str, Any]:
         TypeError: If the networks are other than those of Stable-Baselines3.
     """
     policy = model.policy if isinstance(model, DQN) else model
-    if policy.features_extractor_class not in (FlattenExtractor, NatureCNN):
+    if policy.features_extractor_class not in EXTRACTORS:
         raise TypeError(
             "an agent with a features extractor of its own cannot be described as plain data: "
             f"{policy.features_extractor_class}"
+        )
+    if getattr(activation, policy.activation_fn.__name__, None) is not policy.activation_fn:
+        raise TypeError(
+            "an agent with an activation function of its own cannot be described as plain data: "
+            f"{policy.activation_fn}"
         )
     return {
         "observation_space": _space_to_dict(policy.observation_space),
@@ -150,14 +184,17 @@ def agent_from_dict(
         for name, tensor in weights.items()
         if (match := re.fullmatch(r"q_net\.q_net\.(\d+)\.weight", name))
     )
-    convolutional = any(name.startswith("q_net.features_extractor.cnn.") for name in weights)
+    # there is a NatureCNN if its last layer is there
+    features = weights.get("q_net.features_extractor.linear.0.weight")
+    extractor_kwargs = {} if features is None else {"features_dim": len(features)}
     model = DQN(
-        "CnnPolicy" if convolutional else "MlpPolicy",
+        "MlpPolicy" if features is None else "CnnPolicy",
         env=None,  # type: ignore[arg-type]
         policy_kwargs={
             "net_arch": [width for _, width in layers[:-1]],
-            "activation_fn": getattr(nn, description["activation"]),
+            "activation_fn": _activation(description["activation"], source),
             "normalize_images": description["normalize_images"],
+            "features_extractor_kwargs": extractor_kwargs,
         },
         buffer_size=1,
         device=device,
@@ -219,7 +256,9 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _described_space(data: dict[str, Any], key: str, path: str | Path) -> dict[str, Any]:
     """A space from the plain text that stands beside its pickle."""
-    described = data.get(key) or {}
+    described = data.get(key)
+    if not isinstance(described, dict):
+        raise ValueError(f"{path}: its {key} cannot be read from plain data")
     kind = str(described.get(":type:", "")).rstrip("'>").rpartition(".")[2]
     try:
         if kind == "Discrete":
@@ -277,11 +316,16 @@ def _space_from_dict(data: dict[str, Any]) -> spaces.Space:
     return spaces.Box(low, high, dtype=np.dtype(data["dtype"]).type)
 
 
-def _activation_name(text: Any, path: str | Path) -> str:
+def _activation_name(text: Any) -> str:
     """The name in ``<class 'torch.nn.modules.activation.Tanh'>``; ReLU is SB3's default."""
     if text is None:
         return "ReLU"
     match = re.fullmatch(r"<class 'torch\.nn\.modules\.activation\.(\w+)'>", str(text))
-    if not match or not hasattr(nn, match[1]):
-        raise ValueError(f"{path}: unknown activation function {text}")
-    return match[1]
+    return match[1] if match else str(text)
+
+
+def _activation(name: Any, source: str | Path) -> type[nn.Module]:
+    """The activation function of torch that has the given name."""
+    if name not in activation.__all__:
+        raise ValueError(f"{source}: unknown activation function {name!r}, not one of torch's own")
+    return getattr(activation, name)

@@ -29,11 +29,12 @@ Policy = TypeVar("Policy", bound="SymmetrizedPolicy")
 
 
 class SymmetrizedPolicy:
-    """A DQN's policy made equivariant; the base of the three below.
+    """A DQN's policy made equivariant; the abstract base of the three below.
 
     Args:
         model: A `DQN`, or the `DQNPolicy` of one. It is used as it is, not copied: what it learns
-            later, this policy knows.
+            later, this policy knows. Move it to its device and type first. An agent trained under
+            `VecNormalize` must be given whole, as that is how it can be recognised and refused.
         symmetry: Of its environment, or the environment's registered id.
         reduce: Reducer of the aligned action values, see `equicore.reduce`.
         normalize: ``"softmax"`` turns the Q-values of each transformed state into probabilities
@@ -146,7 +147,11 @@ class SymmetrizedPolicy:
     def _batch(self, observation: Observation) -> tuple[torch.Tensor, bool]:
         """The observations as a tensor (B, ...), and whether they came as a batch."""
         shape = self._observation_shape
-        if isinstance(observation, np.ndarray) and observation.shape[-len(shape) :] == shape:
+        if (
+            isinstance(observation, np.ndarray)
+            and observation.shape[-len(shape) :] == shape
+            and observation.dtype == self.policy.observation_space.dtype
+        ):
             vectorized = observation.ndim == len(shape) + 1
             if vectorized or observation.ndim == len(shape):
                 # what obs_to_tensor would do, in a tenth of its time
@@ -155,6 +160,8 @@ class SymmetrizedPolicy:
                 return tensor if self._on_cpu else tensor.to(self.policy.device), vectorized
         inputs, vectorized = self.policy.obs_to_tensor(observation)
         assert isinstance(inputs, torch.Tensor)  # a Symmetry acts on Box observations only
+        if np.issubdtype(self.policy.observation_space.dtype, np.floating):
+            inputs = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         return inputs, vectorized
 
     def save(self, path: str | Path) -> None:
@@ -194,12 +201,20 @@ class SymmetrizedPolicy:
             ValueError: If the file is none of equirl's, damaged, or of another policy class.
         """
         tensors, header = read_tensors(path)
-        kind = cls.kinds.get(header["policy"])
+        kind = cls.kinds.get(header.get("policy", ""))
         if kind is None or not issubclass(kind, cls):
-            raise ValueError(f"{path} holds {header['policy']}, not {cls.__name__}")
-        agent = agent_from_dict(header["agent"], _strip("agent.", tensors), device, source=path)
-        policy = kind._from_header(header, agent, Symmetry.from_dict(header["symmetry"]))
-        policy.symmetrized.reduce.load_state_dict(_strip("reduce.", tensors))
+            raise ValueError(
+                f"{path} holds {header.get('policy', 'no policy')}, not {cls.__name__}"
+            )
+        try:
+            agent = agent_from_dict(header["agent"], _strip("agent.", tensors), device, source=path)
+            policy = kind._from_header(header, agent, Symmetry.from_dict(header["symmetry"]))
+            weights = _strip("reduce.", tensors)
+            for tensor in weights.values():
+                policy.symmetrized.reduce.to(tensor.dtype)
+            policy.symmetrized.reduce.load_state_dict(weights)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{path} is not a whole policy of equirl: {error!r}") from error
         return policy  # type: ignore[return-value]
 
     def _extra_header(self) -> dict[str, Any]:

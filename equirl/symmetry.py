@@ -69,14 +69,14 @@ class Symmetry:
 
     def act_on_observations(self, g: int, observations: NDArray[Any]) -> NDArray[Any]:
         """Apply element g to a batch of observations (B, ...); returns a new array."""
-        return self.observation.act(g, torch.from_numpy(np.array(observations))).clone().numpy()
+        return self.observation.act(g, torch.from_numpy(np.array(observations))).numpy()
 
     def act_on_actions(self, g: int, actions: NDArray[Any]) -> NDArray[Any]:
         """Apply element g to a batch of actions, ids (B,) or vectors (B, d); a new array."""
         tensor = torch.from_numpy(np.array(actions))
         if isinstance(self.action, Permutation) and not tensor.is_floating_point():
             return self.action.act_on_labels(g, tensor.long()).numpy().astype(actions.dtype)
-        return self.action.act(g, tensor).clone().numpy()
+        return self.action.act(g, tensor).numpy()
 
     def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         """Raise ValueError unless the group acts on these spaces.

@@ -387,9 +387,14 @@ def test_extend_needs_an_image_for_each_generator():
 
 def test_check_homomorphism_names_the_elements():
     with pytest.raises(ValueError, match=r"1 \(r\) and 1 \(r\) .* product 2 \(r\^2\)"):
-        cyclic(3).check_homomorphism([0, 1, 1], lambda a, b: (a + b) % 3, int.__eq__, "numbers")
+        cyclic(3).check_homomorphism([0, 1, 1], 0, lambda a, b: (a + b) % 3, int.__eq__, "numbers")
     with pytest.raises(ValueError, match="has 3 elements; got 2 numbers"):
-        cyclic(3).check_homomorphism([0, 1], lambda a, b: (a + b) % 3, int.__eq__, "numbers")
+        cyclic(3).check_homomorphism([0, 1], 0, lambda a, b: (a + b) % 3, int.__eq__, "numbers")
+
+
+def test_check_homomorphism_wants_the_identity_to_change_nothing():
+    with pytest.raises(ValueError, match="element 0 must act as identity"):
+        cyclic(2).check_homomorphism([5, 5], 0, max, int.__eq__, "numbers")
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
@@ -403,7 +408,7 @@ def test_check_homomorphism_catches_any_wrong_image(groups, data):
     table = np.array(images)
     right = np.array_equal(table[group.table], group.table[np.ix_(table, table)])
     if right:
-        group.check_homomorphism(images, group.compose, int.__eq__, "elements")
+        group.check_homomorphism(images, 0, group.compose, int.__eq__, "elements")
     else:
         with pytest.raises(ValueError, match="the elements do not follow"):
-            group.check_homomorphism(images, group.compose, int.__eq__, "elements")
+            group.check_homomorphism(images, 0, group.compose, int.__eq__, "elements")

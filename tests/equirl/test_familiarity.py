@@ -124,7 +124,7 @@ def lopsided(count=600):
 @pytest.mark.parametrize("whole", [True, False], ids=["policy", "weight"])
 def test_fitting_gives_the_weight_to_what_was_visited(cases, whole):
     case = cases["cartpole"]
-    policy = LambdaEquitunePolicy(case.agent(double=True), case.symmetry())
+    policy = LambdaEquitunePolicy(case.agent(), case.symmetry())
     loss = fit_familiarity(policy if whole else policy.weight, lopsided(), steps=200)
     assert loss < 0.1
     # where it was, the policy now acts as the agent does; at mirrored states by mirroring

@@ -95,8 +95,8 @@ def test_action_values_are_equivariant(case, kind, normalize, double):
         np.testing.assert_allclose(policy.action_values(moved[7]), expected[7], 0, tolerance)
 
 
-def test_a_float64_agent_computes_all_of_it_in_float64():
-    # turns by a third have entries that are rounded, so each rounding to float32 would show
+def test_turns_by_a_third_are_equivariant_in_float64():
+    # unlike those of the environments, their matrices have entries that are rounded
     cos, sin = -0.5, 0.75**0.5
     turn = np.array([[cos, -sin], [sin, cos]])
     symmetry = Symmetry(
