@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -152,7 +153,7 @@ def summarize(returns: pd.DataFrame) -> list[Row]:
         rows += [
             Row(
                 env=str(env),
-                budget=int(budget),
+                budget=int(str(budget)),
                 condition=str(condition),
                 policy=name,
                 agents=len(array),
@@ -213,7 +214,7 @@ def write_comparison(folder: Path, returns: pd.DataFrame, command: str) -> None:
         command: The command that reproduces them, named in the table.
     """
     with replacing(folder / "returns.csv") as temporary:
-        returns.to_csv(temporary, index=False)
+        returns.to_csv(temporary, index=False, float_format="%.6g")
     rows = summarize(returns)
     seeds = ", ".join(str(int(seed)) for seed in sorted(returns.seed.dropna().unique()))
     parts = [
@@ -256,6 +257,21 @@ def check_output(folder: Path, names: Iterable[str]) -> None:
         )
 
 
+def command_of(arguments: Compare) -> str:
+    """The command line that gives these arguments, with the agents by name only.
+
+    >>> command_of(Compare((Path("models/dqn.zip"),), env="Acrobot-v1", episodes=200))
+    'equirl compare dqn.zip --env Acrobot-v1 --episodes 200'
+    """
+    words = ["equirl", "compare", *(path.name for path in arguments.agents)]
+    for field in dataclasses.fields(arguments):
+        value = getattr(arguments, field.name)
+        if field.name not in ("agents", "output", "jobs") and value != field.default:
+            words.append("--" + field.name.replace("_", "-"))
+            words += value if isinstance(value, tuple) else [str(value)]
+    return shlex.join(words)
+
+
 def main(arguments: Compare) -> None:
     """Compare and report."""
     if not arguments.agents:
@@ -279,8 +295,7 @@ def main(arguments: Compare) -> None:
     )
     report(returns)
     if arguments.output is not None:
-        names = " ".join(path.name for path in arguments.agents)
-        write_comparison(arguments.output, returns, f"equirl compare {names}")
+        write_comparison(arguments.output, returns, command_of(arguments))
         print(f"\nwritten to {arguments.output}")
 
 

@@ -7,16 +7,20 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from stable_baselines3 import DQN
 from stable_baselines3.common.utils import LinearSchedule
+from torch.nn.modules import activation
 
 DEFAULT_FILE = Path(__file__).with_name("dqn.yaml")
 
 # Of the run, not of the environment: given on the command line.
 _NOT_IN_YAML = {"self", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}
 _KNOWN = {"n_timesteps"} | (set(inspect.signature(DQN.__init__).parameters) - _NOT_IN_YAML)
-_KNOWN_POLICY_KWARGS = {"net_arch", "normalize_images"}
+# Classes are written by name, and looked up where torch keeps them.
+_CLASSES = {"activation_fn": activation, "optimizer_class": torch.optim}
+_KNOWN_POLICY_KWARGS = {"net_arch", "normalize_images", "optimizer_kwargs", *_CLASSES}
 
 
 def load_hyperparameters(env_id: str, path: Path = DEFAULT_FILE) -> dict[str, Any]:
@@ -64,6 +68,12 @@ def load_hyperparameters(env_id: str, path: Path = DEFAULT_FILE) -> dict[str, An
             f"{policy_kwargs!r} (text is not evaluated)"
         )
     _check_keys(policy_kwargs, _KNOWN_POLICY_KWARGS, f"{where}, policy_kwargs")
+    for key, module in _CLASSES.items():
+        if key in policy_kwargs and policy_kwargs[key] not in module.__all__:
+            name = policy_kwargs[key]
+            raise ValueError(
+                f"{where}: {module.__name__} has no {name!r}{_suggest(str(name), module.__all__)}"
+            )
     return values
 
 
@@ -82,6 +92,10 @@ def dqn_arguments(hyperparameters: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(
                 f"learning_rate must be a number or lin_<number>; got {rate!r}"
             ) from error
+    policy_kwargs = dict(arguments.get("policy_kwargs", {}))
+    for key in policy_kwargs.keys() & _CLASSES.keys():
+        policy_kwargs[key] = getattr(_CLASSES[key], policy_kwargs[key])
+    arguments["policy_kwargs"] = policy_kwargs
     if isinstance(arguments.get("train_freq"), list):
         arguments["train_freq"] = tuple(arguments["train_freq"])
     return arguments

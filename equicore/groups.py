@@ -168,7 +168,7 @@ class Group:
         return cls._generate(
             np.eye(shape[0]),
             matrices,
-            multiply=np.matmul,
+            multiply=operator.matmul,
             # + 0.0 turns -0.0 into 0.0, which has other bytes
             key=lambda m: (np.round(m, 6) + 0.0).tobytes(),
             name=name,

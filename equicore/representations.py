@@ -237,7 +237,9 @@ class Matrix(Representation):
             )
         if not np.isfinite(stack).all():
             raise ValueError("matrices hold NaN or infinity")
-        group.check_homomorphism(list(stack), np.eye(len(stack[0])), np.matmul, _close, "matrices")
+        group.check_homomorphism(
+            list(stack), np.eye(len(stack[0])), operator.matmul, _close, "matrices"
+        )
         if (stack.astype(np.float32) == stack).all():
             stack = stack.astype(np.float32)
         self.dim = _check_dim(dim)
@@ -254,9 +256,10 @@ class Matrix(Representation):
         Raises:
             ValueError: If they do not extend to all of the group.
         """
-        images = [np.asarray(m, dtype=np.float64) for m in matrices]
-        identity = np.eye(len(images[0]) if images else 1)
-        return cls(group, np.stack(group.extend(images, identity, np.matmul, _close)), dim)
+        images: list[NDArray[Any]] = [np.asarray(m, dtype=np.float64) for m in matrices]
+        identity: NDArray[Any] = np.eye(len(images[0]) if images else 1)
+        extended = group.extend(images, identity, operator.matmul, _close)
+        return cls(group, np.stack(extended), dim)
 
     def act(self, g: int, x: Tensor) -> Tensor:
         """Multiply each vector along the axis by ``matrices[g]``."""

@@ -324,7 +324,7 @@ def _strip(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Ten
 
 
 def _explain_nan(observation: Observation, policy: DQNPolicy) -> str:
-    places = np.argwhere(np.isnan(observation))
+    places = np.argwhere(np.isnan(np.asarray(observation)))
     if len(places):
         return f"NaN in the observation, at index {tuple(int(i) for i in places[0])}"
     for name, parameter in policy.q_net.named_parameters():

@@ -1,4 +1,5 @@
 import pytest
+import torch
 import yaml
 from stable_baselines3 import DQN
 
@@ -40,6 +41,23 @@ def test_unknown_policy_kwarg_suggests_the_near_miss(write):
     path = write("CartPole-v1: {n_timesteps: 10, policy: MlpPolicy, policy_kwargs: {net_arc: [8]}}")
     with pytest.raises(ValueError, match="policy_kwargs: unknown key 'net_arc', did you mean"):
         load_hyperparameters("CartPole-v1", path)
+
+
+def test_classes_are_written_by_name(write):
+    path = write(
+        "E-v0: {n_timesteps: 10, policy: MlpPolicy, "
+        "policy_kwargs: {optimizer_class: AdamW, activation_fn: Tanh}}"
+    )
+    policy_kwargs = dqn_arguments(load_hyperparameters("E-v0", path))["policy_kwargs"]
+    assert policy_kwargs == {"optimizer_class": torch.optim.AdamW, "activation_fn": torch.nn.Tanh}
+
+
+def test_unknown_class_suggests_the_near_miss(write):
+    path = write(
+        "E-v0: {n_timesteps: 10, policy: MlpPolicy, policy_kwargs: {optimizer_class: AdamX}}"
+    )
+    with pytest.raises(ValueError, match=r"torch\.optim has no 'AdamX', did you mean 'Adam"):
+        load_hyperparameters("E-v0", path)
 
 
 def test_text_is_not_evaluated(write):
