@@ -112,7 +112,7 @@ def _play_unit(
             frames.append(
                 pd.DataFrame(
                     {
-                        "env": agent.env_id,
+                        "env": agent.setting,
                         "agent": agent.name,
                         "seed": agent.seed,
                         "budget": agent.budget or model.num_timesteps,
@@ -184,21 +184,22 @@ def table(rows: list[Row]) -> str:
 def verdicts(rows: list[Row]) -> list[str]:
     """The rows in plain words, a line for each comparison to plain."""
     lines = []
-    for env, budget in dict.fromkeys((row.env, row.budget) for row in rows):
-        setting = f"{env}, {budget:,} steps"
-        compared = [
-            row for row in rows if (row.env, row.budget) == (env, budget) and row.policy != "plain"
-        ]
-        for row in compared:
-            words = statistics.verdict(row.policy, row.difference)
-            lines.append(f"{setting}, {row.condition}: {words}")
-        original = {row.policy: row for row in compared if row.condition == "original"}
-        fixed = [original["equitune"].difference, original["equizero"].difference]
-        agents = original["equizero"].agents
+    for env, budget, condition in dict.fromkeys((r.env, r.budget, r.condition) for r in rows):
+        setting = f"{env}, {budget:,} steps, {condition}"
+        compared = {
+            row.policy: row
+            for row in rows
+            if (row.env, row.budget, row.condition) == (env, budget, condition)
+            and row.policy != "plain"
+        }
+        for name, row in compared.items():
+            lines.append(f"{setting}: {statistics.verdict(name, row.difference)}")
+        fixed = [compared[name].difference for name in ("equitune", "equizero")]
+        agents = compared["equizero"].agents
         this = "this agent" if agents == 1 else f"these {agents} agents"
         if all(difference.high < 0 for difference in fixed):
-            saved = original["lambda"].difference.high >= 0
-            learned = "; learned weights (lambda) do not" if saved else ""
+            harmless = compared["lambda"].difference.high >= 0
+            learned = "; learned weights (lambda) do not" if harmless else ""
             lines.append(f"{setting}: symmetrising hurts {this}{learned}")
         elif all(difference.low > 0 for difference in fixed):
             lines.append(f"{setting}: symmetrising helps {this}")

@@ -19,7 +19,11 @@ from equirl.agents.compare import play, report, write_comparison
 from equirl.agents.evaluation import find_agents
 from equirl.agents.train import Train, plan, train_all
 
-BUDGETS = {"equirl/Gridworld-v0": 15_000, "CartPole-v1": 30_000, "Acrobot-v1": 20_000}
+SETTINGS = (
+    Train("equirl/Gridworld-v0", env_kwargs=("goals=corner",), steps=15_000, checkpoints=5),
+    Train("CartPole-v1", steps=30_000, checkpoints=5),
+    Train("Acrobot-v1", steps=20_000, checkpoints=5),
+)
 
 
 @dataclasses.dataclass
@@ -42,20 +46,10 @@ def main(arguments: Demo) -> None:
     """Train, compare, plot."""
     start = time.monotonic()
     trainings = []
-    for env_id, steps in BUDGETS.items():
-        kwargs = ("goals=corner",) if env_id == "equirl/Gridworld-v0" else ()
-        trainings += plan(
-            Train(
-                env=env_id,
-                env_kwargs=kwargs,
-                steps=steps,
-                seeds=arguments.seeds,
-                output=arguments.runs,
-                checkpoints=5,
-                eval_episodes=10,
-            )
-        )
-    print(f"training {len(trainings)} agents ({', '.join(BUDGETS)})")
+    for setting in SETTINGS:
+        setting = dataclasses.replace(setting, seeds=arguments.seeds, output=arguments.runs)
+        trainings += plan(setting)
+    print(f"training {len(trainings)} agents ({', '.join(s.env for s in SETTINGS)})")
     train_all(trainings, arguments.jobs)
     agents = [agent for t in trainings for agent in find_agents(t.folder.path)]
     returns = play(agents, arguments.episodes, jobs=arguments.jobs)

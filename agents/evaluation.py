@@ -53,6 +53,11 @@ class SavedAgent:
     seed: int | None = None
     budget: int | None = None
 
+    @property
+    def setting(self) -> str:
+        """The environment and its arguments, as tables show them."""
+        return " ".join([self.env_id, *(f"{k}={v}" for k, v in self.env_kwargs.items())])
+
     def load(self, device: str = "auto") -> DQN:
         """Open it, and check that it is one for its environment.
 

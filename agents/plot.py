@@ -94,7 +94,7 @@ def bars(returns: pd.DataFrame) -> Figure:
         agents = last.agent.nunique()
         axis.set_title(f"{env}\n{_last(returns, env):,} steps, {agents} agents", fontsize=10)
         _tidy(axis)
-    axes[0][0].set_ylabel("IQM return per episode (sum of rewards)")
+    axes[0][0].set_ylabel("IQM return per episode\n(sum of rewards, higher is better)")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
@@ -145,7 +145,7 @@ def curves(returns: pd.DataFrame) -> Figure:
             _tidy(axis)
         axes[-1][column].set_xlabel("training (environment steps)")
     for row in range(len(conditions)):
-        axes[row][0].set_ylabel("IQM return per episode\n(sum of rewards)")
+        axes[row][0].set_ylabel("IQM return per episode\n(sum of rewards, higher is better)")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 

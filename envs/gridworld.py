@@ -37,7 +37,9 @@ class Gridworld(gym.Env):
     ``"image"``: ``Box(0, 1, (2, n, n), float32)``, a plane with a 1 at the agent and one with a 1
     at the goal, the top row first.
 
-    **Reward** ``success_reward`` for the step that reaches the goal, ``-step_cost`` for others.
+    **Reward** ``success_reward`` for the step that reaches the goal, ``-step_cost`` for others; by
+    default 0 and -1, so that a return is minus the steps that did not reach the goal (as in Sutton
+    and Barto, 2018, example 4.1).
 
     **Symmetry** C4: turning the grid, the observation and the action by a quarter turn.
 
@@ -70,8 +72,8 @@ class Gridworld(gym.Env):
         n: int = 8,
         observation: Literal["coordinates", "image"] = "coordinates",
         goals: Literal["anywhere", "corner"] = "anywhere",
-        step_cost: float = 0.1,
-        success_reward: float = 1.0,
+        step_cost: float = 1.0,
+        success_reward: float = 0.0,
         render_mode: str | None = None,
     ) -> None:
         if n < 2:

@@ -82,7 +82,7 @@ class RandomSymmetry(SymmetryWrapper):
     ...     observation, info = env.reset(seed=seed)
     ...     elements.append(env.element)
     >>> elements
-    [1, 1, 3, 0, 3]
+    [2, 3, 0, 0, 3]
     """
 
     def __init__(self, env: gym.Env, symmetry: Symmetry | None = None) -> None:
@@ -182,7 +182,7 @@ class VectorRandomSymmetry(VectorSymmetryWrapper):
     >>> envs = VectorRandomSymmetry(gym.make_vec("equirl/Gridworld-v0", num_envs=5))
     >>> observations, _ = envs.reset(seed=0)
     >>> envs.elements
-    array([1, 1, 3, 0, 3])
+    array([2, 3, 0, 0, 3])
     """
 
     def __init__(self, env: VectorEnv, symmetry: Symmetry | None = None) -> None:

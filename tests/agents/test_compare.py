@@ -23,7 +23,7 @@ def test_compare_plays_every_policy_under_both_conditions(tiny_compare, capsys):
     written = {path.name for path in tiny_compare.output.iterdir()}
     assert written == {"returns.csv", "table.md", "returns.png", "returns.svg"}
     printed = capsys.readouterr().out
-    assert "| equirl/Gridworld-v0 | 240 | transformed | equizero | 2 |" in printed
+    assert "| equirl/Gridworld-v0 goals=corner n=4 | 240 | transformed | equizero | 2 |" in printed
     assert "240 steps, original: equizero" in printed
 
 
@@ -88,7 +88,7 @@ def test_table_is_markdown(make_returns):
 
 def test_verdicts_say_when_symmetrising_helps(make_returns):
     lines = verdicts(summarize(make_returns(budgets=(100,), agents=3)))
-    assert "CartPole-v1, 100 steps: symmetrising helps these 3 agents" in lines
+    assert "CartPole-v1, 100 steps, original: symmetrising helps these 3 agents" in lines
     assert any("original: equizero is better than plain by" in line for line in lines)
 
 
@@ -97,5 +97,6 @@ def test_verdicts_say_when_symmetrising_hurts(make_returns):
     returns.loc[returns.policy.isin(["equitune", "equizero"]), "episode_return"] -= 100
     lines = verdicts(summarize(returns))
     assert lines[-1] == (
-        "CartPole-v1, 100 steps: symmetrising hurts this agent; learned weights (lambda) do not"
+        "CartPole-v1, 100 steps, transformed: symmetrising hurts this agent; "
+        "learned weights (lambda) do not"
     )

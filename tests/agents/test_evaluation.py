@@ -116,11 +116,11 @@ class ToTheTopRight:
 
 def test_a_policy_that_is_not_equivariant_fails_through_the_others(tiny_runs):
     (agent,) = find_agents(tiny_runs[0])
-    assert episode_returns(ToTheTopRight(), agent, "original", 20).min() > 0
+    assert episode_returns(ToTheTopRight(), agent, "original", 20).min() > -50
     for element in (1, 2, 3):
-        assert np.median(episode_returns(ToTheTopRight(), agent, element, 20)) == -5
+        assert np.median(episode_returns(ToTheTopRight(), agent, element, 20)) == -50
     mixed = episode_returns(ToTheTopRight(), agent, "transformed", 40)
-    assert 5 <= (mixed > 0).sum() <= 25
+    assert 5 <= (mixed > -50).sum() <= 25
 
 
 @pytest.mark.parametrize("name", POLICIES)

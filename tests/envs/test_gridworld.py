@@ -91,13 +91,13 @@ def test_walls_cost_a_step_and_move_nobody(cell, action):
     before = env.reset(options={"agent": cell, "goal": (2, 2)})[0]
     after, reward, terminated, truncated, info = env.step(action)
     assert (after == before).all()
-    assert (reward, terminated, truncated) == (-0.1, False, False)
+    assert (reward, terminated, truncated) == (-1.0, False, False)
     assert info == {"is_success": False}
 
 
 def test_the_goal_terminates_with_the_success_reward():
     _, reward, terminated, truncated, info = start((1, 1), (2, 1)).step(RIGHT)
-    assert (reward, terminated, truncated) == (1.0, True, False)
+    assert (reward, terminated, truncated) == (0.0, True, False)
     assert info == {"is_success": True}
 
 
