@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import Tensor, nn
 
@@ -18,8 +20,9 @@ Normalization = Literal["softmax"] | None
 class QValues(nn.Module):
     """The Q-values of a DQN, from observations as its policy's ``obs_to_tensor`` gives them.
 
-    Stable-Baselines3's own preprocessing is applied (pixels divided by 255; the result is in
-    float32), then the network in the type of its parameters, float64 for instance.
+    Observations pass through Stable-Baselines3's own preprocessing (pixels are divided by 255) and
+    features extractor, then through the network in the type of its parameters. Vectors, which need
+    neither, go straight to the network, so that an agent in float64 computes in float64.
 
     Args:
         q_net: The Q-network.
@@ -34,15 +37,23 @@ class QValues(nn.Module):
         self.q_net = q_net
         self.normalize = normalize
         self.dtype = next(q_net.parameters()).dtype
+        self.takes_vectors = (
+            isinstance(q_net.observation_space, spaces.Box)
+            and q_net.observation_space.shape == (q_net.features_dim,)
+            and type(q_net.features_extractor) is FlattenExtractor
+        )
 
     def forward(self, observations: Tensor) -> Tensor:
         """Values of shape (B, actions) for observations (B, ...)."""
         net = self.q_net
-        inputs = preprocess_obs(observations, net.observation_space, net.normalize_images)
-        assert isinstance(inputs, Tensor)  # a Symmetry acts on Box observations only
-        if inputs.dtype != self.dtype:
-            inputs = inputs.to(self.dtype)
-        q_values = net.q_net(net.features_extractor(inputs))
+        features = observations
+        if not self.takes_vectors:
+            inputs = preprocess_obs(observations, net.observation_space, net.normalize_images)
+            assert isinstance(inputs, Tensor)  # a Symmetry acts on Box observations only
+            features = net.features_extractor(inputs.to(self.dtype))
+        elif features.dtype != self.dtype:
+            features = features.to(self.dtype)
+        q_values = net.q_net(features)
         return q_values.softmax(-1) if self.normalize == "softmax" else q_values
 
 

@@ -62,6 +62,7 @@ class SymmetrizedPolicy:
         self.normalize = normalize
         assert self.policy.observation_space.shape is not None  # as it is a Box
         self._observation_shape = self.policy.observation_space.shape
+        self._observation_dtype = self.policy.observation_space.dtype
         self._on_cpu = self.policy.device.type == "cpu"
         self.symmetrized = Symmetrized(
             QValues(self.policy.q_net, normalize),
@@ -139,7 +140,8 @@ class SymmetrizedPolicy:
             self.policy.set_training_mode(False)
         batch, vectorized = self._batch(observation)
         with torch.inference_mode():
-            values = self.symmetrized(batch).cpu().numpy()
+            reduced = self.symmetrized(batch)
+            values = (reduced if self._on_cpu else reduced.cpu()).numpy()
         if math.isnan(values.item(values.argmax())):  # where numpy finds a NaN, if there is one
             raise ValueError(_explain_nan(observation, self.policy))
         return values, vectorized
@@ -150,7 +152,7 @@ class SymmetrizedPolicy:
         if (
             isinstance(observation, np.ndarray)
             and observation.shape[-len(shape) :] == shape
-            and observation.dtype == self.policy.observation_space.dtype
+            and observation.dtype == self._observation_dtype
         ):
             vectorized = observation.ndim == len(shape) + 1
             if vectorized or observation.ndim == len(shape):
@@ -160,7 +162,7 @@ class SymmetrizedPolicy:
                 return tensor if self._on_cpu else tensor.to(self.policy.device), vectorized
         inputs, vectorized = self.policy.obs_to_tensor(observation)
         assert isinstance(inputs, torch.Tensor)  # a Symmetry acts on Box observations only
-        if np.issubdtype(self.policy.observation_space.dtype, np.floating):
+        if np.issubdtype(self._observation_dtype, np.floating):
             inputs = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         return inputs, vectorized
 
