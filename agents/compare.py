@@ -48,6 +48,8 @@ class Compare:
 
     Every policy plays the same episodes, on the original environment and on one seen through a
     random group element in each episode. Lambda's weights learn from rollouts of the plain agent.
+
+    Example: equirl compare dqn.zip --env Acrobot-v1 --episodes 200 --output results/mine
     """
 
     agents: tyro.conf.Positional[tuple[Path, ...]]
@@ -64,6 +66,8 @@ class Compare:
     """Seed of the first environment; the others follow."""
     familiarity_states: int = 20_000
     """States of the plain agent's own rollouts that lambda's weights learn from."""
+    device: str = "auto"
+    """Device of the networks: auto, cpu, cuda."""
     output: Path | None = None
     """Folder for returns.csv, table.md and the figures; nothing is written when omitted."""
     jobs: int = os.cpu_count() or 1
@@ -75,6 +79,7 @@ def play(
     episodes: int,
     seed: int = FIRST_SEED,
     familiarity_states: int = 20_000,
+    device: str = "auto",
     jobs: int = 1,
 ) -> pd.DataFrame:
     """Let every agent play every policy under both conditions.
@@ -86,7 +91,9 @@ def play(
     jobs = max(1, min(jobs, len(units)))
     threads = max(1, (os.cpu_count() or 1) // jobs)
     results = joblib.Parallel(n_jobs=jobs, return_as="generator")(
-        joblib.delayed(_play_unit)(agent, policy, episodes, seed, familiarity_states, threads)
+        joblib.delayed(_play_unit)(
+            agent, policy, episodes, seed, familiarity_states, device, threads
+        )
         for agent, policy in units
     )
     frames = list(tqdm(results, total=len(units), desc="playing", unit="policy", disable=None))
@@ -99,12 +106,13 @@ def _play_unit(
     episodes: int,
     seed: int,
     familiarity_states: int,
+    device: str,
     threads: int,
 ) -> pd.DataFrame:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        model = agent.load()
+        model = agent.load(device)
         policy = make_policy(policy_name, model, agent, familiarity_states)
         frames = []
         for condition in CONDITIONS:
@@ -267,7 +275,7 @@ def command_of(arguments: Compare) -> str:
     words = ["equirl", "compare", *(path.name for path in arguments.agents)]
     for field in dataclasses.fields(arguments):
         value = getattr(arguments, field.name)
-        if field.name not in ("agents", "output", "jobs") and value != field.default:
+        if field.name not in ("agents", "output", "device", "jobs") and value != field.default:
             words.append("--" + field.name.replace("_", "-"))
             words += value if isinstance(value, tuple) else [str(value)]
     return shlex.join(words)
@@ -292,7 +300,12 @@ def main(arguments: Compare) -> None:
     if arguments.output is not None:
         check_output(arguments.output, {agent.name for agent in agents})
     returns = play(
-        agents, arguments.episodes, arguments.seed, arguments.familiarity_states, arguments.jobs
+        agents,
+        arguments.episodes,
+        arguments.seed,
+        arguments.familiarity_states,
+        arguments.device,
+        arguments.jobs,
     )
     report(returns)
     if arguments.output is not None:

@@ -29,7 +29,10 @@ from equirl.files import replacing
 
 @dataclasses.dataclass
 class Evaluate:
-    """Evaluate one agent under one policy: a line of text to stderr, JSON to stdout."""
+    """Evaluate one agent under one policy: a line of text to stderr, JSON to stdout.
+
+    Example: equirl evaluate dqn.zip --env CartPole-v1 --policy lambda --condition transformed
+    """
 
     agent: tyro.conf.Positional[Path]
     """A zip file that Stable-Baselines3 saved, or a run folder. Nothing in it is executed."""

@@ -38,6 +38,8 @@ class Plot:
 
     Writes returns.png and returns.svg, seed-averaged bars for each policy; and, for each
     environment with several training budgets, curves of return against training steps.
+
+    Example: equirl plot results/mine
     """
 
     comparisons: tyro.conf.Positional[tuple[Path, ...]]

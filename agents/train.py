@@ -55,6 +55,8 @@ class Train:
 
     Run again after an interruption, the same command goes on where it was; seeds that are
     finished are skipped.
+
+    Example: equirl train --env equirl/Gridworld-v0 --env-kwargs goals=corner --seeds 0 1 2
     """
 
     env: str
