@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import gymnasium
 import tyro
 
 
@@ -42,11 +43,12 @@ def main() -> None:
 
 
 def _call(action: Callable[[], None]) -> None:
+    sys.path.append(os.getcwd())  # for --env module:id, where the module is the user's own
     try:
         action()
     except KeyboardInterrupt:
         sys.exit(130)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, gymnasium.error.Error) as error:
         if os.environ.get("EQUIRL_DEBUG"):
             raise
         print(f"error: {error}", file=sys.stderr)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +28,8 @@ from equirl.agents.evaluation import (
     POLICIES,
     PolicyName,
     SavedAgent,
+    check_device,
+    check_seed,
     episode_returns,
     find_agents,
     make_policy,
@@ -36,7 +37,7 @@ from equirl.agents.evaluation import (
 from equirl.agents.hyperparameters import parse_env_kwargs
 from equirl.agents.plot import plot_returns
 from equirl.agents.statistics import Estimate, as_array
-from equirl.files import replacing
+from equirl.files import check_writable, replacing
 
 CONDITIONS = ("original", "transformed")
 COLUMNS = ["env", "agent", "seed", "budget", "policy", "condition", "episode", "episode_return"]
@@ -89,11 +90,8 @@ def play(
     """
     units = [(agent, policy) for agent in agents for policy in POLICIES]
     jobs = max(1, min(jobs, len(units)))
-    threads = max(1, (os.cpu_count() or 1) // jobs)
     results = joblib.Parallel(n_jobs=jobs, return_as="generator")(
-        joblib.delayed(_play_unit)(
-            agent, policy, episodes, seed, familiarity_states, device, threads
-        )
+        joblib.delayed(_play_unit)(agent, policy, episodes, seed, familiarity_states, device)
         for agent, policy in units
     )
     frames = list(tqdm(results, total=len(units), desc="playing", unit="policy", disable=None))
@@ -107,10 +105,9 @@ def _play_unit(
     seed: int,
     familiarity_states: int,
     device: str,
-    threads: int,
 ) -> pd.DataFrame:
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)  # more only wait for each other on networks this small
     try:
         model = agent.load(device)
         policy = make_policy(policy_name, model, agent, familiarity_states)
@@ -250,20 +247,32 @@ def report(returns: pd.DataFrame) -> None:
     print("\n".join(verdicts(rows)))
 
 
-def check_output(folder: Path, names: Iterable[str]) -> None:
-    """Raise FileExistsError if a folder holds the comparison of other agents."""
-    file = folder / "returns.csv"
-    if file.exists():
-        found = set(pd.read_csv(file, usecols=["agent"]).agent.astype(str))
-        if found != set(names):
+def check_output(folder: Path, command: str) -> None:
+    """Raise FileExistsError if a folder holds another comparison, or other files."""
+    check_writable(folder / "table.md")
+    table_file = folder / "table.md"
+    if table_file.exists():
+        if f"`{command}`" not in table_file.read_text():
             raise FileExistsError(
-                f"{folder} holds the comparison of other agents ({', '.join(sorted(found))}); "
-                "name another folder with --output"
+                f"{folder} holds another comparison, see its table.md; name another folder with "
+                "--output"
             )
     elif folder.exists() and any(folder.iterdir()):
         raise FileExistsError(
             f"{folder} holds other files; name an empty or new folder with --output"
         )
+
+
+def check_names(agents: list[SavedAgent]) -> None:
+    """Raise ValueError if two agents of one setting have one name, by which they are told apart."""
+    seen: dict[tuple[str, str, int | None], Path] = {}
+    for agent in agents:
+        other = seen.setdefault((agent.setting, agent.name, agent.budget), agent.path)
+        if other is not agent.path:
+            raise ValueError(
+                f"two agents are called {agent.name}: {other} and {agent.path}; rename one, or "
+                "compare them one after the other"
+            )
 
 
 def command_of(arguments: Compare) -> str:
@@ -285,20 +294,24 @@ def main(arguments: Compare) -> None:
     """Compare and report."""
     if not arguments.agents:
         raise ValueError("no agents given: name zip files or run folders")
-    for name in ("episodes", "jobs", "familiarity_states"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"--{name} must be at least 1; got {getattr(arguments, name)}")
+    for name, least in (("episodes", 1), ("jobs", 1), ("familiarity_states", 10)):
+        if getattr(arguments, name) < least:
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{option} must be at least {least}; got {getattr(arguments, name)}")
+    check_seed(arguments.seed)
+    check_device(arguments.device)
     env_kwargs = parse_env_kwargs(arguments.env_kwargs)
     agents = [
         agent
         for path in arguments.agents
         for agent in find_agents(path, arguments.env, env_kwargs, arguments.checkpoints)
     ]
+    check_names(agents)
     for agent in agents:
         agent.load()
         agent.symmetry()
     if arguments.output is not None:
-        check_output(arguments.output, {agent.name for agent in agents})
+        check_output(arguments.output, command_of(arguments))
     returns = play(
         agents,
         arguments.episodes,

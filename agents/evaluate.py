@@ -18,13 +18,15 @@ from equirl.agents.cli import run
 from equirl.agents.evaluation import (
     FIRST_SEED,
     PolicyName,
+    check_device,
+    check_seed,
     episode_returns,
     find_agents,
     make_policy,
     parse_condition,
 )
 from equirl.agents.hyperparameters import parse_env_kwargs
-from equirl.files import replacing
+from equirl.files import check_writable, replacing
 
 
 @dataclasses.dataclass
@@ -58,6 +60,10 @@ def main(arguments: Evaluate) -> None:
     """Evaluate and report."""
     if arguments.episodes < 1:
         raise ValueError(f"--episodes must be at least 1; got {arguments.episodes}")
+    check_seed(arguments.seed)
+    check_device(arguments.device)
+    if arguments.output is not None:
+        check_writable(arguments.output)
     (agent,) = find_agents(arguments.agent, arguments.env, parse_env_kwargs(arguments.env_kwargs))
     condition = parse_condition(arguments.condition, agent.symmetry())
     model = agent.load(arguments.device)

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import gymnasium as gym
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from stable_baselines3 import DQN
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -68,7 +69,9 @@ class SavedAgent:
         env = gym.make(self.env_id, **self.env_kwargs)
         for what in ("observation_space", "action_space"):
             of_agent, of_env = getattr(model, what), getattr(env, what)
-            if of_agent.shape != of_env.shape or type(of_agent) is not type(of_env):
+            # bounds are not compared: those of old archives are written otherwise
+            same = type(of_agent) is type(of_env) and of_agent.shape == of_env.shape
+            if not same or getattr(of_agent, "n", None) != getattr(of_env, "n", None):
                 raise ValueError(
                     f"{self.path} is for another environment than {self.env_id}: its {what} is "
                     f"{of_agent}, the environment's {of_env}"
@@ -114,13 +117,13 @@ def find_agents(
     env_id = env_id or known.get("env")
     if env_id is None:
         raise ValueError(f"for which environment is {path}? Name it, as in --env CartPole-v1")
-    if env_id not in gym.registry:
-        equirl.symmetry_of(env_id)  # its message lists the known environments
-        raise ValueError(f"Gymnasium does not know the environment {env_id!r}")
-    env_kwargs = env_kwargs or known.get("env_kwargs") or {}
+    equirl.symmetry_of(env_id)  # its message lists the known environments
+    env_kwargs = {**(known.get("env_kwargs") or {}), **(env_kwargs or {})}
+    steps = known.get("n_timesteps", 0)
+    total = steps if steps > 0 else None  # the zoo writes -1 for what its hyperparameters say
     if run is None or not path.is_dir():
         match = re.fullmatch(r"rl_model_(\d+)_steps", path.stem)
-        budget = int(match[1]) if match else known.get("n_timesteps")
+        budget = int(match[1]) if match else total
         name = f"{path.parent.name}/{path.stem}" if run is not None else path.stem
         return [SavedAgent(name, path, env_id, env_kwargs, known.get("seed"), budget)]
     if checkpoints == "final":
@@ -129,15 +132,30 @@ def find_agents(
                 f"the training in {path} is not finished: it has no {run.final_agent.name}. "
                 "Finish it by the command that began it, or use --checkpoints all"
             )
-        files = [(known["n_timesteps"], run.final_agent)]
+        files: list[tuple[int | None, Path]] = [(total, run.final_agent)]
     else:
-        files = run.checkpoints()
+        files = [*run.checkpoints()]
         if not files:
             raise FileNotFoundError(f"no checkpoints in {path}")
     return [
-        SavedAgent(path.resolve().name, file, env_id, env_kwargs, known["seed"], steps)
-        for steps, file in files
+        SavedAgent(path.resolve().name, file, env_id, env_kwargs, known.get("seed"), budget)
+        for budget, file in files
     ]
+
+
+def check_seed(seed: int) -> None:
+    """Raise ValueError unless a seed is one that environments take."""
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"--seed must be 0..{2**31 - 1}; got {seed}")
+
+
+def check_device(device: str) -> None:
+    """Raise ValueError unless a device is auto, or one that torch knows and this machine has."""
+    try:
+        if device != "auto":
+            torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from error
 
 
 def make_policy(

@@ -115,7 +115,10 @@ def parse_env_kwargs(pairs: tuple[str, ...]) -> dict[str, Any]:
         name, separator, value = pair.partition("=")
         if not separator or not name.isidentifier():
             raise ValueError(f"environment arguments have the form name=value; got {pair!r}")
-        kwargs[name] = yaml.safe_load(value)
+        try:
+            kwargs[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"the value in {pair!r} is not readable as YAML: {error}") from error
     return kwargs
 
 

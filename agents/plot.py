@@ -59,20 +59,21 @@ def plot_returns(returns: pd.DataFrame, folder: Path) -> list[Path]:
         The files, PNG and SVG of each figure.
     """
     files = _save(bars(returns), folder / "returns")
-    several = returns.groupby("env").budget.nunique() > 1
-    if several.any():
-        files += _save(curves(returns[returns.env.map(several)]), folder / "curves")
+    budgets = returns.groupby(["env", "agent"]).budget.transform("nunique")
+    if (budgets > 1).any():
+        files += _save(curves(returns[budgets > 1]), folder / "curves")
     return files
 
 
 def bars(returns: pd.DataFrame) -> Figure:
-    """A panel for each environment: bars for each policy and condition, at the last budget."""
+    """A panel for each environment: bars for each policy and condition, at each last budget."""
+    returns = returns[returns.budget == returns.groupby(["env", "agent"]).budget.transform("max")]
     envs = list(returns.env.unique())
     figure, axes = plt.subplots(
-        1, len(envs), figsize=(3.6 * len(envs), 3.6), squeeze=False, layout="constrained"
+        1, len(envs), figsize=(_width(3.6, len(envs)), 3.6), squeeze=False, layout="constrained"
     )
     for axis, env in zip(axes[0], envs, strict=True):
-        last = returns[(returns.env == env) & (returns.budget == _last(returns, env))]
+        last = returns[returns.env == env]
         conditions = list(last.condition.unique())
         for i, policy in enumerate(POLICIES):
             estimates = [
@@ -93,8 +94,10 @@ def bars(returns: pd.DataFrame) -> Figure:
             )
         axis.set_xticks(range(len(conditions)), conditions)
         axis.axhline(0, color="black", linewidth=0.8)
-        agents = last.agent.nunique()
-        axis.set_title(f"{env}\n{_last(returns, env):,} steps, {agents} agents", fontsize=10)
+        agents, budgets = last.agent.nunique(), sorted(last.budget.unique())
+        steps = f"{budgets[0]:,}" + (f" to {budgets[-1]:,}" if len(budgets) > 1 else "")
+        plural = "agents" if agents > 1 else "agent"
+        axis.set_title(f"{env}\n{steps} steps, {agents} {plural}", fontsize=10)
         _tidy(axis)
     axes[0][0].set_ylabel("IQM return per episode\n(sum of rewards, higher is better)")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
@@ -107,7 +110,7 @@ def curves(returns: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(
         len(conditions),
         len(envs),
-        figsize=(4.2 * len(envs), 3.2 * len(conditions)),
+        figsize=(_width(4.2, len(envs)), 3.2 * len(conditions)),
         squeeze=False,
         sharex="col",
         sharey="col",
@@ -163,8 +166,9 @@ def _error_bars(estimates: list[statistics.Estimate]) -> tuple[list[float], list
     )
 
 
-def _last(returns: pd.DataFrame, env: str) -> int:
-    return int(returns[returns.env == env].budget.max())
+def _width(panel: float, panels: int) -> float:
+    """Width of a figure in inches; the legend needs some, too."""
+    return max(5.6, panel * panels)
 
 
 def _tidy(axis: Axes) -> None:

@@ -41,10 +41,16 @@ class RunFolder:
 
     @classmethod
     def find(cls, path: Path) -> RunFolder | None:
-        """The run that a path points into, its folder or a file in it, if there is one."""
+        """The run that a path points into, its folder or a file in it, if there is one.
+
+        Runs of rl-baselines3-zoo are found too.
+        """
         folder = path if path.is_dir() else path.parent
-        found = sorted(folder.glob("*/args.yml"))
-        return cls(folder, yaml.safe_load(found[0].read_text())["env"]) if found else None
+        for file in sorted(folder.glob("*/args.yml")):
+            arguments = _read_yaml(file)
+            if "env" in arguments:
+                return cls(folder, arguments["env"])
+        return None
 
     @property
     def final_agent(self) -> Path:
@@ -70,25 +76,39 @@ class RunFolder:
 
     def arguments(self) -> dict[str, Any]:
         """What the run was started with: environment, its arguments, seed and steps."""
-        return yaml.safe_load((self._described / "args.yml").read_text())
+        return _read_yaml(self._described / "args.yml")
+
+    def check_claim(self, arguments: dict[str, Any], hyperparameters: dict[str, Any]) -> None:
+        """Raise FileExistsError if the folder holds another run, or other files."""
+        if self.path.exists() and not self.path.is_dir():
+            raise FileExistsError(f"{self.path} is a file; name another folder with --output")
+        described = {self._described / "args.yml", self._described / "config.yml"}
+        files = {
+            file
+            for file in self.path.rglob("*")
+            if file.is_file() and not file.name.startswith((".unfinished-", ".lock"))
+        }
+        if not files - described:  # nothing that could be lost
+            return
+        wanted = {"args.yml": arguments, "config.yml": hyperparameters}
+        for name, expected in wanted.items():
+            found = _read_yaml(self._described / name)
+            if found != expected:
+                raise FileExistsError(
+                    f"{self.path} holds another run: {_difference(name, found, expected)}. "
+                    "Name another folder with --output, or delete this one"
+                )
 
     def claim(self, arguments: dict[str, Any], hyperparameters: dict[str, Any]) -> None:
-        """Describe the run in its folder, or check that it is already this run's.
+        """Describe the run in its folder, and clear it of what a kill left half-written.
 
         Raises:
             FileExistsError: If the folder holds another run.
         """
-        wanted = {"args.yml": arguments, "config.yml": hyperparameters}
-        if self.path.is_dir() and any(self.path.iterdir()):
-            for name, expected in wanted.items():
-                file = self._described / name
-                found = yaml.safe_load(file.read_text()) if file.is_file() else None
-                if found != expected:
-                    raise FileExistsError(
-                        f"{self.path} holds another run: {_difference(name, found, expected)}. "
-                        "Name another folder with --output, or delete this one"
-                    )
-        for name, content in wanted.items():
+        self.check_claim(arguments, hyperparameters)
+        for leftover in self.path.rglob(".unfinished-*"):
+            leftover.unlink()
+        for name, content in {"config.yml": hyperparameters, "args.yml": arguments}.items():
             with replacing(self._described / name) as temporary:
                 temporary.write_text(yaml.safe_dump(content, sort_keys=False))
 
@@ -97,13 +117,32 @@ class RunFolder:
         return self.path / _file_name(self.env_id)
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """Reads the ordered mappings of rl-baselines3-zoo as plain ones; executes nothing."""
+
+
+_PlainLoader.add_constructor(
+    "tag:yaml.org,2002:python/object/apply:collections.OrderedDict",
+    lambda loader, node: dict(loader.construct_sequence(node, deep=True)[0]),  # type: ignore[arg-type]
+)
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; empty if there is none, or it holds more than plain data."""
+    try:
+        content = yaml.load(file.read_text(), _PlainLoader)
+    except (OSError, TypeError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _file_name(env_id: str) -> str:
-    return env_id.replace("/", "-")
+    return env_id.rpartition(":")[2].replace("/", "-")
 
 
-def _difference(name: str, found: dict[str, Any] | None, expected: dict[str, Any]) -> str:
-    if not isinstance(found, dict):
-        return f"it has files, but no {name}"
+def _difference(name: str, found: dict[str, Any], expected: dict[str, Any]) -> str:
+    if not found:
+        return f"it has files, but no {name} of ours"
     for key in {**found, **expected}:
         if found.get(key) != expected.get(key):
             return f"its {name} has {key} = {found.get(key)!r}, this one {expected.get(key)!r}"

@@ -39,8 +39,18 @@ def as_array(rows: pd.DataFrame) -> Returns:
 
     Args:
         rows: With the columns ``agent``, ``episode`` and ``episode_return``.
+
+    Raises:
+        ValueError: If an agent has played an episode twice, or fewer than others.
     """
-    return rows.pivot(index="agent", columns="episode", values="episode_return").to_numpy()
+    twice = rows[rows.duplicated(["agent", "episode"])]
+    if len(twice):
+        raise ValueError(f"there are two sets of returns of {twice.agent.iloc[0]} in one setting")
+    array = rows.pivot(index="agent", columns="episode", values="episode_return")
+    if array.isna().any(axis=None):
+        counts = rows.groupby("agent").size()
+        raise ValueError(f"agents have played different episodes: {counts.to_dict()}")
+    return array.to_numpy()
 
 
 def mean(returns: Returns) -> Estimate:

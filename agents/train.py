@@ -23,6 +23,7 @@ import joblib
 import numpy as np
 import torch
 import tyro
+from filelock import FileLock, Timeout
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -95,8 +96,9 @@ class Training:
     folder: RunFolder
     device: str = "auto"
 
-    def claim_folder(self) -> None:
-        """Describe the training in its folder; FileExistsError if it holds another."""
+    @property
+    def description(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Arguments and hyperparameters, as they stand in the run folder."""
         arguments = {
             "algo": "dqn",
             "env": self.env_id,
@@ -106,7 +108,7 @@ class Training:
             "checkpoints": self.checkpoints,
             "eval_episodes": self.eval_episodes,
         }
-        self.folder.claim(arguments, self.hyperparameters)
+        return arguments, self.hyperparameters
 
 
 def plan(arguments: Train) -> list[Training]:
@@ -128,10 +130,10 @@ def plan(arguments: Train) -> list[Training]:
     env_kwargs = parse_env_kwargs(arguments.env_kwargs)
     try:
         gym.make(arguments.env, **env_kwargs).close()
-    except (gym.error.Error, TypeError) as error:
+    except (gym.error.Error, ImportError, TypeError) as error:
         raise ValueError(f"cannot make {arguments.env}: {error}") from error
-    hyperparameters = load_hyperparameters(arguments.env, arguments.hyperparameters)
-    dqn_arguments(hyperparameters)
+    bare_id = arguments.env.rpartition(":")[2]
+    hyperparameters = load_hyperparameters(bare_id, arguments.hyperparameters)
     steps = hyperparameters["n_timesteps"] if arguments.steps is None else arguments.steps
     if steps < arguments.checkpoints:
         raise ValueError(f"{steps} steps are too few for {arguments.checkpoints} checkpoints")
@@ -149,8 +151,17 @@ def plan(arguments: Train) -> list[Training]:
         )
         for seed in arguments.seeds
     ]
+    try:
+        _new_agent(trainings[0], buffer_size=1)
+    except Exception as error:  # whatever SB3 and torch raise for what they cannot use
+        raise ValueError(
+            f"no DQN can be made of {arguments.hyperparameters.name}, {bare_id}, on "
+            f"{arguments.device}: {error}"
+        ) from error
     for training in trainings:
-        training.claim_folder()
+        training.folder.check_claim(*training.description)
+    for training in trainings:
+        training.folder.claim(*training.description)
     return trainings
 
 
@@ -160,16 +171,10 @@ def train_all(trainings: list[Training], jobs: int) -> None:
     for training in trainings:
         if training not in unfinished:
             print(f"already trained: {training.folder.final_agent}")
-    jobs = min(jobs, len(unfinished))
-    if jobs <= 1:
-        for training in unfinished:
-            train_agent(training)
-    else:
-        threads = max(1, (os.cpu_count() or 1) // jobs)
-        joblib.Parallel(n_jobs=jobs)(
-            joblib.delayed(_train_in_worker)(training, threads, position)
-            for position, training in enumerate(unfinished)
-        )
+    joblib.Parallel(n_jobs=max(1, min(jobs, len(unfinished))))(
+        joblib.delayed(_train_on_one_core)(training, position)
+        for position, training in enumerate(unfinished)
+    )
 
 
 def train_agent(training: Training, position: int = 0) -> DQN:
@@ -182,7 +187,16 @@ def train_agent(training: Training, position: int = 0) -> DQN:
     Returns:
         The trained agent, which is also saved in the run folder.
     """
-    training.claim_folder()
+    folder = training.folder
+    folder.claim(*training.description)
+    try:
+        with FileLock(folder.path / ".lock", timeout=0):
+            return _train_legs(training, position)
+    except Timeout as error:
+        raise ValueError(f"another process is training in {folder.path}") from error
+
+
+def _train_legs(training: Training, position: int) -> DQN:
     folder = training.folder
     model = _new_agent(training)
     leg, evaluations = 0, Evaluations.empty(training.eval_episodes)
@@ -207,7 +221,7 @@ def train_agent(training: Training, position: int = 0) -> DQN:
         model.logger.close()
     with replacing(folder.final_agent) as temporary:
         model.save(temporary)
-    folder.resume_file.unlink()
+    folder.resume_file.unlink(missing_ok=True)
     return model
 
 
@@ -240,20 +254,19 @@ class Evaluations:
 
 
 class _Leg(BaseCallback):
-    """Stops at the first rollout that begins at or after ``end`` steps; moves the progress bar."""
+    """Keeps the schedules those of the whole training, and moves the progress bar."""
 
-    def __init__(self, end: int, progress: tqdm) -> None:
+    def __init__(self, total: int, progress: tqdm) -> None:
         super().__init__()
-        self.end = end
+        self.total = total
         self.progress = progress
-        self.over = False
 
-    def _on_rollout_start(self) -> None:
-        self.over = self.num_timesteps >= self.end
+    def _on_training_start(self) -> None:
+        self.model._total_timesteps = self.total
 
     def _on_step(self) -> bool:
         self.progress.update(self.num_timesteps - self.progress.n)
-        return not self.over
+        return True
 
 
 def derived_seed(*numbers: int) -> int:
@@ -269,9 +282,9 @@ def _train_leg(model: DQN, training: Training, number: int, end: int, progress: 
     model.set_env(env, force_reset=True)
     # Everything random in this leg follows from (seed, leg), whatever came before it.
     model.set_random_seed(derived_seed(training.seed, number))
-    remaining = training.steps - model.num_timesteps
-    if remaining > 0:
-        model.learn(remaining, _Leg(end, progress), reset_num_timesteps=False)
+    if end > model.num_timesteps:  # a long rollout may have passed it
+        leg = _Leg(training.steps, progress)
+        model.learn(end - model.num_timesteps, leg, reset_num_timesteps=False)
     env.close()
 
 
@@ -290,9 +303,9 @@ def _write_leg(
     _write_resume(model, folder.resume_file, number + 1, evaluations)
 
 
-def _new_agent(training: Training) -> DQN:
+def _new_agent(training: Training, **changes: Any) -> DQN:
     env = gym.make(training.env_id, **training.env_kwargs)
-    arguments = dqn_arguments(training.hyperparameters)
+    arguments = dqn_arguments(training.hyperparameters) | changes
     return DQN(env=env, seed=training.seed, device=training.device, **arguments)
 
 
@@ -346,8 +359,8 @@ def _logger(folder: Path, suffix: str) -> Logger:
     return Logger(str(folder), [make_output_format(f, str(folder), suffix) for f in formats])
 
 
-def _train_in_worker(training: Training, threads: int, position: int) -> None:
-    torch.set_num_threads(threads)
+def _train_on_one_core(training: Training, position: int) -> None:
+    torch.set_num_threads(1)  # more only wait for each other on networks this small
     train_agent(training, position)
 
 

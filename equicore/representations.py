@@ -1,7 +1,7 @@
 """Representations: how the elements of a group act on a batch of tensors.
 
 A representation acts on ``x`` of shape (B, ...), where B is the batch. Its tables are buffers, so
-it moves with ``.to``. Three verbs serve all methods of the package (design: section 2):
+it moves with ``.to``. Three verbs serve all methods of the package:
 
 - ``act(g, x)``: g . x, the same shape;
 - ``orbit(x)``: every g . x, shape (|G|, B, ...), the identity first;
@@ -257,6 +257,12 @@ class Matrix(Representation):
             ValueError: If they do not extend to all of the group.
         """
         images: list[NDArray[Any]] = [np.asarray(m, dtype=np.float64) for m in matrices]
+        for i, image in enumerate(images):
+            if image.ndim != 2 or image.shape != (len(images[0]), len(images[0])):
+                raise ValueError(
+                    f"the generators' matrices are square and of one size; that of generator {i} "
+                    f"has shape {image.shape}"
+                )
         identity: NDArray[Any] = np.eye(len(images[0]) if images else 1)
         extended = group.extend(images, identity, operator.matmul, _close)
         return cls(group, np.stack(extended), dim)

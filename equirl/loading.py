@@ -246,8 +246,12 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{path} is not a whole safetensors file: {error}{hint}") from error
     if "equirl" not in metadata:
         raise ValueError(f"{path} was not written by equirl: it has no header of ours")
-    header = json.loads(metadata["equirl"])
-    if header["format"] > FORMAT:
+    try:
+        header = json.loads(metadata["equirl"])
+        newer = header["format"] > FORMAT
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} has a damaged header: {error!r}") from error
+    if newer:
         raise ValueError(
             f"{path} is of format {header['format']}; this equirl reads up to {FORMAT}: upgrade it"
         )

@@ -58,6 +58,8 @@ class SymmetrizedPolicy:
         self.model = model
         self.policy = dqn_policy(model)
         self.symmetry = symmetry_of(symmetry) if isinstance(symmetry, str) else symmetry
+        if not isinstance(self.symmetry, Symmetry):
+            raise TypeError(f"expected a Symmetry or an environment's id; got {symmetry!r}")
         self.symmetry.check_spaces(self.policy.observation_space, self.policy.action_space)
         self.normalize = normalize
         assert self.policy.observation_space.shape is not None  # as it is a Box

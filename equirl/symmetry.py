@@ -22,7 +22,7 @@ from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
 import equicore
-from equicore import Group, Permutation, Representation
+from equicore import Group, Matrix, Permutation, Representation
 
 Factory = Callable[[EnvSpec], "Symmetry"]
 
@@ -81,14 +81,15 @@ class Symmetry:
     def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         """Raise ValueError unless the group acts on these spaces.
 
-        Sampled observations and actions must stay in their space under every generator.
+        Sampled observations and actions must stay in their space under every generator, unless
+        that mixes entries, as a rotation by 45 degrees does, which no box survives.
         """
         if not isinstance(observation_space, spaces.Box):
             raise ValueError(
                 f"a symmetry acts on Box observations; got {observation_space}. Flatten them "
                 "first, for instance with gymnasium.wrappers.FlattenObservation"
             )
-        _check_space("observation", observation_space, self.group, self.act_on_observations)
+        _check_space("observation", observation_space, self.observation, self.act_on_observations)
         if isinstance(action_space, spaces.Discrete):
             if not isinstance(self.action, Permutation):
                 raise ValueError(
@@ -102,7 +103,7 @@ class Symmetry:
                     f"{action_space}"
                 )
         elif isinstance(action_space, spaces.Box):
-            _check_space("action", action_space, self.group, self.act_on_actions)
+            _check_space("action", action_space, self.action, self.act_on_actions)
         else:
             raise ValueError(f"a symmetry acts on Discrete or Box actions; got {action_space}")
 
@@ -162,8 +163,9 @@ def symmetry_of(env: str | Any) -> Symmetry:
     """Look up the symmetry of an environment.
 
     Args:
-        env: An environment id, or an environment that was made from one: of Gymnasium, single or
-            vectorised, or a ``VecEnv`` of Stable-Baselines3.
+        env: An environment id (``module:id``, as in ``gymnasium.make``, imports the module first,
+            which may register it), or an environment that was made from one: of Gymnasium, single
+            or vectorised, or a ``VecEnv`` of Stable-Baselines3.
 
     Raises:
         ValueError: If no symmetry is registered for it; the message lists the known ids.
@@ -177,21 +179,31 @@ def symmetry_of(env: str | Any) -> Symmetry:
         near = difflib.get_close_matches(spec.id, _registry, n=1)
         raise ValueError(
             f"no symmetry is registered for {spec.id!r}"
-            + (f"; did you mean {near[0]!r}?" if near else "")
+            + (f"; did you mean {near[0]!r}?" if near else ".")
             + f" Known: {', '.join(registered_symmetries())}. Declare one with "
             f"equirl.register_symmetry({spec.id!r}, lambda spec: Symmetry(observation, action)), "
             "or pass a Symmetry where one is asked for"
         )
     factory = _registry[spec.id]
     if isinstance(factory, str):
-        module, name = factory.split(":")
-        factory = getattr(importlib.import_module(module), name)
+        module, _, name = factory.partition(":")
+        factory = getattr(_import(module, factory), name)
         _registry[spec.id] = factory
     return factory(spec)
 
 
+def _import(module: str, what: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"{what}: cannot import {module}: {error}") from error
+
+
 def _spec_of(env: str | Any) -> EnvSpec:
     if isinstance(env, str):
+        module, _, env = env.rpartition(":")
+        if module:
+            _import(module, f"{module}:{env}")
         if env in gym.registry:
             return gym.spec(env)
         return EnvSpec(id=env)  # a symmetry may be registered before its environment is
@@ -207,9 +219,14 @@ def _spec_of(env: str | Any) -> EnvSpec:
 def _check_space(
     what: str,
     space: spaces.Box,
-    group: Group,
+    representation: Representation,
     act: Callable[[int, NDArray[Any]], NDArray[Any]],
 ) -> None:
+    group = representation.group
+    # A rotation by another angle than quarter turns takes corners out of any box.
+    mixes = isinstance(representation, Matrix) and bool(
+        ((representation.matrices != 0).sum(-1) > 1).any()
+    )
     space = copy.deepcopy(space)
     space.seed(0)
     samples = np.stack([space.sample() for _ in range(8)])
@@ -220,7 +237,7 @@ def _check_space(
             raise ValueError(f"the symmetry does not fit the {what} space {space}: {error}") from (
                 error
             )
-        if moved.shape != samples.shape or not all(m in space for m in moved):
+        if moved.shape != samples.shape or not (mixes or all(m in space for m in moved)):
             raise ValueError(
                 f"the {what} space {space} is not invariant: element {g} "
                 f"({group.names[g]}) takes {what}s out of it"

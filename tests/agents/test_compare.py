@@ -45,10 +45,22 @@ def test_compare_of_checkpoints_draws_curves(tiny_compare):
 def test_folder_of_another_comparison_is_refused_before_any_work(
     tiny_compare, tiny_runs, monkeypatch
 ):
-    tiny_compare.output.mkdir()
-    (tiny_compare.output / "returns.csv").write_text("agent\nsomebody\n")
+    compare.main(tiny_compare)
     monkeypatch.setattr(compare, "play", lambda *_: pytest.fail("work began"))
-    with pytest.raises(FileExistsError, match=r"other agents \(somebody\)"):
+    with pytest.raises(FileExistsError, match="holds another comparison"):
+        compare.main(dataclasses.replace(tiny_compare, episodes=5))
+
+
+def test_agents_of_one_name_are_refused_before_any_work(tiny_compare, tiny_runs, monkeypatch):
+    monkeypatch.setattr(compare, "play", lambda *_: pytest.fail("work began"))
+    twice = (tiny_runs[0], tiny_runs[0])
+    with pytest.raises(ValueError, match="two agents are called equirl-Gridworld-v0_0"):
+        compare.main(dataclasses.replace(tiny_compare, agents=twice))
+
+
+def test_a_file_is_no_output_folder(tiny_compare):
+    tiny_compare.output.touch()
+    with pytest.raises(ValueError, match="is a file, not a folder"):
         compare.main(tiny_compare)
 
 
@@ -65,6 +77,9 @@ def test_folder_of_other_files_is_refused(tiny_compare):
         ({"agents": ()}, "no agents given"),
         ({"episodes": 0}, "--episodes"),
         ({"jobs": 0}, "--jobs"),
+        ({"familiarity_states": 5}, "--familiarity-states must be at least 10"),
+        ({"seed": -3}, "--seed"),
+        ({"device": "cudaa"}, "--device cudaa"),
     ],
 )
 def test_wrong_arguments(tiny_compare, change, message):

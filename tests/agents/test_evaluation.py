@@ -71,6 +71,51 @@ def test_agent_of_another_environment_is_refused(cartpole_zip):
         agent.load()
 
 
+def test_agent_with_another_number_of_actions_is_refused(cartpole_zip):
+    (agent,) = find_agents(cartpole_zip, "equirl/Gridworld-v0")
+    with pytest.raises(ValueError, match="its action_space is Discrete"):
+        agent.load()
+
+
+def test_run_folder_of_the_zoo_is_understood(cartpole_zip):
+    folder = cartpole_zip.parent / "CartPole-v1_1"
+    (folder / "CartPole-v1").mkdir(parents=True)
+    cartpole_zip.rename(folder / "CartPole-v1.zip")
+    (folder / "CartPole-v1" / "args.yml").write_text(
+        "!!python/object/apply:collections.OrderedDict\n"
+        "- - - algo\n    - dqn\n  - - env\n    - CartPole-v1\n  - - n_timesteps\n    - -1\n"
+        "  - - seed\n    - 7\n"
+    )
+    (agent,) = find_agents(folder)
+    assert (agent.env_id, agent.seed, agent.budget) == ("CartPole-v1", 7, None)
+    agent.load()
+
+
+def test_description_with_code_is_not_read(tmp_path, cartpole_zip):
+    folder = tmp_path / "CartPole-v1_1" / "CartPole-v1"
+    folder.mkdir(parents=True)
+    (folder / "args.yml").write_text(
+        f"!!python/object/apply:pathlib.Path.touch [!!python/name:pathlib.Path {tmp_path}/bad]"
+    )
+    with pytest.raises(FileNotFoundError, match="is no run folder"):
+        find_agents(folder.parent, "CartPole-v1")
+    assert not (tmp_path / "bad").exists()
+
+
+def test_environment_of_the_users_own_module(tmp_path, monkeypatch, cartpole_zip):
+    (tmp_path / "a_users_module.py").write_text(
+        "import gymnasium, equirl\n"
+        "gymnasium.register('my/Pole-v0', 'gymnasium.envs.classic_control:CartPoleEnv')\n"
+        "equirl.register_symmetry('my/Pole-v0', 'equirl.envs.classic_control:cartpole_symmetry')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (agent,) = find_agents(cartpole_zip, "a_users_module:my/Pole-v0")
+    agent.load()
+    assert len(agent.symmetry().group) == 2
+    with pytest.raises(ValueError, match="cannot import no_such_module"):
+        find_agents(cartpole_zip, "no_such_module:my/Pole-v0")
+
+
 def test_agent_of_another_algorithm_is_refused(tmp_path):
     PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8).save(tmp_path / "ppo.zip")
     (agent,) = find_agents(tmp_path / "ppo.zip", "CartPole-v1")

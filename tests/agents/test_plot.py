@@ -18,6 +18,25 @@ def test_bars_show_each_policy_and_condition(make_returns):
     assert "sum of rewards" in figure.axes[0].get_ylabel()
 
 
+@pytest.mark.parametrize("draw", [bars, curves])
+@pytest.mark.parametrize("envs", [("Acrobot-v1",), ("Acrobot-v1", "CartPole-v1")])
+def test_nothing_is_cut_off(make_returns, draw, envs):
+    figure = draw(make_returns(envs=envs))
+    figure.canvas.draw()
+    inside = figure.bbox
+    for part in [*figure.legends, *(axis.title for axis in figure.axes)]:
+        box = part.get_window_extent()
+        assert box.x0 >= inside.x0 and box.x1 <= inside.x1
+        assert box.y0 >= inside.y0 and box.y1 <= inside.y1
+
+
+def test_bars_show_each_agent_at_its_last_budget(make_returns):
+    returns = make_returns(envs=("CartPole-v1",), budgets=(100, 200), agents=2)
+    returns = returns[(returns.agent == "agent1") | (returns.budget == 100)]
+    (axis,) = bars(returns).axes
+    assert "100 to 200 steps, 2 agents" in axis.get_title()
+
+
 def test_curves_show_return_against_steps(make_returns):
     figure = curves(make_returns(budgets=(100, 200, 300)))
     assert len(figure.axes) == 4

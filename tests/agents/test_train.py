@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 
 import equirl
 from equirl.agents import train
@@ -156,6 +157,61 @@ def test_wrong_arguments_are_refused_before_anything_is_written(tiny_train, chan
     with pytest.raises(ValueError, match=message):
         plan(dataclasses.replace(tiny_train, **change))
     assert not tiny_train.output.exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("policy: MlpPolicy", "policy: MlpPolcy"), ("net_arch: [16]", "net_arch: big")],
+)
+def test_hyperparameters_that_make_no_dqn_are_refused(tiny_train, tiny_yaml, tmp_path, old, new):
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(tiny_yaml.read_text().replace(old, new))
+    with pytest.raises(ValueError, match=r"no DQN can be made of wrong\.yaml"):
+        plan(dataclasses.replace(tiny_train, hyperparameters=wrong))
+    assert not tiny_train.output.exists()
+
+
+def test_no_folder_is_claimed_if_one_is_taken(tiny_train):
+    taken = tiny_train.output / "dqn" / "equirl-Gridworld-v0_1"
+    taken.mkdir(parents=True)
+    (taken / "thesis.tex").touch()
+    with pytest.raises(FileExistsError):
+        plan(dataclasses.replace(tiny_train, seeds=(0, 1)))
+    assert [path.name for path in taken.parent.iterdir()] == [taken.name]
+
+
+def test_what_a_kill_left_half_written_is_cleared(tiny_train):
+    (training,) = plan(tiny_train)
+    leftover = training.folder.path / ".unfinished-abc.zip"
+    leftover.touch()
+    (training.folder.path / "equirl-Gridworld-v0" / "args.yml").unlink()
+    plan(tiny_train)
+    assert not leftover.exists()
+
+
+def test_two_processes_do_not_train_in_one_folder(tiny_train):
+    (training,) = plan(tiny_train)
+    with (
+        FileLock(training.folder.path / ".lock"),
+        pytest.raises(ValueError, match="another process is training"),
+    ):
+        train_agent(training)
+
+
+def test_checkpoints_hold_the_steps_that_they_name(tiny_runs):
+    for steps in (80, 160, 240):
+        agent = equirl.load_agent(tiny_runs[0] / f"rl_model_{steps}_steps.zip")
+        assert agent.num_timesteps == steps
+
+
+def test_schedules_are_those_of_the_whole_training(tiny_train, tiny_yaml, tmp_path):
+    slow = tmp_path / "slow.yaml"
+    slow.write_text(tiny_yaml.read_text() + "  exploration_fraction: 1.0\n")
+    (training,) = plan(dataclasses.replace(tiny_train, hyperparameters=slow))
+    train_agent(training)
+    for steps in (80, 160, 240):  # from 1.0 at the start to 0.05 at the end
+        agent = equirl.load_agent(training.folder.checkpoint(steps))
+        assert agent.exploration_rate == pytest.approx(1 - 0.95 * steps / 240)
 
 
 def test_seeds_train_side_by_side(tiny_train):
