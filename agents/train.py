@@ -31,7 +31,7 @@ from stable_baselines3.common.logger import Logger, make_output_format
 from stable_baselines3.common.monitor import Monitor
 from tqdm import tqdm
 
-import equirl  # noqa: F401  (registers the environments)
+import equirl
 from equirl.agents.cli import run
 from equirl.agents.hyperparameters import (
     DEFAULT_FILE,
@@ -131,7 +131,10 @@ def plan(arguments: Train) -> list[Training]:
     try:
         gym.make(arguments.env, **env_kwargs).close()
     except (gym.error.Error, ImportError, TypeError) as error:
-        raise ValueError(f"cannot make {arguments.env}: {error}") from error
+        known = ", ".join(equirl.registered_symmetries())
+        raise ValueError(
+            f"cannot make {arguments.env}: {error}. Environments whose symmetry is known: {known}"
+        ) from error
     bare_id = arguments.env.rpartition(":")[2]
     hyperparameters = load_hyperparameters(bare_id, arguments.hyperparameters)
     steps = hyperparameters["n_timesteps"] if arguments.steps is None else arguments.steps

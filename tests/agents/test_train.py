@@ -148,7 +148,7 @@ def test_folder_of_other_files_is_refused(tiny_train):
         ({"seeds": (-1,)}, "seeds must be"),
         ({"checkpoints": 0}, "--checkpoints must be at least 1"),
         ({"steps": 2}, "too few for 3 checkpoints"),
-        ({"env": "CartPole-v9"}, "cannot make CartPole-v9"),
+        ({"env": "CartPole-v9"}, "cannot make CartPole-v9.* is known: Acrobot-v1, CartPole-v1"),
         ({"env_kwargs": ("goals=middle",)}, "goals must be one of"),
         ({"env_kwargs": ("colour=red",)}, "cannot make"),
     ],
