@@ -18,6 +18,7 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import equirl
+from equirl.agents.hyperparameters import setting_name
 from equirl.agents.runs import RunFolder
 from equirl.symmetry import Symmetry
 
@@ -57,7 +58,7 @@ class SavedAgent:
     @property
     def setting(self) -> str:
         """The environment and its arguments, as tables show them."""
-        return " ".join([self.env_id, *(f"{k}={v}" for k, v in self.env_kwargs.items())])
+        return setting_name(self.env_id, self.env_kwargs)
 
     def load(self, device: str = "auto") -> DQN:
         """Open it, and check that it is one for its environment.

@@ -23,11 +23,19 @@ _CLASSES = {"activation_fn": activation, "optimizer_class": torch.optim}
 _KNOWN_POLICY_KWARGS = {"net_arch", "normalize_images", "optimizer_kwargs", *_CLASSES}
 
 
-def load_hyperparameters(env_id: str, path: Path = DEFAULT_FILE) -> dict[str, Any]:
+def setting_name(env_id: str, env_kwargs: dict[str, Any]) -> str:
+    """An environment and its arguments as tables and files name them: ``id name=value``."""
+    return " ".join([env_id, *(f"{name}={value}" for name, value in env_kwargs.items())])
+
+
+def load_hyperparameters(
+    env_id: str, path: Path = DEFAULT_FILE, env_kwargs: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """The hyperparameters of one environment.
 
     Args:
         env_id: The environment.
+        env_kwargs: Its arguments; an entry for just these goes before that of the environment.
         path: YAML file: environment ids, each with ``n_timesteps``, ``policy`` and arguments of
             ``stable_baselines3.DQN``. A ``learning_rate`` of ``lin_0.001`` falls linearly to 0.
 
@@ -53,7 +61,8 @@ def load_hyperparameters(env_id: str, path: Path = DEFAULT_FILE) -> dict[str, An
             f"it has {', '.join(map(str, document))}. Add an entry, or name another file with "
             "--hyperparameters"
         )
-    values = document[env_id]
+    setting = setting_name(env_id, env_kwargs or {})
+    values = document[setting if setting in document else env_id]
     if not isinstance(values, dict):
         raise ValueError(f"{path.name}: the entry of {env_id} must be a mapping; got {values!r}")
     where = f"{path.name}, {env_id}"

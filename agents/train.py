@@ -136,7 +136,7 @@ def plan(arguments: Train) -> list[Training]:
             f"cannot make {arguments.env}: {error}. Environments whose symmetry is known: {known}"
         ) from error
     bare_id = arguments.env.rpartition(":")[2]
-    hyperparameters = load_hyperparameters(bare_id, arguments.hyperparameters)
+    hyperparameters = load_hyperparameters(bare_id, arguments.hyperparameters, env_kwargs)
     steps = hyperparameters["n_timesteps"] if arguments.steps is None else arguments.steps
     if steps < arguments.checkpoints:
         raise ValueError(f"{steps} steps are too few for {arguments.checkpoints} checkpoints")

@@ -1,3 +1,4 @@
+import gymnasium
 import pytest
 import torch
 import yaml
@@ -13,6 +14,11 @@ from equirl.agents.hyperparameters import (
 SHIPPED = list(yaml.safe_load(DEFAULT_FILE.read_text()))
 
 
+def split(setting):
+    env_id, *pairs = setting.split()
+    return env_id, parse_env_kwargs(tuple(pairs))
+
+
 @pytest.fixture
 def write(tmp_path):
     def write(text):
@@ -23,12 +29,24 @@ def write(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("env_id", SHIPPED)
-def test_shipped_hyperparameters_make_a_dqn(env_id):
-    hyperparameters = load_hyperparameters(env_id)
-    model = DQN(env=env_id, **{**dqn_arguments(hyperparameters), "buffer_size": 1})
+@pytest.mark.parametrize("setting", SHIPPED)
+def test_shipped_hyperparameters_make_a_dqn(setting):
+    env_id, env_kwargs = split(setting)
+    hyperparameters = load_hyperparameters(env_id, env_kwargs=env_kwargs)
+    env = gymnasium.make(env_id, **env_kwargs)
+    model = DQN(env=env, **{**dqn_arguments(hyperparameters), "buffer_size": 1})
     assert model.gamma == hyperparameters["gamma"]
     assert model.q_net.net_arch == hyperparameters["policy_kwargs"]["net_arch"]
+
+
+def test_entry_of_a_setting_goes_before_that_of_the_environment(write):
+    path = write(
+        "E-v0: {n_timesteps: 1, policy: MlpPolicy}\n"
+        "E-v0 n=3 goals=corner: {n_timesteps: 2, policy: MlpPolicy}\n"
+    )
+    for env_kwargs, steps in ({"n": 3, "goals": "corner"}, 2), ({"n": 3}, 1), (None, 1):
+        found = load_hyperparameters("E-v0", path, env_kwargs)
+        assert found["n_timesteps"] == steps
 
 
 def test_unknown_key_suggests_the_near_miss(write):
