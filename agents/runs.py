@@ -100,17 +100,20 @@ class RunFolder:
                 )
 
     def claim(self, arguments: dict[str, Any], hyperparameters: dict[str, Any]) -> None:
-        """Describe the run in its folder, and clear it of what a kill left half-written.
+        """Describe the run in its folder.
 
         Raises:
             FileExistsError: If the folder holds another run.
         """
         self.check_claim(arguments, hyperparameters)
-        for leftover in self.path.rglob(".unfinished-*"):
-            leftover.unlink()
         for name, content in {"config.yml": hyperparameters, "args.yml": arguments}.items():
             with replacing(self._described / name) as temporary:
                 temporary.write_text(yaml.safe_dump(content, sort_keys=False))
+
+    def clear_leftovers(self) -> None:
+        """Remove what a kill left half-written; for whoever holds the folder's lock."""
+        for leftover in self.path.rglob(".unfinished-*"):
+            leftover.unlink()
 
     @property
     def _described(self) -> Path:

@@ -194,6 +194,7 @@ def train_agent(training: Training, position: int = 0) -> DQN:
     folder.claim(*training.description)
     try:
         with FileLock(folder.path / ".lock", timeout=0):
+            folder.clear_leftovers()
             return _train_legs(training, position)
     except Timeout as error:
         raise ValueError(f"another process is training in {folder.path}") from error
@@ -373,7 +374,7 @@ def main(arguments: Train) -> None:
     try:
         train_all(trainings, arguments.jobs)
     except KeyboardInterrupt:
-        command = shlex.join(["equirl", *sys.argv[1:]])
+        command = shlex.join(["equirl", "train", *(a for a in sys.argv[1:] if a != "train")])
         print(f"\ninterrupted; finished legs are saved. To go on: {command}", file=sys.stderr)
         raise
     for training in trainings:

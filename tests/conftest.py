@@ -1,6 +1,9 @@
 from pathlib import Path
 
+import gymnasium
 import pytest
+
+import equirl.symmetry
 
 
 @pytest.fixture(scope="session")
@@ -10,3 +13,13 @@ def shared_agents():
     if not folder.is_dir():
         pytest.skip("needs the real agents of ../shared/agents, which are not here")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def registries(monkeypatch):
+    """What a test registers is forgotten after it."""
+    before = dict(gymnasium.registry)
+    monkeypatch.setattr(equirl.symmetry, "_registry", dict(equirl.symmetry._registry))
+    yield
+    gymnasium.registry.clear()
+    gymnasium.registry.update(before)

@@ -185,7 +185,8 @@ def test_what_a_kill_left_half_written_is_cleared(tiny_train):
     leftover = training.folder.path / ".unfinished-abc.zip"
     leftover.touch()
     (training.folder.path / "equirl-Gridworld-v0" / "args.yml").unlink()
-    plan(tiny_train)
+    (training,) = plan(tiny_train)  # is not taken for another's folder
+    train_agent(training)
     assert not leftover.exists()
 
 
