@@ -280,7 +280,7 @@ class Matrix(Representation):
             x = x.movedim(self.dim, -1)
         moved = x @ self._matched(self.side_by_side, x)
         if x.ndim == 2:  # the usual case, by fewer steps
-            return moved.view(len(x), -1, self.size).transpose(0, 1)
+            return moved.view(x.shape[0], -1, self.size).transpose(0, 1)
         moved = moved.view(*x.shape[:-1], -1, self.size).movedim(-2, 0)
         return moved if self.dim == -1 else moved.movedim(-1, self.dim)
 

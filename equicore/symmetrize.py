@@ -64,12 +64,12 @@ class Symmetrized(nn.Module):
             ValueError: If the batch is empty, or the model returns another number of samples
                 than it was given.
         """
-        order, batch = len(self.group), len(x)
+        order, batch = len(self.group), x.shape[0]
         if batch == 0:
             raise ValueError(f"empty batch: got an input of shape {tuple(x.shape)}")
         orbit = self.input_rep.orbit(x)
         raw = self.model(orbit.flatten(0, 1), *args, **kwargs)
-        if len(raw) != order * batch:
+        if raw.shape[0] != order * batch:
             raise ValueError(
                 f"the model was given {order} x {batch} = {order * batch} samples and returned "
                 f"shape {tuple(raw.shape)}; its output must keep the batch on axis 0"
