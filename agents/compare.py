@@ -211,17 +211,15 @@ def verdicts(rows: list[Row]) -> list[str]:
     return lines
 
 
-def write_comparison(folder: Path, returns: pd.DataFrame, command: str) -> None:
-    """Write returns.csv, table.md and the figures.
+def write_comparison(folder: Path, returns: pd.DataFrame, rows: list[Row], command: str) -> None:
+    """Write table.md, returns.csv and the figures.
 
     Args:
         folder: Where to.
         returns: As `play` gives them.
+        rows: Their summary.
         command: The command that reproduces them, named in the table.
     """
-    with replacing(folder / "returns.csv") as temporary:
-        returns.to_csv(temporary, index=False, float_format="%.6g")
-    rows = summarize(returns)
     seeds = ", ".join(str(int(seed)) for seed in sorted(returns.seed.dropna().unique()))
     parts = [
         "# Returns of plain and symmetrised policies",
@@ -234,14 +232,16 @@ def write_comparison(folder: Path, returns: pd.DataFrame, command: str) -> None:
         *(f"- {line}" for line in verdicts(rows)),
     ]
     text = "\n\n".join(parts[:4]) + "\n\n" + "\n".join(parts[4:]) + "\n"
+    # the table first: by it the same command knows the folder again after a kill
     with replacing(folder / "table.md") as temporary:
         temporary.write_text(text)
+    with replacing(folder / "returns.csv") as temporary:
+        returns.to_csv(temporary, index=False, float_format="%.6g")
     plot_returns(returns, folder)
 
 
-def report(returns: pd.DataFrame) -> None:
+def report(rows: list[Row]) -> None:
     """Print the table and the verdicts."""
-    rows = summarize(returns)
     print(table(rows))
     print()
     print("\n".join(verdicts(rows)))
@@ -320,9 +320,10 @@ def main(arguments: Compare) -> None:
         arguments.device,
         arguments.jobs,
     )
-    report(returns)
+    rows = summarize(returns)
+    report(rows)
     if arguments.output is not None:
-        write_comparison(arguments.output, returns, command_of(arguments))
+        write_comparison(arguments.output, returns, rows, command_of(arguments))
         print(f"\nwritten to {arguments.output}")
 
 

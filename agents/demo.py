@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from equirl.agents.cli import run
-from equirl.agents.compare import play, report, write_comparison
+from equirl.agents.compare import play, report, summarize, write_comparison
 from equirl.agents.evaluation import find_agents
 from equirl.agents.train import Train, plan, train_all
 
@@ -53,8 +53,9 @@ def main(arguments: Demo) -> None:
     train_all(trainings, arguments.jobs)
     agents = [agent for t in trainings for agent in find_agents(t.folder.path)]
     returns = play(agents, arguments.episodes, jobs=arguments.jobs)
-    write_comparison(arguments.output, returns, "make demo")
-    report(returns)
+    rows = summarize(returns)
+    write_comparison(arguments.output, returns, rows, "make demo")
+    report(rows)
     print(f"\ntook {time.monotonic() - start:.0f} s; the picture: {arguments.output}/returns.png")
 
 
