@@ -14,42 +14,85 @@ that it is, without a new architecture; groups and representations say under wha
 >>> equicore.assert_equivariant(invariant, rotations, equicore.Trivial(rotations.group), images)
 """
 
-from equicore.groups import Element, Group, cyclic, dihedral, product, symmetric, trivial
-from equicore.reduce import Best, Maximum, Mean, WeightedMean
+from equicore.groups import (
+    Element,
+    Group,
+    Subgroup,
+    cyclic,
+    dihedral,
+    product,
+    semidirect,
+    symmetric,
+    trivial,
+)
+from equicore.reduce import (
+    Best,
+    Identity,
+    Maximum,
+    Mean,
+    Reducer,
+    StraightThrough,
+    WeightedMean,
+)
 from equicore.representations import (
+    Boxes,
+    DirectSum,
     Image,
     Matrix,
     Permutation,
+    Pullback,
     Representation,
+    TensorProduct,
+    Tokens,
+    Tree,
     Trivial,
     image_dihedral,
     image_flips,
     image_rotations,
+    image_shifts,
+    image_wallpaper,
+    regular,
+    restrict,
+    vector_field,
 )
 from equicore.scores import max_probability, max_value, negative_entropy
 from equicore.symmetrize import Symmetrized, equitune, equizero, lambda_equitune
+from equicore.training import fit
 from equicore.verify import (
     EquivarianceError,
+    Report,
     assert_equivariant,
     check_group,
     check_representation,
     equivariance_error,
+    report,
 )
 from equicore.weights import MLPWeight, fit_familiarity
 
 __all__ = [
     "Best",
+    "Boxes",
+    "DirectSum",
     "Element",
     "EquivarianceError",
     "Group",
+    "Identity",
     "Image",
     "MLPWeight",
     "Matrix",
     "Maximum",
     "Mean",
     "Permutation",
+    "Pullback",
+    "Reducer",
+    "Report",
     "Representation",
+    "StraightThrough",
+    "Subgroup",
     "Symmetrized",
+    "TensorProduct",
+    "Tokens",
+    "Tree",
     "Trivial",
     "WeightedMean",
     "assert_equivariant",
@@ -60,15 +103,23 @@ __all__ = [
     "equitune",
     "equivariance_error",
     "equizero",
+    "fit",
     "fit_familiarity",
     "image_dihedral",
     "image_flips",
     "image_rotations",
+    "image_shifts",
+    "image_wallpaper",
     "lambda_equitune",
     "max_probability",
     "max_value",
     "negative_entropy",
     "product",
+    "regular",
+    "report",
+    "restrict",
+    "semidirect",
     "symmetric",
     "trivial",
+    "vector_field",
 ]

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from equicore import _cayley
+
 Image = TypeVar("Image")
 
 MAX_ORDER = 5040
@@ -89,20 +91,20 @@ class Group:
         names: Sequence[str] | None = None,
         generators: Sequence[int] | None = None,
     ) -> None:
-        self.table = _square_table(table)
+        self.table = _cayley.square_table(table)
         self.name = name
         order = len(self.table)
         self.names = tuple(names) if names is not None else tuple(f"g{g}" for g in range(order))
         if len(self.names) != order:
             raise ValueError(f"{name} has {order} elements but {len(self.names)} element names")
-        self.inverses = _verified_inverses(self.table)
+        self.inverses = _cayley.verified_inverses(self.table)
         self.generators = (
             tuple(self.check_element(g) for g in generators)
             if generators is not None
-            else _find_generators(self.table)
+            else _cayley.find_generators(self.table)
         )
-        self._factors = _factorize(self.table, self.generators, name)
-        _verify_associativity(self.table, self.generators)
+        self._factors = _cayley.factorize(self.table, self.generators, name)
+        _cayley.verify_associativity(self.table, self.generators)
         self.table.flags.writeable = False
         self.inverses.flags.writeable = False
 
@@ -248,6 +250,19 @@ class Group:
             raise IndexError(f"{self.name} has the elements 0..{len(self) - 1}; got {g}")
         return int(g)
 
+    def subgroup(self, generators: Sequence[int]) -> Subgroup:
+        """The subgroup that elements generate.
+
+        >>> rotations = dihedral(4).subgroup([1])
+        >>> len(rotations), rotations.embedding.tolist()
+        (4, [0, 1, 2, 3])
+        """
+        return Subgroup(self, generators)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Group:
+        """The group itself: it never changes."""
+        return self
+
     def extend(
         self,
         images: Sequence[Image],
@@ -320,6 +335,35 @@ class Group:
                         f"else than that of their product {self.compose(g, h)} "
                         f"({self.names[self.compose(g, h)]})"
                     )
+
+
+class Subgroup(Group):
+    """A subgroup as a group of its own, numbered in the order of its parent.
+
+    Args:
+        parent: The group.
+        generators: Elements of the parent that generate the subgroup.
+
+    Attributes:
+        parent: The group.
+        embedding: ``embedding[h]`` is the parent's number of element h, read-only, shape (n,).
+    """
+
+    def __init__(self, parent: Group, generators: Sequence[int]) -> None:
+        checked = [parent.check_element(g) for g in generators]
+        reached = _cayley.reached(parent.table, checked)
+        self.parent = parent
+        self.embedding = np.array(sorted({0} | {g for g, _, _ in reached}))
+        place = np.full(len(parent), -1)
+        place[self.embedding] = np.arange(len(self.embedding))
+        names = [parent.names[g] for g in self.embedding]
+        super().__init__(
+            place[parent.table[np.ix_(self.embedding, self.embedding)]],
+            name=f"<{', '.join(parent.names[g] for g in checked)}> in {parent.name}",
+            names=names,
+            generators=[int(place[g]) for g in checked],
+        )
+        self.embedding.flags.writeable = False
 
 
 def trivial() -> Group:
@@ -396,6 +440,52 @@ def product(first: Group, second: Group) -> Group:
     )
 
 
+def semidirect(normal: Group, acting: Group, automorphisms: ArrayLike) -> Group:
+    """The semidirect product; element ``n * len(acting) + h`` is the pair (n, h).
+
+    Pairs multiply as motions do, (n, h) (m, k) = (n h(m), h k): first k and m, then h and n.
+
+    Args:
+        normal: The normal subgroup N, for instance of shifts.
+        acting: The group H that acts on it, for instance of rotations.
+        automorphisms: Integers of shape (|H|, |N|): ``automorphisms[h][m]`` is h(m).
+
+    Raises:
+        ValueError: If a row is no automorphism of N, or the rows do not follow H's
+            multiplication.
+
+    >>> semidirect(cyclic(3), cyclic(2), [[0, 1, 2], [0, 2, 1]]) == dihedral(3)
+    False
+    >>> len(semidirect(cyclic(3), cyclic(2), [[0, 1, 2], [0, 2, 1]]))
+    6
+    """
+    rows = [check_permutation(row, len(normal)) for row in np.asarray(automorphisms)]
+    for h, row in enumerate(rows):
+        wrong = np.argwhere(row[normal.table] != normal.table[np.ix_(row, row)])
+        if len(wrong):
+            n, m = wrong[0]
+            raise ValueError(
+                f"row {h} is no automorphism of {normal.name}: the image of {n} {m} is not the "
+                "product of their images"
+            )
+    acting.check_homomorphism(
+        rows, np.arange(len(normal)), lambda p, q: p[q], np.array_equal, "automorphisms"
+    )
+    images = np.stack(rows)
+    # [n, h, m, k] -> (n h(m), h k)
+    normal_part = normal.table[
+        np.arange(len(normal))[:, None, None, None], images[None, :, :, None]
+    ]
+    table = normal_part * len(acting) + acting.table[None, :, None, :]
+    order = len(normal) * len(acting)
+    return Group(
+        table.reshape(order, order),
+        name=f"{normal.name} : {acting.name}",
+        names=[f"({n}, {h})" for n in normal.names for h in acting.names],
+        generators=[n * len(acting) for n in normal.generators] + list(acting.generators),
+    )
+
+
 def check_permutation(permutation: ArrayLike, points: int) -> NDArray[np.int64]:
     """Return the permutation as an array of shape (points,), or raise ValueError."""
     array = np.asarray(permutation)
@@ -414,84 +504,3 @@ def _check_positive(name: str, n: int) -> None:
 
 def _power(base: str, exponent: int) -> str:
     return {0: "e", 1: base}.get(exponent, f"{base}^{exponent}")
-
-
-def _square_table(table: ArrayLike) -> NDArray[np.int64]:
-    array = np.array(table)
-    if array.ndim != 2 or array.shape[0] != array.shape[1] or len(array) == 0:
-        raise ValueError(f"a Cayley table is square, shape (n, n) with n >= 1; got {array.shape}")
-    if not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"a Cayley table holds integers; got {array.dtype}")
-    outside = np.argwhere((array < 0) | (array >= len(array)))
-    if len(outside):
-        g, h = outside[0]
-        raise ValueError(
-            f"not closed: the product of {g} and {h} is {array[g, h]}, "
-            f"which is none of the elements 0..{len(array) - 1}"
-        )
-    return array.astype(np.int64)
-
-
-def _verified_inverses(table: NDArray[np.int64]) -> NDArray[np.int64]:
-    elements = np.arange(len(table))
-    for side, products in (("0 g", table[0]), ("g 0", table[:, 0])):
-        wrong = np.flatnonzero(products != elements)
-        if len(wrong):
-            g = wrong[0]
-            raise ValueError(f"0 is not the identity: {side} = {products[g]} for g = {g}")
-    two_sided = (table == 0) & (table.T == 0)
-    inverses = np.argmax(two_sided, axis=1)
-    wrong = np.flatnonzero(~two_sided.any(axis=1))
-    if len(wrong):
-        raise ValueError(
-            f"element {wrong[0]} has no inverse: no h gives {wrong[0]} h = h {wrong[0]} = 0"
-        )
-    return inverses
-
-
-def _reached(table: NDArray[np.int64], generators: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Breadth-first (g, parent, position) with g = parent times generators[position]."""
-    seen = {0}
-    factors: list[tuple[int, int, int]] = []
-    queue = [0]
-    for parent in queue:  # the list grows while it is read
-        for position, generator in enumerate(generators):
-            g = int(table[parent, generator])
-            if g not in seen:
-                seen.add(g)
-                queue.append(g)
-                factors.append((g, parent, position))
-    return factors
-
-
-def _find_generators(table: NDArray[np.int64]) -> tuple[int, ...]:
-    generators: list[int] = []
-    reached = {0}
-    for g in range(len(table)):
-        if g not in reached:
-            generators.append(g)
-            reached = {0} | {element for element, _, _ in _reached(table, generators)}
-    return tuple(generators)
-
-
-def _factorize(
-    table: NDArray[np.int64], generators: Sequence[int], name: str
-) -> list[tuple[int, int, int]]:
-    factors = _reached(table, generators)
-    missing = set(range(len(table))) - {0} - {g for g, _, _ in factors}
-    if missing:
-        raise ValueError(f"{list(generators)} do not generate {name}: {min(missing)} is missed")
-    return factors
-
-
-def _verify_associativity(table: NDArray[np.int64], generators: Sequence[int]) -> None:
-    """Light's test: (x s) y = x (s y) for all x, y and all generators s."""
-    for s in generators:
-        left = table[table[:, s]]  # [x, y] -> (x s) y
-        right = table[:, table[s]]  # [x, y] -> x (s y)
-        wrong = np.argwhere(left != right)
-        if len(wrong):
-            x, y = wrong[0]
-            raise ValueError(
-                f"not associative: ({x} {s}) {y} = {left[x, y]} but {x} ({s} {y}) = {right[x, y]}"
-            )

@@ -1,26 +1,161 @@
 """Reducers: how the |G| aligned outputs become one.
 
-A reducer is called with the aligned outputs g^-1 f(g x), the orbit g x and the raw outputs
-f(g x), each of shape (|G|, B, ...), and returns one output of shape (B, ...).
+A reducer works in two steps. `scores` looks at what the model was given or gave for each g, and
+returns one number for each, or None where all count alike. `partial`, `merge` and `finish` then
+reduce the aligned outputs g^-1 f(g x), a part of the group at a time, so that the memory they need
+does not grow with the group.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from equicore.representations import Elements
+from equicore.trees import leaves, tree_map
 
-class Mean(nn.Module):
+
+class Reducer(nn.Module, ABC):
+    """Base of all reducers.
+
+    Attributes:
+        features: Name of the model's submodule whose output `scores` wants to see instead of the
+            inputs; None for the inputs.
+    """
+
+    features: str | None = None
+
+    def scores(self, seen: Any, raw: Any) -> Tensor | None:
+        """One number for each element and sample, or None.
+
+        Args:
+            seen: The inputs g x, or the features that the model computed from them, a tensor or
+                tree of shape (n, B, ...).
+            raw: The outputs f(g x), shape (n, B, ...).
+
+        Returns:
+            Shape (n, B).
+        """
+        return None
+
+    @abstractmethod
+    def partial(self, stack: Any, scores: Tensor | None, elements: Elements | None) -> Any:
+        """The state after some elements.
+
+        Args:
+            stack: The aligned outputs g^-1 f(g x) of these elements, shape (n, B, ...).
+            scores: Theirs, shape (n, B).
+            elements: Which they are; None for all of the group.
+        """
+
+    @abstractmethod
+    def merge(self, first: Any, second: Any) -> Any:
+        """The state after the elements of two states."""
+
+    @abstractmethod
+    def finish(self, state: Any) -> Any:
+        """The output (B, ...) for a state that has seen all elements."""
+
+    def forward(self, stack: Any, orbit: Any, raw: Any) -> Any:
+        """Reduce the whole group at once.
+
+        Args:
+            stack: The aligned outputs g^-1 f(g x), a tensor or tree of shape (|G|, B, ...).
+            orbit: What `scores` sees, the inputs g x or features of them, (|G|, B, ...).
+            raw: The outputs f(g x), (|G|, B, ...).
+
+        Returns:
+            The output, (B, ...).
+        """
+        return self.finish(self.partial(stack, self.scores(orbit, raw), None))
+
+    def estimate(self, stack: Any, scores: Tensor | None, elements: list[int]) -> Any:
+        """An unbiased estimate of the output from a random subset of the group.
+
+        Args:
+            stack: The aligned outputs of the subset, shape (k, B, ...).
+            scores: Those of the whole group, shape (|G|, B).
+            elements: The subset, drawn uniformly without replacement.
+
+        Raises:
+            TypeError: If the reducer has none.
+        """
+        raise TypeError(
+            f"{type(self).__name__} has no unbiased estimate from a subset of the group; "
+            "samples is for equitune and lambda_equitune"
+        )
+
+
+class Mean(Reducer):
     """The mean over the group: equitune (Basu et al., AAAI 2023, eq. 2)."""
 
-    def forward(self, stack: Tensor, orbit: Tensor, raw: Tensor) -> Tensor:
-        """Average over the first axis."""
-        return stack.mean(0)
+    def partial(self, stack: Any, scores: Tensor | None, elements: Elements | None) -> Any:
+        """The sum, and how many."""
+        return tree_map(lambda y: y.sum(0), stack), leaves(stack)[0].shape[0]
+
+    def merge(self, first: Any, second: Any) -> Any:
+        """Add."""
+        return tree_map(torch.add, first[0], second[0]), first[1] + second[1]
+
+    def finish(self, state: Any) -> Any:
+        """Divide."""
+        total, count = state
+        return tree_map(lambda y: y / count, total)
+
+    def estimate(self, stack: Any, scores: Tensor | None, elements: list[int]) -> Any:
+        """The mean over the subset."""
+        return self.finish(self.partial(stack, None, elements))
 
 
-class Best(nn.Module):
+class Maximum(Reducer):
+    """The largest value of each entry over the group: equizero where only arg-max is used.
+
+    The largest entry of the result stands where `Best` with the score `max_value` has it, so the
+    arg-max is the same. It costs less, and as it treats all elements alike, ties need no care.
+    """
+
+    def partial(self, stack: Any, scores: Tensor | None, elements: Elements | None) -> Any:
+        """Maximum over the first axis."""
+        return tree_map(lambda y: y.amax(0), stack)
+
+    def merge(self, first: Any, second: Any) -> Any:
+        """The larger of the two."""
+        return tree_map(torch.maximum, first, second)
+
+    def finish(self, state: Any) -> Any:
+        """The maximum."""
+        return state
+
+
+class Identity(Reducer):
+    """The output f(x) of the model itself, which is what the identity element gives.
+
+    Not equivariant; it is there for `StraightThrough`, and as a plain model in comparisons.
+    """
+
+    def partial(self, stack: Any, scores: Tensor | None, elements: Elements | None) -> Any:
+        """The identity's slice, if it is among the elements."""
+        if elements is None:
+            return tree_map(lambda y: y[0], stack)
+        if 0 not in elements:
+            return None
+        place = list(elements).index(0)
+        return tree_map(lambda y: y[place], stack)
+
+    def merge(self, first: Any, second: Any) -> Any:
+        """The one of the two that has it."""
+        return second if first is None else first
+
+    def finish(self, state: Any) -> Any:
+        """The identity's slice."""
+        return state
+
+
+class Best(Reducer):
     """The output of the element with the best score: equizero (Basu et al., NeurIPS 2023, eq. 3).
 
     Where several elements share the best score the result is the mean of theirs. Ties are no
@@ -30,80 +165,193 @@ class Best(nn.Module):
 
     A NaN among the scores of a sample makes its output NaN.
 
+    The gradient is that of the outputs chosen, see `StraightThrough` for others.
+
     Args:
-        score: Maps raw outputs (|G|, B, ...) to scores (|G|, B), higher is better.
+        score: Maps raw outputs (|G|, B, ...) to scores (|G|, B), higher is better. For a model
+            that returns a tree, it is given the tree.
         tolerance: Difference that is still a tie; 32 machine epsilons when omitted.
     """
 
     zero: Tensor
 
-    def __init__(self, score: Callable[[Tensor], Tensor], tolerance: float | None = None) -> None:
+    def __init__(self, score: Callable[[Any], Tensor], tolerance: float | None = None) -> None:
         super().__init__()
         self.score = score
         self.tolerance = tolerance
         self.register_buffer("zero", torch.zeros(()), persistent=False)
 
-    def forward(self, stack: Tensor, orbit: Tensor, raw: Tensor) -> Tensor:
-        """Average over the best elements of each sample."""
+    def scores(self, seen: Any, raw: Any) -> Tensor:
+        """What the proxy score says of the raw outputs."""
         scores = self.score(raw)
-        if scores.shape != raw.shape[:2]:
+        expected = leaves(raw)[0].shape[:2]
+        if scores.shape != expected:
             raise ValueError(
                 f"the score returned shape {tuple(scores.shape)}, "
-                f"expected one number for each element and sample, {tuple(raw.shape[:2])}"
+                f"expected one number for each element and sample, {tuple(expected)}"
             )
-        tolerance = self.tolerance
-        if tolerance is None:
-            tolerance = 32 * torch.finfo(scores.dtype).eps
-        scores = scores.detach()
+        return scores.detach()
+
+    def partial(self, stack: Any, scores: Tensor | None, elements: Elements | None) -> Any:
+        """Best score, and sum and number of the outputs that share it."""
+        assert scores is not None
         best = scores.amax(0)
-        # the second comparison is for infinite scores, whose threshold is NaN
-        tied = (scores >= best - tolerance * (best.abs() + 1)) | (scores == best)
-        for _ in range(stack.ndim - 2):
-            tied = tied.unsqueeze(-1)
+        tied = near(scores, best, self.tolerance)
         # outputs that lost may be infinite, so they are replaced, not multiplied by 0
-        return stack.where(tied, self.zero).sum(0) / tied.sum(0, dtype=stack.dtype)
+        total = tree_map(lambda y: y.where(beside(tied, y, 2), self.zero.to(y.dtype)).sum(0), stack)
+        return best, total, tied.sum(0)
+
+    def merge(self, first: Any, second: Any) -> Any:
+        """Keep those that share the better score."""
+        best = torch.maximum(first[0], second[0])
+        kept = [near(state[0], best, self.tolerance) for state in (first, second)]
+
+        def add(a: Tensor, b: Tensor) -> Tensor:
+            return sum(y.where(beside(k, y, 1), 0) for y, k in zip((a, b), kept, strict=True))  # type: ignore[return-value]
+
+        return best, tree_map(add, first[1], second[1]), add(first[2], second[2])
+
+    def finish(self, state: Any) -> Any:
+        """The mean of those that share the best score."""
+        _, total, count = state
+        return tree_map(lambda y: y / beside(count, y, 1).to(y.dtype), total)
 
 
-class Maximum(nn.Module):
-    """The largest value of each entry over the group: equizero where only arg-max is used.
+class StraightThrough(Reducer):
+    """The value of one reducer with the gradient of another.
 
-    The largest entry of the result stands where `Best` with the score `max_value` has it, so the
-    arg-max is the same. It costs less, and as it treats all elements alike, ties need no care.
+    Choosing the best element is not differentiable in the scores, and its own gradient reaches
+    only the elements chosen. The two estimators of Basu et al. (NeurIPS 2023, section 3.2 and
+    their code) are ``StraightThrough(Best(score), Mean())``, mean + (best - mean).detach(), and
+    ``StraightThrough(Best(score), Identity())``, f(x) + (best - f(x)).detach().
+
+    Args:
+        value: What the output is.
+        gradient: What the gradient is taken of.
     """
 
-    def forward(self, stack: Tensor, orbit: Tensor, raw: Tensor) -> Tensor:
-        """Maximum over the first axis."""
-        return stack.amax(0)
+    def __init__(self, value: Reducer, gradient: Reducer) -> None:
+        super().__init__()
+        if value.features is not None or gradient.features is not None:
+            raise ValueError("StraightThrough is for reducers that capture no features")
+        self.value = value
+        self.gradient = gradient
+
+    def scores(self, seen: Any, raw: Any) -> Tensor | None:
+        """Those of the reducer that gives the value."""
+        return self.value.scores(seen, raw)
+
+    def partial(self, stack: Any, scores: Tensor | None, elements: Elements | None) -> Any:
+        """Both states."""
+        with torch.no_grad():
+            value = self.value.partial(stack, scores, elements)
+        return value, self.gradient.partial(stack, scores, elements)
+
+    def merge(self, first: Any, second: Any) -> Any:
+        """Merge both states."""
+        with torch.no_grad():
+            value = self._merge(self.value, first[0], second[0])
+        return value, self._merge(self.gradient, first[1], second[1])
+
+    def finish(self, state: Any) -> Any:
+        """The value, and a difference that is zero but has a gradient."""
+        with torch.no_grad():
+            value = self.value.finish(state[0])
+        gradient = self.gradient.finish(state[1])
+        return tree_map(lambda v, g: v + (g - g.detach()), value, gradient)
+
+    @staticmethod
+    def _merge(reducer: Reducer, first: Any, second: Any) -> Any:
+        return reducer.merge(first, second)
 
 
-class WeightedMean(nn.Module):
+class WeightedMean(Reducer):
     """The weighted mean over the group: lambda-equitune (Basu et al., NeurIPS 2023, eq. 4).
 
     The weights are the softmax over the orbit of log-weights, so they are positive and sum to 1;
-    constant log-weights give equitune, one that dominates gives equizero.
+    constant log-weights give equitune, one that dominates gives equizero. Elements of log-weight
+    plus infinity share all the weight; where every log-weight is minus infinity the weights are
+    equal; a NaN makes the sample's output NaN.
 
     Args:
-        weight: Maps inputs of shape (|G| B, ...) to log-weights of shape (|G| B,) or (|G| B, 1).
+        weight: Maps inputs of shape (N, ...), or features, to log-weights of shape (N,) or
+            (N, 1).
+        features: Name of a submodule of the model, as in ``model.get_submodule(name)``, whose
+            output the network sees instead of the inputs. It is captured from the model's own
+            forward.
     """
 
-    def __init__(self, weight: nn.Module) -> None:
+    def __init__(self, weight: nn.Module, features: str | None = None) -> None:
         super().__init__()
         self.weight = weight
+        self.features = features
 
-    def weights(self, orbit: Tensor) -> Tensor:
-        """The weights of shape (|G|, B) for an orbit of shape (|G|, B, ...)."""
-        order, batch = orbit.shape[:2]
-        log_weights = self.weight(orbit.flatten(0, 1))
+    def scores(self, seen: Any, raw: Any) -> Tensor:
+        """Log-weights of shape (n, B)."""
+        order, batch = leaves(seen)[0].shape[:2]
+        log_weights = self.weight(tree_map(lambda x: x.flatten(0, 1), seen))
         if log_weights.shape not in {(order * batch,), (order * batch, 1)}:
             raise ValueError(
                 f"the weight network returned shape {tuple(log_weights.shape)} for "
                 f"{order * batch} inputs, expected one log-weight each: ({order * batch},)"
             )
-        return log_weights.view(order, batch).softmax(0)
+        return log_weights.view(order, batch)
 
-    def forward(self, stack: Tensor, orbit: Tensor, raw: Tensor) -> Tensor:
-        """Average over the first axis with the network's weights."""
-        weights = self.weights(orbit)
-        return (weights.to(stack.dtype).view(weights.shape + (1,) * (stack.ndim - 2)) * stack).sum(
-            0
+    def weights(self, orbit: Any) -> Tensor:
+        """The weights of shape (|G|, B) for what `scores` sees, shape (|G|, B, ...)."""
+        return softmax(self.scores(orbit, None))
+
+    def partial(self, stack: Any, scores: Tensor | None, elements: Elements | None) -> Any:
+        """Largest log-weight, and sums of the outputs and of the weights relative to it."""
+        assert scores is not None
+        largest = scores.detach().amax(0)
+        weights = relative(scores, largest)
+        total = tree_map(lambda y: (beside(weights, y, 2).to(y.dtype) * y).sum(0), stack)
+        return largest, total, weights.sum(0)
+
+    def merge(self, first: Any, second: Any) -> Any:
+        """Add, relative to the larger of the largest log-weights."""
+        largest = torch.maximum(first[0], second[0])
+        one, two = (relative(state[0], largest) for state in (first, second))
+        total = tree_map(
+            lambda a, b: beside(one, a, 1).to(a.dtype) * a + beside(two, b, 1).to(b.dtype) * b,
+            first[1],
+            second[1],
         )
+        return largest, total, one * first[2] + two * second[2]
+
+    def finish(self, state: Any) -> Any:
+        """Divide by the sum of the weights."""
+        _, total, weight = state
+        return tree_map(lambda y: y / beside(weight, y, 1).to(y.dtype), total)
+
+    def estimate(self, stack: Any, scores: Tensor | None, elements: list[int]) -> Any:
+        """The subset's share of the weighted sum, times |G| / k."""
+        assert scores is not None
+        weights = softmax(scores)[elements] * (scores.shape[0] / len(elements))
+        return tree_map(lambda y: (beside(weights, y, 2).to(y.dtype) * y).sum(0), stack)
+
+
+def softmax(log_weights: Tensor) -> Tensor:
+    """Weights (n, B) that sum to 1 over n, with the limits that `WeightedMean` describes."""
+    weights = relative(log_weights, log_weights.detach().amax(0))
+    return weights / weights.sum(0)
+
+
+def relative(log_weights: Tensor, largest: Tensor) -> Tensor:
+    """exp(log_weights - largest), which is 1 also where both are the same infinity."""
+    same_infinity = largest.isinf() & (log_weights == largest)
+    return (log_weights - largest).masked_fill(same_infinity, 0).exp()
+
+
+def near(scores: Tensor, best: Tensor, tolerance: float | None = None) -> Tensor:
+    """Which scores are as good as the best, up to a tolerance (32 machine epsilons if None)."""
+    if tolerance is None:
+        tolerance = 32 * torch.finfo(scores.dtype).eps
+    # the second comparison is for infinite scores, whose threshold is NaN
+    return (scores >= best - tolerance * (best.abs() + 1)) | (scores == best)
+
+
+def beside(numbers: Tensor, y: Tensor, axes: int) -> Tensor:
+    """Numbers along the first axes of y, with axes of length 1 for its others."""
+    return numbers.view(numbers.shape + (1,) * (y.ndim - axes))

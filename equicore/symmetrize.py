@@ -13,32 +13,61 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from equicore.reduce import Best, Mean, WeightedMean
-from equicore.representations import Representation
+from equicore.capture import frozen_statistics, run_and_capture
+from equicore.reduce import Best, Mean, Reducer, StraightThrough, WeightedMean, near, softmax
+from equicore.representations import Elements, Representation, Tree
 from equicore.scores import max_probability
+from equicore.trees import leaves, tree_map
+
+Model = nn.Module | Callable[..., Any]
+Call = Callable[[Any], Any]
 
 
 class Symmetrized(nn.Module):
     """A model made equivariant: orbit -> model -> align -> reduce.
 
+    Works wherever the model did: it has the model's arguments, moves with ``.to``, and is saved by
+    ``state_dict``. BatchNorm in training mode takes its statistics over the whole orbit, and
+    dropout draws anew for each element: as for any model, equivariance is exact in ``eval`` mode.
+
     Args:
-        model: Maps a batch (B, ...) to a batch (B, ...), sample by sample.
+        model: Maps a batch (B, ...) to a batch (B, ...), sample by sample; tensors or trees.
         input_rep: How the group acts on the model's input.
         output_rep: How the group acts on the model's output.
         reduce: Reducer of the aligned outputs, see `equicore.reduce`.
+        chunk: Run the model on this many elements at a time, so that memory does not grow with
+            the group. With gradients, chunks are checkpointed: computed again in the backward
+            pass. The result is the same up to rounding, but for BatchNorm in training mode, whose
+            statistics are then those of a chunk.
+        samples: In training mode, run the model on so many elements, drawn anew in each call from
+            torch's random state: an unbiased estimate of the output. Exact in ``eval`` mode. For
+            `Mean`, and for `WeightedMean` of the inputs.
+        top_k: Run the model, for each sample, only on the elements of the k largest weights, and
+            on those that tie with the last of them. For `WeightedMean` of the inputs.
+        batch_dim: The axis of the batch in the tensors that the model takes and returns.
+            Representations count axes from the end with the batch on axis 0.
 
     Raises:
-        ValueError: If the representations are of different groups.
+        ValueError: If the representations are of different groups, or an option does not fit.
+        TypeError: If ``reduce`` is no `Reducer`, or has no estimate from samples, or no weights
+            for top_k.
     """
 
     def __init__(
         self,
-        model: nn.Module | Callable[..., Tensor],
+        model: Model,
         input_rep: Representation,
         output_rep: Representation,
-        reduce: nn.Module,
+        reduce: Reducer,
+        *,
+        chunk: int | None = None,
+        samples: int | None = None,
+        top_k: int | None = None,
+        batch_dim: int = 0,
     ) -> None:
         super().__init__()
         if input_rep.group != output_rep.group:
@@ -46,40 +75,225 @@ class Symmetrized(nn.Module):
                 "input and output representation must be of one group; got "
                 f"{input_rep.group} and {output_rep.group}"
             )
+        if not isinstance(reduce, Reducer):
+            raise TypeError(f"reduce must be a Reducer; got {type(reduce).__name__}")
         self.group = input_rep.group
+        for name, number in (("chunk", chunk), ("samples", samples), ("top_k", top_k)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name} is a number of elements, at least 1; got {number}")
+        weighs_inputs = isinstance(reduce, WeightedMean) and reduce.features is None
+        if top_k is not None and not weighs_inputs:
+            raise TypeError(
+                "top_k chooses elements by weights that are known before the model runs: it is "
+                "for lambda_equitune whose weight network sees the inputs"
+            )
+        if top_k is not None and (chunk is not None or samples is not None):
+            raise ValueError(
+                "top_k already limits how often the model runs; it excludes chunk and samples"
+            )
+        if samples is not None and not (weighs_inputs or isinstance(reduce, Mean)):
+            reduce.estimate(None, None, [])  # raises for those that have none
+            raise TypeError(
+                "samples needs weights that are known without running the model on the whole "
+                "group: a weight network that sees the inputs"
+            )
+        if reduce.features is not None:
+            _check_submodule(model, reduce.features)
         self.model = model
         self.input_rep = input_rep
         self.output_rep = output_rep
         self.reduce = reduce
+        self.chunk = chunk
+        self.samples = samples
+        self.top_k = top_k
+        self.batch_dim = batch_dim
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The equivariant output for a batch.
 
         Args:
-            x: Batch of shape (B, ...), B >= 1.
-            *args: Passed to the model as they are.
+            *args: The input, a batch (B, ...) or a tree of batches, B >= 1; whatever follows it
+                is passed to the model as it is. The input may also be given by keywords: those
+                that ``input_rep``, a `Tree`, names.
             **kwargs: Passed to the model as they are.
 
         Raises:
             ValueError: If the batch is empty, or the model returns another number of samples
                 than it was given.
         """
-        order, batch = len(self.group), x.shape[0]
-        if batch == 0:
-            raise ValueError(f"empty batch: got an input of shape {tuple(x.shape)}")
+        x, call = self._bind(args, kwargs)
+        order = len(self.group)
+        if self.samples is not None and self.training and self.samples < order:
+            output = self._estimate(x, call, self.samples)
+        elif self.top_k is not None and self.top_k < order:
+            output = self._heaviest(x, call, self.top_k)
+        elif self.chunk is not None and self.chunk < order:
+            output = self.reduce.finish(self._stream(x, call, self.chunk))
+        else:
+            output = self.reduce.finish(self._partial(x, call, None))
+        return output if self.batch_dim == 0 else self._batch_back(output)
+
+    def views(self, *args: Any, **kwargs: Any) -> Any:
+        """What the reducer's scores see: the orbit g x, or the model's features of it.
+
+        Args:
+            *args: As `forward`.
+            **kwargs: As `forward`.
+
+        Returns:
+            A tensor or tree of shape (|G|, B, ...).
+        """
+        x, call = self._bind(args, kwargs)
         orbit = self.input_rep.orbit(x)
-        raw = self.model(orbit.flatten(0, 1), *args, **kwargs)
-        if raw.shape[0] != order * batch:
-            raise ValueError(
-                f"the model was given {order} x {batch} = {order * batch} samples and returned "
-                f"shape {tuple(raw.shape)}; its output must keep the batch on axis 0"
+        return orbit if self.reduce.features is None else self._run(orbit, call)[1]
+
+    def scores(self, *args: Any, **kwargs: Any) -> Tensor:
+        """What the reducer says of each element: log-weights or proxy scores, shape (|G|, B).
+
+        The model runs only if they depend on its features or outputs.
+
+        Args:
+            *args: As `forward`.
+            **kwargs: As `forward`.
+
+        Raises:
+            TypeError: If the reducer treats all elements alike.
+        """
+        x, call = self._bind(args, kwargs)
+        orbit = self.input_rep.orbit(x)
+        if isinstance(self.reduce, WeightedMean) and self.reduce.features is None:
+            return self.reduce.scores(orbit, None)
+        raw, seen = self._run(orbit, call)
+        scores = self.reduce.scores(seen, raw)
+        if scores is None:
+            raise TypeError(f"{type(self.reduce).__name__} treats all elements alike")
+        return scores
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Call]:
+        """The input with its batch on axis 0, and the model as a function of the input alone."""
+        rep = self.input_rep
+        if args:
+            x, rest = args[0], args[1:]
+
+            def call(inputs: Any) -> Any:
+                return self.model(inputs, *rest, **kwargs)
+
+        elif isinstance(rep, Tree):
+            x = {name: kwargs.pop(name) for name in rep.names if name in kwargs}
+
+            def call(inputs: Any) -> Any:
+                return self.model(**inputs, **kwargs)
+
+        else:
+            raise TypeError(
+                "no input: give it as the first argument, or make input_rep a Tree of the "
+                f"keywords that the group acts on; got the keywords {list(kwargs)}"
             )
-        raw = raw.reshape(order, batch, *raw.shape[1:])
-        return self.reduce(self.output_rep.align(raw), orbit, raw)
+        if self.batch_dim != 0:
+            x = tree_map(lambda t: t.movedim(self.batch_dim, 0), x)
+        if isinstance(x, Tensor):
+            if x.shape[0] == 0:
+                raise ValueError(f"empty batch: got an input of shape {tuple(x.shape)}")
+        else:
+            _check_batches(x)
+        return x, call
+
+    def _run(self, orbit: Any, call: Call) -> tuple[Any, Any]:
+        """Raw outputs (n, B, ...), and what the reducer's scores see."""
+        order, batch = leaves(orbit)[0].shape[:2]
+        flat = tree_map(lambda x: x.flatten(0, 1), orbit)
+        if self.reduce.features is None:
+            return self._unflatten(self._call(call, flat), order, batch), orbit
+        assert isinstance(self.model, nn.Module)
+        submodule = self.model.get_submodule(self.reduce.features)
+        raw, features = run_and_capture(
+            submodule, self.reduce.features, lambda: self._call(call, flat)
+        )
+        if self.batch_dim != 0:
+            features = tree_map(lambda t: t.movedim(self.batch_dim, 0), features)
+        seen = _unflatten(features, order, batch, f"its submodule {self.reduce.features}")
+        return self._unflatten(raw, order, batch), seen
+
+    def _call(self, call: Call, flat: Any) -> Any:
+        """The model's selected outputs for samples on axis 0, with samples on axis 0."""
+        raw = call(flat if self.batch_dim == 0 else self._batch_back(flat))
+        if isinstance(self.output_rep, Tree):
+            raw = self.output_rep.select(raw)
+        elif not isinstance(raw, Tensor):
+            raise TypeError(
+                f"the model returned {type(raw).__name__}; make output_rep a Tree that names the "
+                "entries to keep"
+            )
+        if self.batch_dim == 0:
+            return raw
+        return tree_map(lambda t: t.movedim(self.batch_dim, 0), raw)
+
+    def _unflatten(self, raw: Any, order: int, batch: int) -> Any:
+        return _unflatten(raw, order, batch, "the model")
+
+    def _batch_back(self, tree: Any) -> Any:
+        return tree_map(lambda t: t.movedim(0, self.batch_dim), tree)
+
+    def _partial(self, x: Any, call: Call, elements: Elements | None) -> Any:
+        """The reducer's state after some elements."""
+        raw, seen = self._run(self.input_rep.orbit(x, elements), call)
+        scores = self.reduce.scores(seen, raw)
+        return self.reduce.partial(self.output_rep.align(raw, elements), scores, elements)
+
+    def _stream(self, x: Any, call: Call, chunk: int) -> Any:
+        """The reducer's state after all elements, ``chunk`` at a time."""
+        order = len(self.group)
+        state: Any = None
+        for start in range(0, order, chunk):
+            elements = range(start, min(start + chunk, order))
+            if torch.is_grad_enabled():
+                part = checkpoint(
+                    self._partial,
+                    x,
+                    call,
+                    elements,
+                    use_reentrant=False,
+                    context_fn=lambda: frozen_statistics(self),
+                )
+            else:
+                part = self._partial(x, call, elements)
+            state = part if start == 0 else self.reduce.merge(state, part)
+        return state
+
+    def _estimate(self, x: Any, call: Call, samples: int) -> Any:
+        """An unbiased estimate of the output from a random subset of the group."""
+        elements = torch.randperm(len(self.group))[:samples].tolist()
+        scores = None
+        if isinstance(self.reduce, WeightedMean):
+            scores = self.reduce.scores(self.input_rep.orbit(x), None)
+        raw, _ = self._run(self.input_rep.orbit(x, elements), call)
+        return self.reduce.estimate(self.output_rep.align(raw, elements), scores, elements)
+
+    def _heaviest(self, x: Any, call: Call, top_k: int) -> Any:
+        """The weighted mean over the elements of the largest weights, of each sample its own."""
+        orbit = self.input_rep.orbit(x)
+        scores = self.reduce.scores(orbit, None)
+        assert scores is not None
+        order, batch = scores.shape
+        threshold = scores.detach().topk(top_k, dim=0).values[-1]
+        kept = near(scores.detach(), threshold)
+        places = kept.flatten().nonzero().squeeze(1)
+        chosen = tree_map(lambda t: t.flatten(0, 1)[places], orbit)
+        raw = _unflatten(self._call(call, chosen), 1, len(places), "the model")
+        elements, rows = places // batch, places % batch
+        inverses = torch.from_numpy(self.group.inverses.copy()).to(places.device)[elements]
+        aligned = self.output_rep.act_each(inverses, tree_map(lambda t: t[0], raw))
+        weights = softmax(scores.masked_fill(~kept, -torch.inf)).flatten()[places]
+
+        def add(y: Tensor) -> Tensor:
+            weighted = weights.to(y.dtype).view(-1, *(1,) * (y.ndim - 1)) * y
+            return y.new_zeros(batch, *y.shape[1:]).index_add(0, rows, weighted)
+
+        return tree_map(add, aligned)
 
 
 def equitune(
-    model: nn.Module | Callable[..., Tensor], input_rep: Representation, output_rep: Representation
+    model: Model, input_rep: Representation, output_rep: Representation, **options: Any
 ) -> Symmetrized:
     """The mean of g^-1 f(g x) over the group (Basu et al., AAAI 2023, eq. 2).
 
@@ -87,6 +301,7 @@ def equitune(
         model: The model f.
         input_rep: How the group acts on its input.
         output_rep: How the group acts on its output.
+        **options: ``chunk``, ``samples``, ``batch_dim`` of `Symmetrized`.
 
     >>> import torch
     >>> from equicore import Trivial, image_rotations
@@ -97,14 +312,16 @@ def equitune(
     >>> torch.allclose(invariant(x), invariant(x.rot90(1, (-2, -1))), atol=1e-6)
     True
     """
-    return Symmetrized(model, input_rep, output_rep, Mean())
+    return Symmetrized(model, input_rep, output_rep, Mean(), **options)
 
 
 def equizero(
-    model: nn.Module | Callable[..., Tensor],
+    model: Model,
     input_rep: Representation,
     output_rep: Representation,
-    score: Callable[[Tensor], Tensor] = max_probability,
+    score: Callable[[Any], Tensor] = max_probability,
+    gradient: Reducer | None = None,
+    **options: Any,
 ) -> Symmetrized:
     """The g^-1 f(g x) whose f(g x) scores best (Basu et al., NeurIPS 2023, eq. 3).
 
@@ -115,15 +332,23 @@ def equizero(
         input_rep: How the group acts on its input.
         output_rep: How the group acts on its output.
         score: Proxy score, higher is better, see `equicore.scores`.
+        gradient: For fine-tuning, take the gradient of this reducer instead of that of the chosen
+            element, see `equicore.reduce.StraightThrough`.
+        **options: ``chunk``, ``batch_dim`` of `Symmetrized`.
     """
-    return Symmetrized(model, input_rep, output_rep, Best(score))
+    reduce: Reducer = Best(score)
+    if gradient is not None:
+        reduce = StraightThrough(reduce, gradient)
+    return Symmetrized(model, input_rep, output_rep, reduce, **options)
 
 
 def lambda_equitune(
-    model: nn.Module | Callable[..., Tensor],
+    model: Model,
     input_rep: Representation,
     output_rep: Representation,
     weight: nn.Module,
+    features: str | None = None,
+    **options: Any,
 ) -> Symmetrized:
     """The mean of g^-1 f(g x) with learned weights (Basu et al., NeurIPS 2023, eq. 4).
 
@@ -133,5 +358,42 @@ def lambda_equitune(
         output_rep: How the group acts on its output.
         weight: Network that maps inputs (N, ...) to log-weights (N,); the weights are their
             softmax over the orbit. See `equicore.weights`.
+        features: Name of a submodule of the model whose output the weight network sees instead
+            of the inputs; it is captured from the model's own forward, not computed again.
+        **options: ``chunk``, ``samples``, ``top_k``, ``batch_dim`` of `Symmetrized`.
     """
-    return Symmetrized(model, input_rep, output_rep, WeightedMean(weight))
+    return Symmetrized(model, input_rep, output_rep, WeightedMean(weight, features), **options)
+
+
+def _unflatten(tree: Any, order: int, batch: int, who: str) -> Any:
+    """Axis 0 of |G| B samples as two axes, or ValueError."""
+
+    def split(t: Tensor) -> Tensor:
+        if t.ndim == 0 or t.shape[0] != order * batch:
+            raise ValueError(
+                f"the model was given {order} x {batch} = {order * batch} samples and {who} "
+                f"returned shape {tuple(t.shape)}; the output must keep the samples on the "
+                "batch's axis"
+            )
+        return t.reshape(order, batch, *t.shape[1:])
+
+    return tree_map(split, tree)
+
+
+def _check_batches(x: Any) -> None:
+    shapes = [tuple(leaf.shape) for leaf in leaves(x)]
+    if not shapes:
+        raise ValueError(f"the input holds no tensor: {x!r}")
+    if len({shape[:1] for shape in shapes}) > 1 or () in shapes:
+        raise ValueError(f"the tensors of the input have different batches: shapes {shapes}")
+    if shapes[0][0] == 0:
+        raise ValueError(f"empty batch: got an input of shapes {shapes}")
+
+
+def _check_submodule(model: Model, name: str) -> None:
+    names = [n for n, _ in model.named_modules() if n] if isinstance(model, nn.Module) else []
+    if name not in names:
+        raise ValueError(
+            f"features names a submodule of the model; {name!r} is none of {names[:20]}"
+            + (" ..." if len(names) > 20 else "")
+        )

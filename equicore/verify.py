@@ -5,16 +5,22 @@ These are the checks that the package's own tests use, shipped for everybody's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
+from torch import Tensor, nn
 
 from equicore.groups import Group
-from equicore.representations import Representation
+from equicore.representations import Representation, Tree
+from equicore.symmetrize import equitune
+from equicore.trees import leaves, tree_map
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -23,9 +29,10 @@ class EquivarianceError:
 
     Attributes:
         absolute: Largest |f(g x) - g f(x)| for each g, shape (|G|,).
-        relative: The same, divided by the largest |f(g x)| over the whole orbit and batch.
-        worst_element: The g of the largest absolute error.
-        worst_sample: The sample, 0..B-1, of the largest absolute error.
+        relative: The same, divided by the largest |f(g x)| over the whole orbit and batch; for a
+            model that returns a tree, the largest of its tensors' relative errors.
+        worst_element: The g of the largest relative error.
+        worst_sample: The sample, 0..B-1, of the largest relative error.
     """
 
     absolute: Tensor
@@ -35,10 +42,12 @@ class EquivarianceError:
 
 
 def equivariance_error(
-    model: Callable[[Tensor], Tensor],
+    model: Callable[[Any], Any],
     input_rep: Representation,
     output_rep: Representation,
-    x: Tensor,
+    x: Any,
+    *,
+    batch_dim: int = 0,
 ) -> EquivarianceError:
     """Measure |f(g x) - g f(x)| for every element.
 
@@ -46,7 +55,12 @@ def equivariance_error(
         model: The model f, called once on the whole orbit, |G| B samples.
         input_rep: How the group acts on its input.
         output_rep: How the group acts on its output.
-        x: Batch of shape (B, ...), B >= 1.
+        x: Batch of shape (B, ...), B >= 1, or a tree of batches.
+        batch_dim: The axis of the batch, as in `Symmetrized`.
+
+    Raises:
+        ValueError: If the batch is empty.
+        TypeError: If the model's outputs are not floating-point tensors.
 
     >>> from equicore import Trivial, image_rotations
     >>> rotations = image_rotations()
@@ -58,33 +72,48 @@ def equivariance_error(
     >>> equivariance_error(corner, rotations, Trivial(rotations.group), x).absolute
     tensor([0., 2., 8., 6.])
     """
-    if len(x) == 0:
-        raise ValueError(f"empty batch: got an input of shape {tuple(x.shape)}")
+    x = tree_map(lambda t: t.movedim(batch_dim, 0), x)
+    if leaves(x)[0].shape[0] == 0:
+        raise ValueError(f"empty batch: got an input of shape {tuple(leaves(x)[0].shape)}")
+    order = len(input_rep.group)
     with torch.no_grad():
         orbit = input_rep.orbit(x)
-        transformed = model(orbit.flatten(0, 1)).unflatten(0, orbit.shape[:2])
-        if not transformed.is_floating_point():
-            raise TypeError(
-                f"errors are measured of floating-point outputs; got {transformed.dtype}"
-            )
-        expected = output_rep.orbit(transformed[0])
-        difference = (transformed - expected).abs().flatten(2 if transformed.ndim > 2 else 1)
-        if transformed.ndim > 2:
-            difference = difference.amax(2)
-        scale = transformed.abs().amax().clamp(min=torch.finfo(transformed.dtype).tiny)
-    absolute = difference.amax(1)
+        samples = tree_map(lambda t: t.flatten(0, 1).movedim(0, batch_dim), orbit)
+        outputs = model(samples)
+        if isinstance(output_rep, Tree):
+            outputs = output_rep.select(outputs)
+        transformed = tree_map(lambda t: t.movedim(batch_dim, 0).unflatten(0, (order, -1)), outputs)
+        expected = output_rep.orbit(tree_map(lambda t: t[0], transformed))
+        pairs = list(zip(leaves(transformed), leaves(expected), strict=True))
+        absolute = torch.stack([_largest(actual - wanted) for actual, wanted in pairs])
+        scales = torch.stack([_scale(actual) for actual, _ in pairs])
+        relative = (absolute / scales[:, None, None]).amax(0)
     # NaN counts as the worst
-    worst = int(difference.nan_to_num(nan=torch.inf).argmax())
-    element, sample = divmod(worst, len(x))
-    return EquivarianceError(absolute, absolute / scale, element, sample)
+    worst = int(relative.nan_to_num(nan=torch.inf).argmax())
+    element, sample = divmod(worst, relative.shape[1])
+    return EquivarianceError(absolute.amax((0, 2)), relative.amax(1), element, sample)
+
+
+def _largest(difference: Tensor) -> Tensor:
+    """The largest magnitude for each element and sample, shape (|G|, B)."""
+    if not difference.is_floating_point():
+        raise TypeError(f"errors are measured of floating-point outputs; got {difference.dtype}")
+    return difference.abs().flatten(2).amax(2) if difference.ndim > 2 else difference.abs()
+
+
+def _scale(outputs: Tensor) -> Tensor:
+    """The largest magnitude that is a number, to divide by."""
+    return outputs.abs().nan_to_num(nan=0).amax().clamp(min=torch.finfo(outputs.dtype).tiny)
 
 
 def assert_equivariant(
-    model: Callable[[Tensor], Tensor],
+    model: Callable[[Any], Any],
     input_rep: Representation,
     output_rep: Representation,
-    x: Tensor,
+    x: Any,
     tolerance: float | None = None,
+    *,
+    batch_dim: int = 0,
 ) -> None:
     """Raise AssertionError unless f(g x) = g f(x) for every element and sample.
 
@@ -92,13 +121,14 @@ def assert_equivariant(
         model: The model f.
         input_rep: How the group acts on its input.
         output_rep: How the group acts on its output.
-        x: Batch of shape (B, ...).
+        x: Batch of shape (B, ...), or a tree of batches.
         tolerance: Largest relative error allowed; 1e-5 when omitted, 1e-12 in float64.
+        batch_dim: The axis of the batch, as in `Symmetrized`.
 
     Raises:
         AssertionError: Names the worst element, sample and magnitude.
     """
-    error = equivariance_error(model, input_rep, output_rep, x)
+    error = equivariance_error(model, input_rep, output_rep, x, batch_dim=batch_dim)
     double = error.relative.dtype == torch.float64
     if tolerance is None:
         tolerance = 1e-12 if double else 1e-5
@@ -114,6 +144,93 @@ def assert_equivariant(
     if not double and relative < 1e-3:
         message += "; an error this small may be rounding: repeat in float64 to tell"
     raise AssertionError(message)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Errors of equivariance per element, of a model and of what was made of it.
+
+    Attributes:
+        group: The group.
+        errors: By name; the first is that of the model itself.
+    """
+
+    group: Group
+    errors: dict[str, EquivarianceError]
+
+    def __str__(self) -> str:
+        """A table: one row for each element, the relative error of each model."""
+        names = [f"{g} ({name})" for g, name in enumerate(self.group.names)]
+        width = max(len(name) for name in [*names, "element"])
+        columns = [max(len(name), 8) for name in self.errors]
+        lines = ["  ".join(n.rjust(w) for n, w in zip(self.errors, columns, strict=True))]
+        for g in range(len(self.group)):
+            row = [f"{float(e.relative[g]):.1e}" for e in self.errors.values()]
+            lines.append("  ".join(v.rjust(w) for v, w in zip(row, columns, strict=True)))
+        heads = ["element", *names]
+        table = [f"{head.ljust(width)}  {line}" for head, line in zip(heads, lines, strict=True)]
+        return "\n".join(["relative error |f(g x) - g f(x)|", *table])
+
+    def plot(self) -> Figure:
+        """The same as a figure, on a logarithmic axis; save it with ``.savefig(path)``."""
+        from matplotlib.figure import Figure
+
+        elements = np.arange(len(self.group))
+        figure = Figure(figsize=(max(4.0, 1.5 + 0.45 * len(elements)), 3.2), layout="constrained")
+        axes = figure.subplots()
+        for i, (name, error) in enumerate(self.errors.items()):
+            relative = error.relative.double().cpu().numpy()
+            floor = np.finfo(str(error.relative.dtype).removeprefix("torch.")).eps
+            shown = np.maximum(relative, floor / 4)  # a zero has no place on the axis
+            offset = 0.8 * ((i + 0.5) / len(self.errors) - 0.5)
+            axes.plot(elements + offset, shown, "os^Dv"[i % 5], label=name)
+        axes.set_yscale("log")
+        axes.set_xticks(elements, self.group.names, rotation=90 if len(elements) > 8 else 0)
+        axes.set_xlabel(f"element g of {self.group.name}")
+        axes.set_ylabel("|f(g x) − g f(x)|, relative")
+        axes.grid(axis="y", alpha=0.3)
+        axes.legend()
+        return figure
+
+
+def report(
+    model: Callable[[Any], Any],
+    input_rep: Representation,
+    output_rep: Representation,
+    x: Any,
+    symmetrized: Mapping[str, nn.Module] | None = None,
+    *,
+    batch_dim: int = 0,
+) -> Report:
+    """Errors of equivariance per element before and after symmetrization.
+
+    Args:
+        model: The model f.
+        input_rep: How the group acts on its input.
+        output_rep: How the group acts on its output.
+        x: Batch of shape (B, ...), or a tree of batches.
+        symmetrized: What was made of the model, by name; `equitune` of it when omitted.
+        batch_dim: The axis of the batch, as in `Symmetrized`.
+
+    >>> from equicore import Trivial, image_flips
+    >>> flip = image_flips()
+    >>> corner = lambda x: x[..., 0, 0]
+    >>> print(report(corner, flip, Trivial(flip.group), torch.arange(9.0).view(1, 3, 3)))
+    relative error |f(g x) - g f(x)|
+    element     model  equitune
+    0 (e)     0.0e+00   0.0e+00
+    1 (r)     1.0e+00   0.0e+00
+    """
+    if symmetrized is None:
+        symmetrized = {"equitune": equitune(model, input_rep, output_rep, batch_dim=batch_dim)}
+    models: dict[str, Callable[[Any], Any]] = {"model": model, **symmetrized}
+    return Report(
+        input_rep.group,
+        {
+            name: equivariance_error(f, input_rep, output_rep, x, batch_dim=batch_dim)
+            for name, f in models.items()
+        },
+    )
 
 
 def check_group(group: Group | ArrayLike) -> Group:

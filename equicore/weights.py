@@ -1,32 +1,36 @@
-"""Weight networks for lambda-equitune, and how they learn.
+"""Weight networks for lambda-equitune, and how they learn without labels.
 
-A weight network maps inputs (N, ...) to log-weights (N,). `fit_familiarity` trains one without
-labels and without the model: on the inputs that the model was trained on, the softmax over the
-orbit shall put its mass on the identity. Afterwards, whichever g brings a new input to where the
-model is at home gets the weight.
+A weight network maps inputs (N, ...), or features of the model, to log-weights (N,).
+`fit_familiarity` trains one without labels: on the inputs that the model was trained on, the
+softmax over the orbit shall put its mass on the identity. Afterwards, whichever g brings a new
+input to where the model is at home gets the weight. To train on a task's loss see `equicore.fit`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from equicore.representations import Representation
+from equicore.reduce import WeightedMean
+from equicore.symmetrize import Symmetrized
+from equicore.trees import leaves, tree_map
 
 
 class MLPWeight(nn.Module):
-    """A small multilayer perceptron that maps inputs to log-weights.
+    """A small multilayer perceptron that maps inputs, or features, to log-weights.
 
     Before it is fitted all log-weights are 0, which makes lambda-equitune equal to equitune.
 
     Args:
-        representation: How the group acts on the inputs.
-        shape: Shape of one input, without the batch.
+        shape: Shape of one input, without the batch; with ``pool``, of one pooled input.
         hidden: Widths of the hidden layers.
+        pool: Applied to the inputs first, for instance ``nn.AdaptiveAvgPool2d(8)`` for images or
+            ``nn.AdaptiveAvgPool2d(1)`` for the features of a convolutional network.
         seed: Of the initial parameters; the global random state is left alone.
     """
 
@@ -35,15 +39,15 @@ class MLPWeight(nn.Module):
 
     def __init__(
         self,
-        representation: Representation,
         shape: Sequence[int],
         hidden: Sequence[int] = (64, 64),
+        pool: nn.Module | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.representation = representation
         self.shape = tuple(shape)
         self.hidden = tuple(hidden)
+        self.pool = nn.Identity() if pool is None else pool
         size = math.prod(self.shape)
         layers: list[nn.Module] = []
         generator = torch.Generator().manual_seed(seed)
@@ -61,20 +65,32 @@ class MLPWeight(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Log-weights of shape (N,) for inputs of shape (N, ...)."""
-        flat = x.flatten(1).to(self.shift.dtype)
-        return self.network((flat - self.shift) / self.scale).squeeze(-1)
+        return self.network((self._flat(x) - self.shift) / self.scale).squeeze(-1)
 
     def standardize(self, x: Tensor) -> None:
         """Set the input's shift and scale to the mean and deviation of a sample (N, ...)."""
-        flat = x.flatten(1).to(self.shift.dtype)
+        flat = self._flat(x)
         self.shift.copy_(flat.mean(0))
         deviation = flat.std(0, correction=0)
         self.scale.copy_(deviation.where(deviation > 0, 1))
 
+    def check_shape(self, x: Tensor) -> None:
+        """Raise ValueError unless x is a batch (N, ...) of this network's inputs."""
+        if x.ndim < 1 or x.shape[1:] != self.shape:
+            raise ValueError(
+                f"this weight network takes inputs of shape (N, "
+                f"{', '.join(map(str, self.shape))}); got {tuple(x.shape)}"
+            )
+
+    def _flat(self, x: Tensor) -> Tensor:
+        pooled = self.pool(x.to(self.shift.dtype))
+        self.check_shape(pooled)
+        return pooled.flatten(1)
+
 
 def fit_familiarity(
-    weight: MLPWeight,
-    inputs: Tensor,
+    symmetrized: Symmetrized,
+    inputs: Any,
     *,
     steps: int = 2000,
     batch_size: int = 256,
@@ -82,13 +98,14 @@ def fit_familiarity(
     held_out: float = 0.1,
     seed: int = 0,
 ) -> float:
-    """Train a weight network to tell familiar inputs from their transforms, without labels.
+    """Train the weights of lambda-equitune to tell familiar inputs from their transforms.
 
     Minimises the cross-entropy between the softmax over the orbit of e(g x) and the identity, for
-    x among ``inputs``.
+    x among ``inputs``. The model is not changed; where the weight network sees its features, it
+    runs once on the orbit of all inputs.
 
     Args:
-        weight: The network e; trained in place.
+        symmetrized: Of `lambda_equitune`; its weight network is trained in place.
         inputs: What the model was trained on or has visited, shape (N, ...), N >= 10.
         steps: Optimiser steps (Adam, cosine schedule).
         batch_size: Inputs in a step.
@@ -101,39 +118,68 @@ def fit_familiarity(
         0 where the model only ever saw one element of each orbit.
 
     Raises:
+        TypeError: If ``symmetrized`` has no weights to fit.
         ValueError: If there are too few inputs, they have another shape than the network's, or
             hold NaN or infinity.
     """
+    reduce = getattr(symmetrized, "reduce", None)
+    if not isinstance(reduce, WeightedMean):
+        raise TypeError(
+            f"only lambda_equitune has weights to fit; got {type(symmetrized).__name__}"
+            + ("" if reduce is None else f" with the reducer {type(reduce).__name__}")
+        )
     if not 0 < held_out < 1:
         raise ValueError(f"held_out is a part between 0 and 1; got {held_out}")
-    if inputs.ndim < 1 or len(inputs) < 10:
-        raise ValueError(f"familiarity needs at least 10 inputs; got shape {tuple(inputs.shape)}")
-    if tuple(inputs.shape[1:]) != weight.shape:
-        raise ValueError(
-            f"inputs have shape (N, {', '.join(map(str, weight.shape))}) for this weight network; "
-            f"got {tuple(inputs.shape)}"
-        )
-    inputs = inputs.to(weight.shift)
-    if not inputs.isfinite().all():
+    weight = reduce.weight
+    dtype = next(weight.parameters()).dtype
+    device = next(weight.parameters()).device
+    inputs = tree_map(lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype), inputs)
+    tensors = leaves(inputs)
+    shape = tuple(tensors[0].shape)
+    if len(shape) < 1 or shape[0] < 10:
+        raise ValueError(f"familiarity needs at least 10 inputs; got shape {shape}")
+    sees_inputs = reduce.features is None and isinstance(inputs, Tensor)
+    if sees_inputs and isinstance(weight, MLPWeight) and isinstance(weight.pool, nn.Identity):
+        weight.check_shape(inputs)
+    if not all(t.isfinite().all() for t in tensors):
         raise ValueError("inputs hold NaN or infinity")
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
-    split = max(1, round(held_out * len(inputs)))
-    unseen, seen = inputs[order[:split]], inputs[order[split:]]
-    weight.standardize(weight.representation.orbit(seen[:4096]).flatten(0, 1))
+    order = torch.randperm(shape[0], generator=generator).to(device)
+    split = max(1, round(held_out * shape[0]))
 
-    def loss(x: Tensor) -> Tensor:
-        log_weights = weight(weight.representation.orbit(x).flatten(0, 1)).view(-1, len(x))
-        identity = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    if reduce.features is None:
+        look = symmetrized.views
+        known = inputs
+    else:  # computed once: the model stays as it is
+        pieces = [_at(inputs, rows) for rows in torch.arange(shape[0]).split(batch_size)]
+        with torch.no_grad():
+            views = [tree_map(lambda t: t.transpose(0, 1), symmetrized.views(p)) for p in pieces]
+        known = tree_map(lambda *t: torch.cat(t), views[0], *views[1:])
+
+        def look(x: Any) -> Any:
+            return tree_map(lambda t: t.transpose(0, 1), x)
+
+    if isinstance(weight, MLPWeight):
+        with torch.no_grad():
+            weight.standardize(look(_at(known, order[split:][:4096])).flatten(0, 1))
+
+    def loss(rows: Tensor) -> Tensor:
+        log_weights = reduce.scores(look(_at(known, rows)), None)
+        identity = torch.zeros(len(rows), dtype=torch.long, device=device)
         return functional.cross_entropy(log_weights.T, identity)
 
     optimizer = torch.optim.Adam(weight.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    seen = order[split:]
     for _ in range(steps):
-        batch = torch.randint(len(seen), (batch_size,), generator=generator).to(inputs.device)
+        batch = torch.randint(len(seen), (batch_size,), generator=generator).to(device)
         optimizer.zero_grad()
         loss(seen[batch]).backward()
         optimizer.step()
         schedule.step()
     with torch.no_grad():
-        return float(loss(unseen))
+        return float(loss(order[:split]))
+
+
+def _at(tree: Any, rows: Tensor) -> Any:
+    return tree_map(lambda t: t[rows], tree)

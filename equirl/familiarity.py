@@ -13,12 +13,11 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import equicore
-from equicore import MLPWeight
 from equirl.policies import LambdaEquitunePolicy
 
 
 def fit_familiarity(
-    policy: LambdaEquitunePolicy | MLPWeight, observations: NDArray[Any], **options: Any
+    policy: LambdaEquitunePolicy, observations: NDArray[Any], **options: Any
 ) -> float:
     """Train the weights of lambda-equitune on states that the agent has visited.
 
@@ -26,7 +25,7 @@ def fit_familiarity(
     visited states from their transforms (`equicore.fit_familiarity`).
 
     Args:
-        policy: The policy, or its weight network; trained in place.
+        policy: The policy; its weight network is trained in place.
         observations: Visited observations (N, ...), for instance of `replay_observations` or
             `rollout_observations`; some ten thousand are plenty.
         **options: ``steps``, ``batch_size``, ``learning_rate``, ``held_out``, ``seed`` of
@@ -40,13 +39,12 @@ def fit_familiarity(
         TypeError: If the policy has no weights to fit.
         ValueError: If the observations are too few, of another shape, or hold NaN.
     """
-    weight = policy.weight if isinstance(policy, LambdaEquitunePolicy) else policy
-    if not isinstance(weight, MLPWeight):
+    if not isinstance(policy, LambdaEquitunePolicy):
         raise TypeError(
-            "only LambdaEquitunePolicy, or its MLPWeight, has weights to fit; "
-            f"got {type(policy).__name__}"
+            f"only LambdaEquitunePolicy has weights to fit; got {type(policy).__name__}"
         )
-    return equicore.fit_familiarity(weight, torch.from_numpy(np.array(observations)), **options)
+    inputs = torch.from_numpy(np.array(observations))
+    return equicore.fit_familiarity(policy.symmetrized, inputs, **options)
 
 
 def replay_observations(model: DQN, limit: int = 20_000) -> NDArray[Any]:

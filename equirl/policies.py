@@ -16,9 +16,8 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3 import DQN
 from stable_baselines3.dqn.policies import DQNPolicy
-from torch import nn
 
-from equicore import Maximum, Mean, MLPWeight, Symmetrized, WeightedMean
+from equicore import Maximum, Mean, MLPWeight, Reducer, Symmetrized, WeightedMean
 from equirl.heads import Normalization, QValues, dqn_policy
 from equirl.loading import agent_from_dict, agent_to_dict, read_tensors, write_tensors
 from equirl.symmetry import Symmetry, symmetry_of
@@ -52,7 +51,7 @@ class SymmetrizedPolicy:
         self,
         model: DQN | DQNPolicy,
         symmetry: Symmetry | str,
-        reduce: nn.Module,
+        reduce: Reducer,
         normalize: Normalization = "softmax",
     ) -> None:
         self.model = model
@@ -308,7 +307,7 @@ class LambdaEquitunePolicy(SymmetrizedPolicy):
         if weight is None:
             shape = dqn_policy(model).observation_space.shape
             assert shape is not None
-            weight = MLPWeight(symmetry.observation, shape)
+            weight = MLPWeight(shape)
         super().__init__(model, symmetry, WeightedMean(weight), normalize)
         self.weight = weight
 
@@ -319,7 +318,7 @@ class LambdaEquitunePolicy(SymmetrizedPolicy):
     def _from_header(
         cls, header: dict[str, Any], agent: DQN, symmetry: Symmetry
     ) -> LambdaEquitunePolicy:
-        weight = MLPWeight(symmetry.observation, **header["weight"])
+        weight = MLPWeight(**header["weight"])
         return cls(agent, symmetry, weight, header["normalize"])
 
 

@@ -44,11 +44,16 @@ def test_arrows_run_one_way(folder):
 
 
 def test_equicore_imports_torch_and_numpy_only():
+    """For progress bars, plots and searches, functions that need more import it when called."""
     allowed = {"torch", "numpy", "equicore"}
+    when_called = {"tqdm", "matplotlib", "optuna"}
     for path in (ROOT / "equicore").rglob("*.py"):
         for module in imports(path):
             top = module.split(".")[0]
-            assert top in allowed or top in sys.stdlib_module_names, f"{path} imports {module}"
+            known = allowed | when_called | sys.stdlib_module_names
+            assert top in known, f"{path} imports {module}"
+    third_party = {m.split(".")[0] for m in loaded_after("import equicore")}
+    assert not third_party & {"matplotlib", "optuna"}  # torch itself loads tqdm
 
 
 def loaded_after(statement):

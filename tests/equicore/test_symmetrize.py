@@ -50,7 +50,7 @@ def symmetrised(method, model, input_rep, output_rep, shape, randomise):
     if method == "equitune":
         return equitune(model, input_rep, output_rep)
     if method == "lambda_equitune":
-        weight = MLPWeight(input_rep, shape, hidden=(8,))
+        weight = MLPWeight(shape, hidden=(8,))
         randomise(weight, 7)  # its last layer is zero at first
         return lambda_equitune(model, input_rep, output_rep, weight)
     return equizero(model, input_rep, output_rep, score=method)
@@ -147,12 +147,14 @@ def test_symmetric_images(method, random_model, randomise):
 
 
 def test_arg_max_alone_is_not_equivariant_on_stabilised_inputs(random_model):
-    class First(nn.Module):
-        def forward(self, stack, orbit, raw):
-            best = max_probability(raw).argmax(0)
-            return stack[best, torch.arange(stack.shape[1])]
+    class First(Best):
+        def partial(self, stack, scores, elements):
+            return stack[scores.argmax(0), torch.arange(stack.shape[1])]
 
-    model = Symmetrized(random_model((3,), (3,), 1), S3, S3, First())
+        def finish(self, state):
+            return state
+
+    model = Symmetrized(random_model((3,), (3,), 1), S3, S3, First(max_probability))
     equal = torch.tensor([[1.0, 1.0, 1.0]])
     with pytest.raises(AssertionError, match="not equivariant"):
         assert_equivariant(model, S3, S3, equal)
@@ -196,7 +198,7 @@ def test_equizero_scores_max_probability_by_default(random_model):
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_lambda_equitune_is_the_weighted_mean_by_hand(dtype, random_model, randomise):
     model = random_model((3,), (3,), 2).to(dtype)
-    weight = MLPWeight(S3, (3,), hidden=(8,)).to(dtype)
+    weight = MLPWeight((3,), hidden=(8,)).to(dtype)
     randomise(weight, 3)
     x = torch.randn(5, 3, dtype=dtype)
     _, aligned = aligned_slices(model, S3, S3, x)
@@ -443,7 +445,9 @@ def test_empty_batches_are_refused():
 
 @pytest.mark.parametrize("model", [lambda x: x[:-1], lambda x: x.mT, lambda x: x.sum(0, True)])
 def test_models_that_lose_the_batch_are_refused(model):
-    with pytest.raises(ValueError, match=r"given 6 x 5 = 30 samples and returned shape \("):
+    with pytest.raises(
+        ValueError, match=r"given 6 x 5 = 30 samples and the model returned shape \("
+    ):
         equitune(model, S3, S3)(torch.zeros(5, 3))
 
 

@@ -7,11 +7,9 @@ from equicore import (
     Matrix,
     MLPWeight,
     Permutation,
-    Trivial,
     cyclic,
     equitune,
     fit_familiarity,
-    image_rotations,
     lambda_equitune,
     symmetric,
 )
@@ -28,21 +26,25 @@ def half_space(n, seed=0):
     return x
 
 
+def weighted(weight, rep):
+    return lambda_equitune(torch.nn.Identity(), rep, rep, weight)
+
+
 def fitted(rep, inputs, **options):
-    weight = MLPWeight(rep, inputs.shape[1:], hidden=(16,))
+    weight = MLPWeight(inputs.shape[1:], hidden=(16,))
     options = {"steps": 300, "batch_size": 64, "learning_rate": 1e-2} | options
-    return weight, fit_familiarity(weight, inputs, **options)
+    return weight, fit_familiarity(weighted(weight, rep), inputs, **options)
 
 
 def weights_over_orbit(weight, rep, x):
-    return lambda_equitune(torch.nn.Identity(), rep, rep, weight).reduce.weights(rep.orbit(x))
+    return weighted(weight, rep).reduce.weights(rep.orbit(x))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("hidden", [(), (8,), (8, 4)])
 def test_before_fitting_lambda_equitune_is_equitune(hidden, dtype, random_model):
     model = random_model((3,), (3,), 1).to(dtype)
-    weight = MLPWeight(S3, (3,), hidden=hidden).to(dtype)
+    weight = MLPWeight((3,), hidden=hidden).to(dtype)
     x = torch.randn(5, 3, dtype=dtype)
     assert torch.equal(weight(x), torch.zeros(5, dtype=dtype))
     actual, expected = lambda_equitune(model, S3, S3, weight)(x), equitune(model, S3, S3)(x)
@@ -52,7 +54,7 @@ def test_before_fitting_lambda_equitune_is_equitune(hidden, dtype, random_model)
 
 @pytest.mark.parametrize("shape", [(3,), (2, 3), (1, 2, 3)])
 def test_one_log_weight_for_each_input(shape, randomise):
-    weight = MLPWeight(Trivial(cyclic(2)), shape)
+    weight = MLPWeight(shape)
     randomise(weight, 1)
     x = torch.randn(5, *shape)
     assert weight(x).shape == (5,)
@@ -60,14 +62,14 @@ def test_one_log_weight_for_each_input(shape, randomise):
 
 
 def test_integer_inputs_are_taken_as_numbers(randomise):
-    weight = MLPWeight(image_rotations(), (4, 4))
+    weight = MLPWeight((4, 4))
     randomise(weight, 1)
     images = torch.randint(256, (5, 4, 4), dtype=torch.uint8)
     assert torch.equal(weight(images), weight(images.float()))
 
 
 def test_standardize_scales_to_mean_0_and_deviation_1():
-    weight = MLPWeight(S3, (3,))
+    weight = MLPWeight((3,))
     x = torch.tensor([[1.0, 10.0, 5.0], [3.0, 30.0, 5.0]])
     weight.standardize(x)
     # the last feature never changes: it is shifted but not scaled
@@ -77,8 +79,9 @@ def test_standardize_scales_to_mean_0_and_deviation_1():
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_familiarity_tells_the_half_space_that_was_seen(dtype):
-    weight = MLPWeight(SIGN, (2,), hidden=(16,)).to(dtype)
-    loss = fit_familiarity(weight, half_space(500), steps=300, batch_size=64, learning_rate=1e-2)
+    weight = MLPWeight((2,), hidden=(16,)).to(dtype)
+    options = {"steps": 300, "batch_size": 64, "learning_rate": 1e-2}
+    loss = fit_familiarity(weighted(weight, SIGN), half_space(500), **options)
     assert loss < 0.1 * math.log(2)
     new = half_space(100, seed=1).to(dtype)
     seen_side, other_side = (weights_over_orbit(weight, SIGN, SIGN.act(g, new)) for g in (0, 1))
@@ -127,7 +130,7 @@ def test_fitting_is_determined_by_its_seed():
 
 def test_initial_parameters_are_determined_by_their_seed():
     def first_layer(seed):
-        return MLPWeight(S3, (3,), seed=seed).network[0].weight
+        return MLPWeight((3,), seed=seed).network[0].weight
 
     assert torch.equal(first_layer(1), first_layer(1))
     assert not torch.equal(first_layer(1), first_layer(2))
@@ -148,7 +151,7 @@ def test_fitting_changes_neither_the_inputs_nor_their_type():
 
 def test_state_dict_carries_the_standardization():
     weight, _ = fitted(SIGN, half_space(50), steps=3)
-    other = MLPWeight(SIGN, (2,), hidden=(16,), seed=1)
+    other = MLPWeight((2,), hidden=(16,), seed=1)
     x = half_space(5, seed=1)
     assert not torch.equal(other(x), weight(x))
     other.load_state_dict(weight.state_dict())
@@ -163,9 +166,9 @@ def test_nine_inputs_are_too_few():
 
 @pytest.mark.parametrize("shape", [(20, 3), (20,), (20, 2, 1)])
 def test_inputs_of_another_shape_are_refused(shape):
-    weight = MLPWeight(SIGN, (2,))
+    weight = MLPWeight((2,))
     with pytest.raises(ValueError) as error:
-        fit_familiarity(weight, torch.zeros(shape))
+        fit_familiarity(weighted(weight, SIGN), torch.zeros(shape))
     assert "(N, 2)" in str(error.value)
     assert str(shape) in str(error.value)
 

@@ -5,7 +5,6 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import equirl
-from equicore import MLPWeight
 from equirl import (
     EquizeroPolicy,
     LambdaEquitunePolicy,
@@ -121,11 +120,10 @@ def lopsided(count=600):
     return observations
 
 
-@pytest.mark.parametrize("whole", [True, False], ids=["policy", "weight"])
-def test_fitting_gives_the_weight_to_what_was_visited(cases, whole):
+def test_fitting_gives_the_weight_to_what_was_visited(cases):
     case = cases["cartpole"]
     policy = LambdaEquitunePolicy(case.agent(), case.symmetry())
-    loss = fit_familiarity(policy if whole else policy.weight, lopsided(), steps=200)
+    loss = fit_familiarity(policy, lopsided(), steps=200)
     assert loss < 0.1
     # where it was, the policy now acts as the agent does; at mirrored states by mirroring
     observations = lopsided(50)
@@ -186,6 +184,6 @@ def test_what_has_no_weights_is_refused_by_name(cases, make):
 )
 def test_unfit_observations_are_refused(cases, observations, message):
     case = cases["cartpole"]
-    weight = MLPWeight(case.symmetry().observation, case.shape)
+    policy = LambdaEquitunePolicy(case.agent(), case.symmetry())
     with pytest.raises(ValueError, match=message):
-        fit_familiarity(weight, observations)
+        fit_familiarity(policy, observations)

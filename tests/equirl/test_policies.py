@@ -29,7 +29,7 @@ each_precision = pytest.mark.parametrize("double", [False, True], ids=["float32"
 
 def random_weight(case, double=False):
     """A weight network that is not constant, as a new one is."""
-    weight = MLPWeight(case.symmetry().observation, case.shape, hidden=(16,))
+    weight = MLPWeight(case.shape, hidden=(16,))
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in weight.parameters():

@@ -1,0 +1,50 @@
+"""Representations: how the elements of a group act on a batch of tensors.
+
+A representation acts on ``x`` of shape (B, ...), where B is the batch, or on a tree of such
+tensors. Its tables are buffers, so it moves with ``.to``. Four verbs serve all methods:
+
+- ``act(g, x)``: g . x, the same shape;
+- ``act_each(elements, x)``: every sample by an element of its own;
+- ``orbit(x)``: every g . x, shape (|G|, B, ...), the identity first;
+- ``align(y)``: for y of shape (|G|, B, ...), slice g becomes g^-1 . y[g].
+
+All agree with g . (h . x) = (g h) . x, which is verified at construction.
+"""
+
+from equicore.representations.base import Elements, Representation, Trivial
+from equicore.representations.combine import DirectSum, Pullback, TensorProduct, Tree, restrict
+from equicore.representations.images import (
+    Boxes,
+    Image,
+    image_dihedral,
+    image_flips,
+    image_rotations,
+    image_shifts,
+    image_wallpaper,
+    vector_field,
+)
+from equicore.representations.linear import Matrix, Permutation, regular
+from equicore.representations.tokens import Tokens
+
+__all__ = [
+    "Boxes",
+    "DirectSum",
+    "Elements",
+    "Image",
+    "Matrix",
+    "Permutation",
+    "Pullback",
+    "Representation",
+    "TensorProduct",
+    "Tokens",
+    "Tree",
+    "Trivial",
+    "image_dihedral",
+    "image_flips",
+    "image_rotations",
+    "image_shifts",
+    "image_wallpaper",
+    "regular",
+    "restrict",
+    "vector_field",
+]

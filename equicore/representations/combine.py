@@ -1,0 +1,287 @@
+"""Representations made of others: sums, products, restrictions and trees."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equicore.groups import Group, Subgroup
+from equicore.representations.base import Elements, Representation, check_dim
+from equicore.trees import entries, rebuild
+
+
+class DirectSum(Representation):
+    """One axis cut into pieces, each acted on by a representation of its own.
+
+    Args:
+        parts: Pairs of a representation and the size of its piece, in order. Each acts on a
+            tensor that holds only its piece.
+        dim: The axis that is cut, counted from the end.
+
+    Raises:
+        ValueError: If there is no part, or the parts are of different groups.
+
+    >>> from equicore import Matrix, Trivial, cyclic
+    >>> flip = Matrix.from_generators(cyclic(2), [[[0, 1], [1, 0]]])
+    >>> DirectSum([(flip, 2), (Trivial(flip.group), 1)]).act(1, torch.tensor([[1.0, 2.0, 3.0]]))
+    tensor([[2., 1., 3.]])
+    """
+
+    def __init__(self, parts: Sequence[tuple[Representation, int]], dim: int = -1) -> None:
+        super().__init__(_one_group([part for part, _ in parts], "a direct sum"))
+        self.parts = nn.ModuleList([part for part, _ in parts])
+        self.sizes = [int(size) for _, size in parts]
+        self.dim = check_dim(dim)
+        self.axes = tuple({dim, *(axis for part, _ in parts for axis in part.axes)})
+
+    def act(self, g: int, x: Tensor) -> Tensor:
+        """Act on each piece."""
+        return self._joined(x, lambda part, piece: part.act(g, piece))
+
+    def act_each(self, elements: Tensor, x: Tensor) -> Tensor:
+        """Act on each piece of each sample by an element of the sample's own."""
+        return self._joined(x, lambda part, piece: part.act_each(elements, piece))
+
+    def orbit(self, x: Tensor, elements: Elements | None = None) -> Tensor:
+        """The orbits of the pieces."""
+        return self._joined(x, lambda part, piece: part.orbit(piece, elements))
+
+    def align(self, y: Tensor, elements: Elements | None = None) -> Tensor:
+        """Align the pieces."""
+        self._check_slices(y.shape, len(self._listed(elements)))
+        return self._joined(y, lambda part, piece: part.align(piece, elements), stacked=True)
+
+    def arguments(self) -> dict[str, Any]:
+        """The parts and the axis."""
+        return {"parts": list(zip(self.parts, self.sizes, strict=True)), "dim": self.dim}
+
+    @classmethod
+    def from_arguments(cls, group: Group, arguments: dict[str, Any]) -> DirectSum:
+        """The representation whose `arguments` were these."""
+        return cls(**arguments)
+
+    def _joined(
+        self, x: Tensor, verb: Callable[[Any, Tensor], Tensor], stacked: bool = False
+    ) -> Tensor:
+        self._check_axis(x.shape, self.dim, sum(self.sizes), stacked)
+        pieces = x.split(self.sizes, self.dim)
+        return torch.cat(
+            [verb(part, piece) for part, piece in zip(self.parts, pieces, strict=True)], self.dim
+        )
+
+
+class TensorProduct(Representation):
+    """Two representations that act on different axes of the same tensor.
+
+    A field of vectors on a grid is the product of one that turns the vectors and one that moves
+    the grid, see `vector_field`.
+
+    Args:
+        first: Acts on some axes.
+        second: Acts on others.
+
+    Raises:
+        ValueError: If they are of different groups, or share an axis.
+
+    >>> from equicore import Permutation, cyclic
+    >>> rows = Permutation.from_generators(cyclic(2), [[1, 0]], dim=-2)
+    >>> columns = Permutation.from_generators(cyclic(2), [[1, 0]], dim=-1)
+    >>> TensorProduct(rows, columns).act(1, torch.tensor([[[1, 2], [3, 4]]]))
+    tensor([[[4, 3],
+             [2, 1]]])
+    """
+
+    def __init__(self, first: Representation, second: Representation) -> None:
+        super().__init__(_one_group([first, second], "a tensor product"))
+        shared = sorted({*first.axes} & {*second.axes})
+        if shared:
+            raise ValueError(
+                f"the factors of a tensor product act on different axes; {type(first).__name__} "
+                f"and {type(second).__name__} both act on {shared}"
+            )
+        self.first = first
+        self.second = second
+        self.axes = (*first.axes, *second.axes)
+
+    def act(self, g: int, x: Tensor) -> Tensor:
+        """Act on the axes of both."""
+        return self.first.act(g, self.second.act(g, x))
+
+    def act_each(self, elements: Tensor, x: Tensor) -> Tensor:
+        """Act on the axes of both, on each sample by an element of its own."""
+        return self.first.act_each(elements, self.second.act_each(elements, x))
+
+    def arguments(self) -> dict[str, Any]:
+        """The factors."""
+        return {"first": self.first, "second": self.second}
+
+    @classmethod
+    def from_arguments(cls, group: Group, arguments: dict[str, Any]) -> TensorProduct:
+        """The representation whose `arguments` were these."""
+        return cls(**arguments)
+
+
+class Pullback(Representation):
+    """A representation of another group, reached through a homomorphism.
+
+    Restrictions to subgroups are pullbacks (see `restrict`), and so is the action of a product
+    through one of its factors.
+
+    Args:
+        group: The group that acts.
+        representation: Of another group.
+        images: The element of the other group by which each element of ``group`` acts.
+
+    Raises:
+        ValueError: If the images are no homomorphism.
+    """
+
+    def __init__(self, group: Group, representation: Representation, images: Sequence[int]) -> None:
+        super().__init__(group)
+        self.representation = representation
+        self.images = [representation.group.check_element(g) for g in images]
+        group.check_homomorphism(
+            self.images, 0, representation.group.compose, operator.eq, "images of the elements"
+        )
+        self.axes = representation.axes
+
+    def act(self, g: int, x: Any) -> Any:
+        """Act by the image of g."""
+        return self.representation.act(self.images[self.group.check_element(g)], x)
+
+    def act_each(self, elements: Tensor, x: Any) -> Any:
+        """Act on each sample by the image of an element of its own."""
+        images = torch.tensor(self.images, device=elements.device)
+        return self.representation.act_each(images[elements], x)
+
+    def orbit(self, x: Any, elements: Elements | None = None) -> Any:
+        """The transformed batches of the images."""
+        return self.representation.orbit(x, [self.images[g] for g in self._listed(elements)])
+
+    def align(self, y: Any, elements: Elements | None = None) -> Any:
+        """Undo the images."""
+        return self.representation.align(y, [self.images[g] for g in self._listed(elements)])
+
+    def arguments(self) -> dict[str, Any]:
+        """The representation and the images."""
+        return {"representation": self.representation, "images": list(self.images)}
+
+
+def restrict(representation: Representation, subgroup: Subgroup) -> Pullback:
+    """The restriction of a representation to a subgroup.
+
+    Raises:
+        ValueError: If it is no subgroup of the representation's group.
+
+    >>> from equicore import image_dihedral
+    >>> square = image_dihedral()
+    >>> rotations = restrict(square, square.group.subgroup([1]))
+    >>> len(rotations.group)
+    4
+    """
+    if subgroup.parent != representation.group:
+        raise ValueError(f"{subgroup} is no subgroup of {representation.group}")
+    return Pullback(subgroup, representation, subgroup.embedding.tolist())
+
+
+class Tree(Representation):
+    """Representations for the entries of dicts, sequences, dataclasses and model outputs.
+
+    Args:
+        parts: A representation for each key, field or place; nested dicts and sequences of
+            representations stand for nested trees. An entry that is None stays None.
+
+    Raises:
+        ValueError: If there is no part, or the parts are of different groups.
+
+    >>> from equicore import Tokens, Trivial, cyclic
+    >>> tokens = Tokens.from_cycles(cyclic(2), [[[1, 4]]], size=6)
+    >>> batch = Tree({"ids": tokens, "mask": Trivial(tokens.group)})
+    >>> batch.act(1, {"ids": torch.tensor([[0, 1]]), "mask": torch.tensor([[1, 1]])})
+    {'ids': tensor([[0, 4]]), 'mask': tensor([[1, 1]])}
+    """
+
+    def __init__(self, parts: Mapping[Any, Any] | Sequence[Any]) -> None:
+        named = dict(parts) if isinstance(parts, Mapping) else dict(enumerate(parts))
+        made = [p if isinstance(p, Representation) else Tree(p) for p in named.values()]
+        super().__init__(_one_group(made, "a tree"))
+        self.names = tuple(named)
+        self.parts = nn.ModuleList(made)
+        self.axes = tuple({axis for part in made for axis in part.axes})
+
+    def act(self, g: int, x: Any) -> Any:
+        """Act on each entry."""
+        return self._each(x, lambda part, entry: part.act(g, entry))
+
+    def act_each(self, elements: Tensor, x: Any) -> Any:
+        """Act on each entry of each sample by an element of the sample's own."""
+        return self._each(x, lambda part, entry: part.act_each(elements, entry))
+
+    def orbit(self, x: Any, elements: Elements | None = None) -> Any:
+        """The same tree, of orbits."""
+        return self._each(x, lambda part, entry: part.orbit(entry, elements))
+
+    def align(self, y: Any, elements: Elements | None = None) -> Any:
+        """Align each entry."""
+        return self._each(y, lambda part, entry: part.align(entry, elements))
+
+    def select(self, y: Any) -> Any:
+        """The entries that are acted on; the fields of a model output that are not become None.
+
+        Raises:
+            ValueError: If an entry is missing.
+        """
+        found = entries(y)
+        self._check_names(found)
+        kept = {
+            name: part.select(found[name]) if isinstance(part, Tree) else found[name]
+            for name, part in zip(self.names, self.parts, strict=True)
+        }
+        return rebuild(y, kept)
+
+    def arguments(self) -> dict[str, Any]:
+        """The parts as pairs of a name and a representation."""
+        return {"parts": list(zip(self.names, self.parts, strict=True))}
+
+    @classmethod
+    def from_arguments(cls, group: Group, arguments: dict[str, Any]) -> Tree:
+        """The representation whose `arguments` were these."""
+        return cls(dict(arguments["parts"]))
+
+    def _each(self, x: Any, verb: Callable[[Any, Any], Any]) -> Any:
+        found = entries(x)
+        self._check_names(found)
+        unknown = [n for n, entry in found.items() if n not in self.names and entry is not None]
+        if unknown:
+            raise ValueError(
+                f"no representation is given for the entries {unknown}; the tree has "
+                f"{list(self.names)}. Entries that no element changes are Trivial(group)"
+            )
+        changed = {
+            name: None if found[name] is None else verb(part, found[name])
+            for name, part in zip(self.names, self.parts, strict=True)
+        }
+        return rebuild(x, {name: changed.get(name) for name in found})
+
+    def _check_names(self, found: dict[Any, Any]) -> None:
+        missing = [name for name in self.names if name not in found]
+        if missing:
+            raise ValueError(
+                f"the tree has representations for the entries {list(self.names)}, of which "
+                f"{missing} are missing; got {list(found)}"
+            )
+
+
+def _one_group(parts: Sequence[Representation], what: str) -> Group:
+    if not parts:
+        raise ValueError(f"{what} needs at least one representation")
+    for part in parts:
+        if part.group != parts[0].group:
+            raise ValueError(
+                f"the parts of {what} must be of one group; got {parts[0].group} and {part.group}"
+            )
+    return parts[0].group

@@ -1,0 +1,330 @@
+"""Linear representations: permutations and matrices that act on one axis."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from equicore.groups import Group, check_permutation
+from equicore.representations.base import (
+    Elements,
+    Representation,
+    check_dim,
+    check_elements,
+    some_rows,
+)
+
+
+class Permutation(Representation):
+    """Elements permute the entries of one axis: discrete actions, class logits, joints, words.
+
+    Args:
+        group: The group that acts.
+        permutations: Integers of shape (|G|, d): under g, entry i moves to place
+            ``permutations[g][i]``. Equally, the label i becomes the label ``permutations[g][i]``.
+        dim: The axis, counted from the end, so that it is the same with and without batch axes.
+
+    Raises:
+        ValueError: If a row is no permutation, the rows do not follow the group's
+            multiplication, or ``dim`` is not negative.
+
+    >>> from equicore import cyclic
+    >>> turn = Permutation.from_generators(cyclic(3), [[1, 2, 0]])
+    >>> turn.act(1, torch.tensor([[10, 20, 30]]))
+    tensor([[30, 10, 20]])
+    >>> turn.act_on_labels(1, torch.tensor([0, 2]))
+    tensor([1, 0])
+    """
+
+    permutations: Tensor
+    inverses: Tensor
+
+    def __init__(self, group: Group, permutations: ArrayLike, dim: int = -1) -> None:
+        super().__init__(group)
+        rows = np.asarray(permutations)
+        if rows.ndim != 2:
+            raise ValueError(
+                f"permutations have the shape ({len(group)}, d), one row for each element of "
+                f"{group.name}; got {rows.shape}"
+            )
+        self.size = rows.shape[1]
+        rows = np.stack([check_permutation(row, self.size) for row in rows])
+        group.check_homomorphism(
+            list(rows),
+            np.arange(self.size),
+            compose_permutations,
+            np.array_equal,
+            "permutations",
+        )
+        self.dim = check_dim(dim)
+        self.axes = (dim,)
+        self.register_buffer("permutations", torch.from_numpy(rows), persistent=False)
+        self.register_buffer("inverses", torch.from_numpy(rows[group.inverses]), persistent=False)
+
+    @classmethod
+    def from_generators(
+        cls, group: Group, permutations: Sequence[ArrayLike], dim: int = -1
+    ) -> Permutation:
+        """The representation with the given permutation for each element of ``group.generators``.
+
+        Raises:
+            ValueError: If they do not extend to all of the group.
+        """
+        size = np.size(np.asarray(permutations[0])) if len(permutations) else 1
+        images = [check_permutation(p, size) for p in permutations]
+        extended = group.extend(images, np.arange(size), compose_permutations, np.array_equal)
+        return cls(group, np.stack(extended), dim)
+
+    @classmethod
+    def from_cycles(
+        cls, group: Group, cycles: Sequence[Sequence[Sequence[int]]], size: int, dim: int = -1
+    ) -> Permutation:
+        """The representation with the given disjoint cycles for each of ``group.generators``.
+
+        Args:
+            group: The group that acts.
+            cycles: For each generator, its cycles: ``[[0, 2, 5]]`` moves 0 to 2, 2 to 5, 5 to 0.
+            size: Number of entries; those in no cycle stay.
+            dim: The axis, counted from the end.
+
+        Raises:
+            ValueError: If the cycles are not disjoint, leave 0..size-1, or do not extend to all
+                of the group.
+
+        >>> from equicore import cyclic
+        >>> left_right = Permutation.from_cycles(cyclic(2), [[[3, 7]]], size=10)
+        >>> left_right.permutations[1].tolist()
+        [0, 1, 2, 7, 4, 5, 6, 3, 8, 9]
+        """
+        return cls.from_generators(group, [permutation_of(c, size) for c in cycles], dim)
+
+    def act(self, g: int, x: Tensor) -> Tensor:
+        """Move entry i of the axis to place ``permutations[g][i]``."""
+        self._check_axis(x.shape, self.dim, self.size)
+        return x.index_select(self.dim, self.inverses[self.group.check_element(g)])
+
+    def act_on_labels(self, g: int, labels: Tensor) -> Tensor:
+        """Map labels 0..d-1, of any shape: i becomes ``permutations[g][i]``.
+
+        Raises:
+            ValueError: If a label is none of 0..d-1.
+        """
+        self.check_labels(labels)
+        return self.permutations[self.group.check_element(g)][labels]
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Raise ValueError if a label is none of 0..d-1, TypeError if they are no integers."""
+        if labels.is_floating_point() or labels.dtype == torch.bool:
+            raise TypeError(f"labels are integers; got {labels.dtype}")
+        if torch.compiler.is_compiling() or labels.numel() == 0:
+            return  # a graph cannot depend on the values
+        low, high = (int(label) for label in labels.aminmax())
+        if low < 0 or high >= self.size:
+            raise ValueError(f"labels are 0..{self.size - 1}; got {low if low < 0 else high}")
+
+    def act_each(self, elements: Tensor, x: Tensor) -> Tensor:
+        """Permute each sample by an element of its own, in one gather."""
+        check_elements(self.group, elements, x.shape[0])
+        self._check_axis(x.shape, self.dim, self.size)
+        return x.take_along_dim(self._index(self.inverses[elements], x.ndim), self.dim)
+
+    def orbit(self, x: Tensor, elements: Elements | None = None) -> Tensor:
+        """All permuted batches, in one gather."""
+        self._check_axis(x.shape, self.dim, self.size)
+        index = self._index(some_rows(self.inverses, elements), x.ndim + 1)
+        return x.unsqueeze(0).take_along_dim(index, self.dim)
+
+    def align(self, y: Tensor, elements: Elements | None = None) -> Tensor:
+        """Undo each slice's permutation, in one gather: ``y[g][..., permutations[g]]``."""
+        table = some_rows(self.permutations, elements)
+        self._check_slices(y.shape, table.shape[0])
+        self._check_axis(y.shape, self.dim, self.size, stacked=True)
+        return y.take_along_dim(self._index(table, y.ndim), self.dim)
+
+    def arguments(self) -> dict[str, Any]:
+        """The permutations and the axis."""
+        return {"permutations": self.permutations.tolist(), "dim": self.dim}
+
+    def _index(self, table: Tensor, ndim: int) -> Tensor:
+        """The table (|G|, d), laid along axes 0 and ``dim`` of ``ndim`` axes."""
+        if ndim == 3 and self.dim == -1:
+            return table.unsqueeze(1)
+        axes = [1] * ndim
+        axes[0], axes[self.dim] = table.shape
+        return table.view(axes)
+
+
+class Matrix(Representation):
+    """Elements act linearly on one axis: sign flips, rotations of vectors.
+
+    Args:
+        group: The group that acts.
+        matrices: Real numbers of shape (|G|, d, d): under g, a vector v along the axis becomes
+            ``matrices[g] @ v``. Whatever type the module is moved to, they are kept in float32
+            where that holds them exactly, else in float64, and used in the type of the input,
+            also under autocast.
+        dim: The axis, counted from the end.
+
+    Raises:
+        ValueError: If the matrices are not finite, not square, do not follow the group's
+            multiplication (to 1e-6), or ``dim`` is not negative.
+
+    >>> from equicore import cyclic
+    >>> flip = Matrix.from_generators(cyclic(2), [[[1, 0], [0, -1]]])
+    >>> flip.act(1, torch.tensor([[3.0, 4.0]]))
+    tensor([[ 3., -4.]])
+    """
+
+    matrices: Tensor
+    side_by_side: Tensor
+
+    def __init__(self, group: Group, matrices: ArrayLike, dim: int = -1) -> None:
+        super().__init__(group)
+        stack = np.asarray(matrices, dtype=np.float64)
+        if stack.ndim != 3 or stack.shape[1] != stack.shape[2]:
+            raise ValueError(
+                f"matrices have the shape ({len(group)}, d, d), one square matrix for each "
+                f"element of {group.name}; got {stack.shape}"
+            )
+        if not np.isfinite(stack).all():
+            raise ValueError("matrices hold NaN or infinity")
+        group.check_homomorphism(
+            list(stack), np.eye(len(stack[0])), operator.matmul, _close, "matrices"
+        )
+        self.dim = check_dim(dim)
+        self.axes = (dim,)
+        self.size = stack.shape[1]
+        self._exact = stack
+        self._is_float32 = bool((stack.astype(np.float32) == stack).all())
+        self._place(torch.device("cpu"))
+
+    @classmethod
+    def from_generators(cls, group: Group, matrices: Sequence[ArrayLike], dim: int = -1) -> Matrix:
+        """The representation with the given matrix for each element of ``group.generators``.
+
+        Raises:
+            ValueError: If they do not extend to all of the group.
+        """
+        images: list[NDArray[Any]] = [np.asarray(m, dtype=np.float64) for m in matrices]
+        for i, image in enumerate(images):
+            if image.ndim != 2 or image.shape != (len(images[0]), len(images[0])):
+                raise ValueError(
+                    f"the generators' matrices are square and of one size; that of generator {i} "
+                    f"has shape {image.shape}"
+                )
+        identity: NDArray[Any] = np.eye(len(images[0]) if images else 1)
+        extended = group.extend(images, identity, operator.matmul, _close)
+        return cls(group, np.stack(extended), dim)
+
+    def act(self, g: int, x: Tensor) -> Tensor:
+        """Multiply each vector along the axis by ``matrices[g]``."""
+        self._check_axis(x.shape, self.dim, self.size)
+        matrix = self._matched(self.matrices, x)[self.group.check_element(g)]
+        return _product(x.movedim(self.dim, -1), matrix.mT).movedim(-1, self.dim)
+
+    def act_each(self, elements: Tensor, x: Tensor) -> Tensor:
+        """Multiply each sample by the matrix of an element of its own."""
+        check_elements(self.group, elements, x.shape[0])
+        self._check_axis(x.shape, self.dim, self.size)
+        return self._multiply(x, self.matrices[elements])
+
+    def orbit(self, x: Tensor, elements: Elements | None = None) -> Tensor:
+        """All transformed batches; for the whole group one product, the matrices side by side."""
+        self._check_axis(x.shape, self.dim, self.size)
+        if elements is not None:
+            stack = x.expand(len(elements), *x.shape)
+            return self._multiply(stack, some_rows(self.matrices, elements))
+        if self.dim != -1:
+            x = x.movedim(self.dim, -1)
+        moved = _product(x, self._matched(self.side_by_side, x))
+        if x.ndim == 2:  # the usual case, by fewer steps
+            return moved.view(x.shape[0], -1, self.size).transpose(0, 1)
+        moved = moved.view(*x.shape[:-1], -1, self.size).movedim(-2, 0)
+        return moved if self.dim == -1 else moved.movedim(-1, self.dim)
+
+    def align(self, y: Tensor, elements: Elements | None = None) -> Tensor:
+        """Multiply each slice by the inverse of its element's matrix."""
+        inverses = self.group.inverses[list(self._listed(elements))].tolist()
+        self._check_slices(y.shape, len(inverses))
+        self._check_axis(y.shape, self.dim, self.size, stacked=True)
+        return self._multiply(y, self.matrices[inverses])
+
+    def arguments(self) -> dict[str, Any]:
+        """The matrices and the axis."""
+        return {"matrices": self.matrices.tolist(), "dim": self.dim}
+
+    def _multiply(self, y: Tensor, matrices: Tensor) -> Tensor:
+        """Slice i of y, along its first axis, times matrix i."""
+        vectors = y.movedim(self.dim, -1)
+        flat = vectors.reshape(y.shape[0], -1, self.size)
+        moved = _product(flat, self._matched(matrices, y).mT)
+        return moved.view(vectors.shape).movedim(-1, self.dim)
+
+    def _matched(self, matrices: Tensor, x: Tensor) -> Tensor:
+        """The matrices in the type of x."""
+        if matrices.dtype == x.dtype:
+            return matrices
+        if not x.is_floating_point():
+            raise TypeError(f"Matrix acts on floating-point tensors; got {x.dtype}")
+        return matrices.to(x.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Matrix:
+        # .half().double() would leave the matrices rounded, and some devices have no float64
+        self._place(fn(torch.zeros(1)).device)
+        return self
+
+    def _place(self, device: torch.device) -> None:
+        single = self._is_float32 or device.type == "mps"
+        stack = torch.tensor(
+            self._exact, dtype=torch.float32 if single else torch.float64, device=device
+        )
+        # [M_0^T | M_1^T | ...]: a row vector times it is the whole orbit of the vector
+        side_by_side = stack.permute(2, 0, 1).reshape(self.size, -1)
+        self.register_buffer("matrices", stack, persistent=False)
+        self.register_buffer("side_by_side", side_by_side, persistent=False)
+
+
+def regular(group: Group, dim: int = -1) -> Permutation:
+    """The regular representation: entries are indexed by the elements, and g moves h to g h.
+
+    >>> from equicore import cyclic
+    >>> regular(cyclic(3)).act(1, torch.tensor([[10, 20, 30]]))
+    tensor([[30, 10, 20]])
+    """
+    return Permutation(group, group.table, dim)
+
+
+def permutation_of(cycles: Sequence[Sequence[int]], size: int) -> NDArray[np.int64]:
+    """The permutation of 0..size-1 with the given disjoint cycles, or ValueError."""
+    moved = [point for cycle in cycles for point in cycle]
+    if len(set(moved)) != len(moved) or not all(0 <= point < size for point in moved):
+        raise ValueError(
+            f"not disjoint cycles of numbers 0..{size - 1}: {[list(cycle) for cycle in cycles]}"
+        )
+    permutation = np.arange(size)
+    for cycle in cycles:
+        permutation[list(cycle)] = np.roll(np.asarray(cycle, dtype=np.int64), -1)
+    return permutation
+
+
+def compose_permutations(after: NDArray[Any], before: NDArray[Any]) -> NDArray[Any]:
+    """First ``before``, then ``after``."""
+    return after[before]
+
+
+def _close(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    return np.allclose(a, b, atol=1e-6)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """The matrix product, which autocast would round to a shorter type."""
+    if torch.is_autocast_enabled(a.device.type):
+        with torch.autocast(a.device.type, enabled=False):
+            return a @ b
+    return a @ b

@@ -1,0 +1,69 @@
+"""Trees: nested dicts, sequences, dataclasses and model outputs whose leaves are tensors.
+
+``None`` stands for a leaf that is absent and stays as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+
+def entries(tree: Any) -> dict[Any, Any]:
+    """The children of a node by name: keys, fields, or places of a sequence.
+
+    Raises:
+        TypeError: If it is neither of these.
+    """
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        return {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree)}
+    if isinstance(tree, Mapping):
+        return dict(tree)
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return dict(zip(tree._fields, tree, strict=True))
+    if isinstance(tree, (tuple, list)):
+        return dict(enumerate(tree))
+    raise TypeError(
+        "expected a tensor, or a dict, sequence, dataclass or model output of tensors; "
+        f"got {type(tree).__name__}"
+    )
+
+
+def rebuild(tree: Any, children: Mapping[Any, Any]) -> Any:
+    """A node of the same kind with other children; fields without one become None."""
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        fields = [field.name for field in dataclasses.fields(tree) if field.init]
+        return type(tree)(**{name: children.get(name) for name in fields})
+    if isinstance(tree, Mapping):
+        return type(tree)(children)  # type: ignore[call-arg]
+    if hasattr(tree, "_fields"):
+        return type(tree)(**{name: children.get(name) for name in tree._fields})
+    return type(tree)(children.values())
+
+
+def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """Apply a function to each leaf, with the leaves of other trees at the same places."""
+    if isinstance(tree, Tensor):
+        return function(tree, *others)
+    if tree is None:
+        return None
+    columns = [entries(other) for other in others]
+    return rebuild(
+        tree,
+        {
+            name: tree_map(function, child, *(column[name] for column in columns))
+            for name, child in entries(tree).items()
+        },
+    )
+
+
+def leaves(tree: Any) -> list[Tensor]:
+    """All tensors of a tree, in order."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    if tree is None:
+        return []
+    return [leaf for child in entries(tree).values() for leaf in leaves(child)]
