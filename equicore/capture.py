@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import nn
@@ -21,12 +22,16 @@ def run_and_capture(submodule: nn.Module, name: str, run: Callable[[], Any]) -> 
         ValueError: If the submodule was not called.
     """
     captured: list[Any] = []
-    # a hook that stays would be copied by deepcopy, bound to this model's list
-    handle = submodule.register_forward_hook(lambda _module, _inputs, y: captured.append(y))
+    hooks = submodule._forward_hooks
+    # a hook for the time of the run, in a dict of its own: a handle of register_forward_hook cannot
+    # be traced by torch.compile, and its dict is shared by the replicas of DataParallel
+    place = -1 - len(hooks)  # handles count from 0; nested runs add one each
+    submodule._forward_hooks = OrderedDict(hooks)
+    submodule._forward_hooks[place] = lambda _module, _inputs, y: captured.append(y)
     try:
         result = run()
     finally:
-        handle.remove()
+        submodule._forward_hooks = hooks
     if not captured:
         raise ValueError(f"the submodule {name!r} was not called in the model's forward")
     return result, captured[-1]
@@ -39,21 +44,31 @@ def frozen_statistics(
 
     Without it, running statistics would be updated twice by every training step.
     """
-    return nullcontext(), _spared(model)
+    return nullcontext(), _Spared(model)
 
 
-@contextmanager
-def _spared(model: nn.Module) -> Iterator[None]:
-    norms = [
-        m
-        for m in model.modules()
-        if isinstance(m, nn.modules.batchnorm._NormBase) and m.training and m.track_running_stats
-    ]
-    for norm in norms:
-        norm.track_running_stats = False
-    # without tracking, a norm in training mode still normalises by the batch's own statistics
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True
+class _Spared(AbstractContextManager[None]):
+    """Lends the norms copies of their running statistics, which are thrown away on leaving.
+
+    They still normalise by the batch and save the same tensors, as checkpoints demand. It can be
+    entered again, as a graph that is kept is computed again in every backward pass.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __enter__(self) -> None:
+        self.kept = [
+            (module, module._buffers)
+            for module in self.model.modules()
+            if isinstance(module, nn.modules.batchnorm._NormBase) and module.training
+        ]
+        for module, buffers in self.kept:
+            module._buffers = {
+                name: None if buffer is None else buffer.clone()
+                for name, buffer in buffers.items()
+            }
+
+    def __exit__(self, *_: object) -> None:
+        for module, buffers in self.kept:
+            module._buffers = buffers

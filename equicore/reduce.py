@@ -290,7 +290,7 @@ class WeightedMean(Reducer):
         """Log-weights of shape (n, B)."""
         order, batch = leaves(seen)[0].shape[:2]
         log_weights = self.weight(tree_map(lambda x: x.flatten(0, 1), seen))
-        if log_weights.shape not in {(order * batch,), (order * batch, 1)}:
+        if log_weights.shape not in ((order * batch,), (order * batch, 1)):
             raise ValueError(
                 f"the weight network returned shape {tuple(log_weights.shape)} for "
                 f"{order * batch} inputs, expected one log-weight each: ({order * batch},)"

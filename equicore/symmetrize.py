@@ -281,8 +281,7 @@ class Symmetrized(nn.Module):
         chosen = tree_map(lambda t: t.flatten(0, 1)[places], orbit)
         raw = _unflatten(self._call(call, chosen), 1, len(places), "the model")
         elements, rows = places // batch, places % batch
-        inverses = torch.from_numpy(self.group.inverses.copy()).to(places.device)[elements]
-        aligned = self.output_rep.act_each(inverses, tree_map(lambda t: t[0], raw))
+        aligned = self.output_rep.align_each(elements, tree_map(lambda t: t[0], raw))
         weights = softmax(scores.masked_fill(~kept, -torch.inf)).flatten()[places]
 
         def add(y: Tensor) -> Tensor:

@@ -68,6 +68,16 @@ class Representation(nn.Module, ABC):
         acted = [self.act(g, piece) for g, piece in enumerate(pieces) if counts[g]]
         return torch.cat(acted)[order.argsort()] if acted else x
 
+    def align_each(self, elements: Tensor, y: Any) -> Any:
+        """Undo an element of each sample's own: ``elements[i]^-1 . y[i]``.
+
+        Args:
+            elements: Elements of the group, integers of shape (B,).
+            y: Batch of shape (B, ...).
+        """
+        inverses = torch.from_numpy(self.group.inverses.copy()).to(elements.device)
+        return self.act_each(inverses[elements], y)
+
     def orbit(self, x: Any, elements: Elements | None = None) -> Any:
         """All transformed batches g . x, the identity first.
 

@@ -226,7 +226,7 @@ class Matrix(Representation):
         """Multiply each vector along the axis by ``matrices[g]``."""
         self._check_axis(x.shape, self.dim, self.size)
         matrix = self._matched(self.matrices, x)[self.group.check_element(g)]
-        return _product(x.movedim(self.dim, -1), matrix.mT).movedim(-1, self.dim)
+        return exact_product(x.movedim(self.dim, -1), matrix.mT).movedim(-1, self.dim)
 
     def act_each(self, elements: Tensor, x: Tensor) -> Tensor:
         """Multiply each sample by the matrix of an element of its own."""
@@ -242,7 +242,7 @@ class Matrix(Representation):
             return self._multiply(stack, some_rows(self.matrices, elements))
         if self.dim != -1:
             x = x.movedim(self.dim, -1)
-        moved = _product(x, self._matched(self.side_by_side, x))
+        moved = exact_product(x, self._matched(self.side_by_side, x))
         if x.ndim == 2:  # the usual case, by fewer steps
             return moved.view(x.shape[0], -1, self.size).transpose(0, 1)
         moved = moved.view(*x.shape[:-1], -1, self.size).movedim(-2, 0)
@@ -263,7 +263,7 @@ class Matrix(Representation):
         """Slice i of y, along its first axis, times matrix i."""
         vectors = y.movedim(self.dim, -1)
         flat = vectors.reshape(y.shape[0], -1, self.size)
-        moved = _product(flat, self._matched(matrices, y).mT)
+        moved = exact_product(flat, self._matched(matrices, y).mT)
         return moved.view(vectors.shape).movedim(-1, self.dim)
 
     def _matched(self, matrices: Tensor, x: Tensor) -> Tensor:
@@ -322,7 +322,7 @@ def _close(a: NDArray[Any], b: NDArray[Any]) -> bool:
     return np.allclose(a, b, atol=1e-6)
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
+def exact_product(a: Tensor, b: Tensor) -> Tensor:
     """The matrix product, which autocast would round to a shorter type."""
     if torch.is_autocast_enabled(a.device.type):
         with torch.autocast(a.device.type, enabled=False):

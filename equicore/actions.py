@@ -1,0 +1,283 @@
+"""Continuous groups: batches of their elements, and how these act on tensors.
+
+A finite group is a table and a representation acts by an element's number. Elements of a continuous
+group are tensors themselves, one for each sample: motions of space (`Motion`) and, for the many
+permutations of the rows of a set, `Reordering`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from equicore.representations.linear import exact_product
+from equicore.trees import entries, rebuild
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Elements of E(n), one for each sample: p becomes R p + t.
+
+    Attributes:
+        rotation: Orthogonal matrices R, shape (B, n, n).
+        translation: Vectors t, shape (B, n).
+    """
+
+    rotation: Tensor
+    translation: Tensor
+
+    @classmethod
+    def from_matrices(cls, matrices: ArrayLike | Tensor) -> Motion:
+        """Rotations and reflections about the origin.
+
+        Args:
+            matrices: Orthogonal matrices of shape (B, n, n).
+
+        Raises:
+            ValueError: If they have another shape or are not orthogonal (to 1e-5).
+        """
+        stack = torch.as_tensor(np.asarray(matrices))
+        if not stack.is_floating_point():
+            stack = stack.double()
+        if stack.ndim != 3 or stack.shape[1] != stack.shape[2]:
+            raise ValueError(f"matrices have the shape (B, n, n); got {tuple(stack.shape)}")
+        off = (stack @ stack.mT - torch.eye(stack.shape[1], dtype=stack.dtype)).abs().amax((1, 2))
+        if not bool((off < 1e-5).all()):  # true for NaN
+            worst = int(off.nan_to_num(nan=torch.inf).argmax())
+            raise ValueError(
+                f"matrix {worst} is not orthogonal, R R^T differs from 1 by {float(off[worst]):.3g}"
+            )
+        return cls(stack, stack.new_zeros(stack.shape[:2]))
+
+    def inverse(self) -> Motion:
+        """The motions that undo these."""
+        back = self.rotation.mT
+        return Motion(back, -_rotate(back, self.translation))
+
+    def __matmul__(self, other: Motion) -> Motion:
+        """First ``other``, then ``self``."""
+        return Motion(
+            exact_product(self.rotation, other.rotation),
+            _rotate(self.rotation, other.translation) + self.translation,
+        )
+
+    def __getitem__(self, index: Any) -> Motion:
+        """Some of the samples' motions."""
+        return Motion(self.rotation[index], self.translation[index])
+
+    def __len__(self) -> int:
+        """How many."""
+        return self.rotation.shape[0]
+
+    def to(self, like: Tensor) -> Motion:
+        """In the type and on the device of a tensor."""
+        return Motion(self.rotation.to(like), self.translation.to(like))
+
+
+@dataclass(frozen=True)
+class Reordering:
+    """Elements of the symmetric group, one for each sample: row i moves to place ``places[i]``.
+
+    Attributes:
+        places: Permutations of 0..n-1, shape (B, n).
+    """
+
+    places: Tensor
+
+    def inverse(self) -> Reordering:
+        """The permutations that undo these."""
+        return Reordering(self.places.argsort(-1))
+
+    def __matmul__(self, other: Reordering) -> Reordering:
+        """First ``other``, then ``self``."""
+        return Reordering(self.places.gather(-1, other.places))
+
+    def __getitem__(self, index: Any) -> Reordering:
+        """Some of the samples' permutations."""
+        return Reordering(self.places[index])
+
+    def __len__(self) -> int:
+        """How many."""
+        return self.places.shape[0]
+
+    def to(self, like: Tensor) -> Reordering:
+        """On the device of a tensor."""
+        return Reordering(self.places.to(like.device))
+
+
+GroupElements = Any
+"""`Motion`, `Reordering`, or whatever has their ``inverse``, ``@``, ``[]``, ``len`` and ``to``."""
+
+
+class Action(nn.Module, ABC):
+    """How the elements of a continuous group act on a batch, each on a sample of its own."""
+
+    @abstractmethod
+    def act(self, elements: GroupElements, x: Any) -> Any:
+        """The transformed batch.
+
+        Args:
+            elements: One for each sample, B in all.
+            x: Batch of shape (B, ...).
+        """
+
+
+class Scalars(Action):
+    """What no element changes: invariants."""
+
+    def act(self, elements: GroupElements, x: Any) -> Any:
+        """The batch itself."""
+        return x
+
+
+class Vectors(Action):
+    """Vectors along one axis, which turn and do not shift: velocities, forces, normals.
+
+    Args:
+        dim: The axis, counted from the end.
+    """
+
+    def __init__(self, dim: int = -1) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def act(self, elements: Motion, x: Tensor) -> Tensor:
+        """Turn each vector."""
+        rotation = elements.rotation.to(x)
+        _check_size(type(self).__name__, x, self.dim, rotation.shape[-1], "dimensions")
+        vectors = x.movedim(self.dim, -1)
+        flat = vectors.reshape(x.shape[0], -1, rotation.shape[-1])
+        return exact_product(flat, rotation.mT).view(vectors.shape).movedim(-1, self.dim)
+
+
+class Points(Vectors):
+    """Positions along one axis, which turn and shift.
+
+    Args:
+        dim: The axis, counted from the end.
+    """
+
+    def act(self, elements: Motion, x: Tensor) -> Tensor:
+        """Move each point."""
+        shift = elements.translation.to(x)
+        turned = super().act(elements, x).movedim(self.dim, -1)
+        shift = shift.view(shift.shape[0], *(1,) * (x.ndim - 2), shift.shape[-1])
+        return (turned + shift).movedim(-1, self.dim)
+
+
+class Rows(Action):
+    """Rows that are permuted: points of a cloud, nodes of a graph.
+
+    Args:
+        dim: Their axis, counted from the end.
+    """
+
+    def __init__(self, dim: int = -2) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def act(self, elements: Reordering, x: Tensor) -> Tensor:
+        """Move each row to its place."""
+        origin = elements.inverse().places.to(x.device)
+        _check_size("Rows", x, self.dim, origin.shape[-1], "rows")
+        shape = [1] * x.ndim
+        shape[0], shape[self.dim] = origin.shape
+        return x.take_along_dim(origin.view(shape), self.dim)
+
+
+class ActionTree(Action):
+    """Actions for the entries of dicts, sequences, dataclasses and model outputs.
+
+    Args:
+        parts: An action for each key, field or place.
+    """
+
+    def __init__(self, parts: Mapping[Any, Action] | Sequence[Action]) -> None:
+        super().__init__()
+        named = dict(parts) if isinstance(parts, Mapping) else dict(enumerate(parts))
+        self.names = tuple(named)
+        self.parts = nn.ModuleList(named.values())
+
+    def act(self, elements: GroupElements, x: Any) -> Any:
+        """Act on each entry.
+
+        Raises:
+            ValueError: If the entries are not those that have an action.
+        """
+        found = {name: entry for name, entry in entries(x).items() if entry is not None}
+        if set(found) != set(self.names):
+            raise ValueError(f"actions are for the entries {list(self.names)}; got {list(found)}")
+        parts = dict(zip(self.names, self.parts, strict=True))
+        return rebuild(x, {name: parts[name].act(elements, entry) for name, entry in found.items()})
+
+
+def rotations_2d(count: int) -> Motion:
+    """Rotations of the plane by multiples of a turn / count, the identity first."""
+    angles = torch.arange(count, dtype=torch.float64) * (2 * math.pi / count)
+    cos, sin = angles.cos(), angles.sin()
+    matrices = torch.stack([cos, -sin, sin, cos], dim=-1).view(count, 2, 2)
+    return Motion(matrices, torch.zeros(count, 2, dtype=torch.float64))
+
+
+def sign_frames(dimension: int, *, reflections: bool = True) -> Motion:
+    """All diagonal matrices of signs, the identity first: the frames of principal axes.
+
+    Args:
+        dimension: n, of 2^n matrices.
+        reflections: False keeps those of determinant 1, which is half of them: for SO(n).
+    """
+    signs = [
+        s
+        for s in itertools.product((1.0, -1.0), repeat=dimension)
+        if reflections or math.prod(s) > 0
+    ]
+    return Motion.from_matrices(np.stack([np.diag(s) for s in signs]))
+
+
+def random_motions(
+    count: int,
+    dimension: int,
+    *,
+    reflections: bool = False,
+    shift: float = 0.0,
+    seed: int,
+) -> Motion:
+    """The identity and random motions: rotations uniform by Haar measure, normal shifts.
+
+    Args:
+        count: How many, the identity among them.
+        dimension: Of the space.
+        reflections: Whether half of the random ones, on average, are reflections too.
+        shift: Standard deviation of the shifts.
+        seed: Of the random numbers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    normal = torch.randn(count, dimension, dimension, generator=generator, dtype=torch.float64)
+    q, r = torch.linalg.qr(normal)
+    q = q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)  # makes it uniform
+    if not reflections:
+        q[:, :, 0] *= torch.linalg.det(q).sign().unsqueeze(-1)
+    shifts = shift * torch.randn(count, dimension, generator=generator, dtype=torch.float64)
+    q[0], shifts[0] = torch.eye(dimension), 0
+    return Motion(q, shifts)
+
+
+def _rotate(rotation: Tensor, vectors: Tensor) -> Tensor:
+    return exact_product(rotation, vectors.unsqueeze(-1)).squeeze(-1)
+
+
+def _check_size(what: str, x: Tensor, dim: int, size: int, unit: str) -> None:
+    if x.ndim < 1 - dim or x.shape[dim] != size:
+        raise ValueError(
+            f"{what} of {size} {unit} act on axis {dim} of a batch (B, ...) of that size; "
+            f"got shape {tuple(x.shape)}"
+        )
