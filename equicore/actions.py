@@ -19,6 +19,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from equicore.representations.base import check_dim
 from equicore.representations.linear import exact_product
 from equicore.trees import entries, rebuild
 
@@ -45,12 +46,13 @@ class Motion:
         Raises:
             ValueError: If they have another shape or are not orthogonal (to 1e-5).
         """
-        stack = torch.as_tensor(np.asarray(matrices))
+        # a copy, as the array may be changed later
+        stack = matrices if isinstance(matrices, Tensor) else torch.from_numpy(np.array(matrices))
         if not stack.is_floating_point():
             stack = stack.double()
-        if stack.ndim != 3 or stack.shape[1] != stack.shape[2]:
+        if stack.ndim != 3 or stack.shape[1] != stack.shape[2] or stack.shape[1] == 0:
             raise ValueError(f"matrices have the shape (B, n, n); got {tuple(stack.shape)}")
-        off = (stack @ stack.mT - torch.eye(stack.shape[1], dtype=stack.dtype)).abs().amax((1, 2))
+        off = (stack @ stack.mT - torch.eye(stack.shape[1]).to(stack)).abs().amax((1, 2))
         if not bool((off < 1e-5).all()):  # true for NaN
             worst = int(off.nan_to_num(nan=torch.inf).argmax())
             raise ValueError(
@@ -128,6 +130,9 @@ class Action(nn.Module, ABC):
         Args:
             elements: One for each sample, B in all.
             x: Batch of shape (B, ...).
+
+        Raises:
+            ValueError: If x has another number of samples, or an axis has another size.
         """
 
 
@@ -148,14 +153,21 @@ class Vectors(Action):
 
     def __init__(self, dim: int = -1) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim = check_dim(dim)
 
     def act(self, elements: Motion, x: Tensor) -> Tensor:
-        """Turn each vector."""
+        """Turn each vector.
+
+        Raises:
+            TypeError: If x does not hold floating-point numbers.
+        """
+        name, size = type(self).__name__, elements.rotation.shape[-1]
+        _check_batch(name, x, self.dim, len(elements), size, "dimensions")
+        if not x.is_floating_point():
+            raise TypeError(f"{name} acts on floating-point tensors; got {x.dtype}")
         rotation = elements.rotation.to(x)
-        _check_size(type(self).__name__, x, self.dim, rotation.shape[-1], "dimensions")
         vectors = x.movedim(self.dim, -1)
-        flat = vectors.reshape(x.shape[0], -1, rotation.shape[-1])
+        flat = vectors.reshape(x.shape[0], math.prod(vectors.shape[1:-1]), size)
         return exact_product(flat, rotation.mT).view(vectors.shape).movedim(-1, self.dim)
 
 
@@ -167,9 +179,13 @@ class Points(Vectors):
     """
 
     def act(self, elements: Motion, x: Tensor) -> Tensor:
-        """Move each point."""
-        shift = elements.translation.to(x)
+        """Move each point.
+
+        Raises:
+            TypeError: If x does not hold floating-point numbers.
+        """
         turned = super().act(elements, x).movedim(self.dim, -1)
+        shift = elements.translation.to(x)
         shift = shift.view(shift.shape[0], *(1,) * (x.ndim - 2), shift.shape[-1])
         return (turned + shift).movedim(-1, self.dim)
 
@@ -183,12 +199,12 @@ class Rows(Action):
 
     def __init__(self, dim: int = -2) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim = check_dim(dim)
 
     def act(self, elements: Reordering, x: Tensor) -> Tensor:
         """Move each row to its place."""
         origin = elements.inverse().places.to(x.device)
-        _check_size("Rows", x, self.dim, origin.shape[-1], "rows")
+        _check_batch("Rows", x, self.dim, len(elements), origin.shape[-1], "rows")
         shape = [1] * x.ndim
         shape[0], shape[self.dim] = origin.shape
         return x.take_along_dim(origin.view(shape), self.dim)
@@ -198,7 +214,7 @@ class ActionTree(Action):
     """Actions for the entries of dicts, sequences, dataclasses and model outputs.
 
     Args:
-        parts: An action for each key, field or place.
+        parts: An action for each key, field or place. An entry that is None stays None.
     """
 
     def __init__(self, parts: Mapping[Any, Action] | Sequence[Action]) -> None:
@@ -213,15 +229,18 @@ class ActionTree(Action):
         Raises:
             ValueError: If the entries are not those that have an action.
         """
-        found = {name: entry for name, entry in entries(x).items() if entry is not None}
-        if set(found) != set(self.names):
+        found = entries(x)
+        present = {name for name, entry in found.items() if entry is not None}
+        if not present <= set(self.names) <= set(found):
             raise ValueError(f"actions are for the entries {list(self.names)}; got {list(found)}")
         parts = dict(zip(self.names, self.parts, strict=True))
-        return rebuild(x, {name: parts[name].act(elements, entry) for name, entry in found.items()})
+        acted = {name: parts[name].act(elements, found[name]) for name in present}
+        return rebuild(x, {name: acted.get(name) for name in found})
 
 
 def rotations_2d(count: int) -> Motion:
     """Rotations of the plane by multiples of a turn / count, the identity first."""
+    _check_count(count)
     angles = torch.arange(count, dtype=torch.float64) * (2 * math.pi / count)
     cos, sin = angles.cos(), angles.sin()
     matrices = torch.stack([cos, -sin, sin, cos], dim=-1).view(count, 2, 2)
@@ -260,6 +279,7 @@ def random_motions(
         shift: Standard deviation of the shifts.
         seed: Of the random numbers.
     """
+    _check_count(count)
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(count, dimension, dimension, generator=generator, dtype=torch.float64)
     q, r = torch.linalg.qr(normal)
@@ -275,9 +295,19 @@ def _rotate(rotation: Tensor, vectors: Tensor) -> Tensor:
     return exact_product(rotation, vectors.unsqueeze(-1)).squeeze(-1)
 
 
-def _check_size(what: str, x: Tensor, dim: int, size: int, unit: str) -> None:
+def _check_count(count: int) -> None:
+    if count < 1:
+        raise ValueError(f"count is at least 1, for the identity; got {count}")
+
+
+def _check_batch(what: str, x: Tensor, dim: int, samples: int, size: int, unit: str) -> None:
     if x.ndim < 1 - dim or x.shape[dim] != size:
         raise ValueError(
             f"{what} of {size} {unit} act on axis {dim} of a batch (B, ...) of that size; "
             f"got shape {tuple(x.shape)}"
+        )
+    if x.shape[0] != samples:
+        raise ValueError(
+            f"{samples} elements act on {samples} samples, one on each; got a batch of shape "
+            f"{tuple(x.shape)}"
         )

@@ -14,12 +14,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from equicore.actions import Action, GroupElements
+from equicore.actions import Action, ActionTree, GroupElements
 from equicore.groups import Group
 from equicore.reduce import Mean, Reducer, WeightedMean
-from equicore.representations import Elements, Representation
+from equicore.representations import Elements, Representation, Tree
+from equicore.representations.base import check_elements
 from equicore.symmetrize import Symmetrized
-from equicore.trees import tree_map
+from equicore.trees import leaves, tree_map
 
 
 class SampleSet(Group):
@@ -74,11 +75,11 @@ class Sampled(Representation):
 
     def act_each(self, elements: Tensor, x: Any) -> Any:
         """Transform each sample of the batch by an element of its own."""
-        return self.action.act(self.samples[elements.cpu()], x)
+        return self.action.act(self._each(elements, x), x)
 
     def align_each(self, elements: Tensor, y: Any) -> Any:
         """Undo an element of each sample's own."""
-        return self.action.act(self.samples[elements.cpu()].inverse(), y)
+        return self.action.act(self._each(elements, y).inverse(), y)
 
     def orbit(self, x: Any, elements: Elements | None = None) -> Any:
         """The batch transformed by each element."""
@@ -91,9 +92,8 @@ class Sampled(Representation):
         """Undo each slice's element."""
         return self.action.act(self.samples[list(self._listed(elements))].inverse(), y)
 
-    def arguments(self) -> dict[str, Any]:
-        """Samples of continuous groups are not written to files."""
-        raise NotImplementedError("samples of continuous groups have no plain description")
+    def _each(self, elements: Tensor, x: Any) -> GroupElements:
+        return self.samples[check_elements(self.group, elements, leaves(x)[0].shape[0]).cpu()]
 
 
 class Canonicalized(nn.Module):
@@ -139,14 +139,14 @@ def canonical_lambda_equitune(
     canonicalizer: nn.Module | Callable[[Any], GroupElements],
     input_action: Action,
     output_action: Action,
-    samples: GroupElements,
+    elements: GroupElements,
     weight: nn.Module | None = None,
     features: str | None = None,
     **options: Any,
 ) -> Canonicalized:
-    """Sum over samples g of lambda(g h^-1 x) h g^-1 f(g h^-1 x), over the sum of lambda.
+    """Sum over elements g of lambda(g h^-1 x) h g^-1 f(g h^-1 x), over the sum of lambda.
 
-    Basu et al., NeurIPS 2023, Definition 1, with h = h(x). Equivariant whatever the samples are.
+    Basu et al., NeurIPS 2023, Definition 1, with h = h(x). Equivariant whatever the elements are.
     With the sign frames of principal axes and equal weights it is frame averaging (Puny et al.,
     ICLR 2022).
 
@@ -156,10 +156,14 @@ def canonical_lambda_equitune(
             `equicore.canonicalizers`.
         input_action: How the group acts on the model's input.
         output_action: How the group acts on the model's output.
-        samples: Finitely many elements, for instance of `rotations_2d` or `sign_frames`.
+        elements: Finitely many, for instance `rotations_2d` or `sign_frames`.
         weight: Network that maps inputs (N, ...) to log-weights (N,); equal weights when omitted.
         features: As in `lambda_equitune`.
         **options: ``chunk``, ``samples``, ``top_k`` of `Symmetrized`.
+
+    Raises:
+        TypeError: If an option is none of these.
+        ValueError: If there are features but no weight network to see them.
 
     >>> import torch
     >>> from equicore import VectorSum, Vectors, random_motions, rotations_2d
@@ -171,14 +175,33 @@ def canonical_lambda_equitune(
     >>> torch.allclose(turned, vectors.act(turn, equivariant(x)), atol=1e-5)
     True
     """
+    unknown = sorted(options.keys() - {"chunk", "samples", "top_k"})
+    if unknown:
+        raise TypeError(f"options are chunk, samples and top_k; got {', '.join(unknown)}")
     if features is not None and weight is None:
         raise ValueError("features are for a weight network; none is given")
     reduce: Reducer = Mean() if weight is None else WeightedMean(weight, features)
     inner = Symmetrized(
         model,
-        Sampled(input_action, samples),
-        Sampled(output_action, samples),
+        _sampled(input_action, elements),
+        _sampled(output_action, elements),
         reduce,
         **options,
     )
     return Canonicalized(inner, canonicalizer, input_action, output_action)
+
+
+class _SampledTree(Tree):
+    """A tree of `Sampled`, whose index set has no inverses."""
+
+    def align_each(self, elements: Tensor, y: Any) -> Any:
+        """Undo an element of each sample's own, entry by entry."""
+        return self._each(y, lambda part, entry: part.align_each(elements, entry))
+
+
+def _sampled(action: Action, elements: GroupElements) -> Representation:
+    """Their representation; for a tree a `Tree`, from which `Symmetrized` selects entries."""
+    if isinstance(action, ActionTree):
+        parts: dict[Any, Any] = dict(zip(action.names, action.parts, strict=True))
+        return _SampledTree({name: _sampled(part, elements) for name, part in parts.items()})
+    return Sampled(action, elements)

@@ -26,9 +26,10 @@ class GramSchmidt(nn.Module):
     column completes them to a right-handed frame.
 
     **Degenerate inputs**: where a vector is zero or depends linearly on those before it (up to
-    100 machine epsilons of the largest), a coordinate axis takes its place. The output is then
-    finite, and depends on the coordinates: it is not equivariant there. Vectors that are zero for
-    many inputs need another pick, for instance a `VectorMix` that learns.
+    100 machine epsilons of the size of all), the coordinate axis that is farthest from those
+    before it takes its place. The output and its gradient are then finite, and depend on the
+    coordinates: it is not equivariant there. Vectors that are zero for many inputs need another
+    pick, for instance a `VectorMix` that learns.
 
     Args:
         kind: ``"SO"`` for rotations, ``"O"`` for rotations and reflections.
@@ -47,8 +48,7 @@ class GramSchmidt(nn.Module):
 
     def forward(self, x: Any) -> Motion:
         """One rotation, or rotation and reflection, for each sample."""
-        vectors = x if self.vectors is None else self.vectors(x)
-        _check_vectors(vectors)
+        vectors = _picked(self.vectors, x)
         dimension = vectors.shape[-1]
         needed = dimension - (self.kind == "SO")
         if vectors.shape[1] < needed:
@@ -76,15 +76,12 @@ class VectorSum(GramSchmidt):
 
     def forward(self, x: Any) -> Motion:
         """The rotation that turns the first axis to the sum of the vectors."""
-        vectors = x if self.vectors is None else self.vectors(x)
-        _check_vectors(vectors)
+        vectors = _picked(self.vectors, x)
         if vectors.shape[-1] != 2:
             raise ValueError(
                 f"VectorSum is for the plane, vectors (B, k, 2); got shape {tuple(vectors.shape)}"
             )
-        # the scale of what is summed decides which sums are zero
-        scale = vectors.detach().abs().amax((1, 2))
-        columns = orthonormal_columns(vectors.sum(1, keepdim=True), scale)
+        columns = orthonormal_columns(vectors.sum(1, keepdim=True), beside=vectors)
         return _about_origin(torch.cat([columns, _completing(columns).unsqueeze(-1)], dim=-1))
 
 
@@ -104,7 +101,7 @@ class VectorMix(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Mix."""
-        return self.coefficients @ vectors
+        return exact_product(self.coefficients, vectors)
 
 
 class PrincipalAxes(nn.Module):
@@ -115,8 +112,8 @@ class PrincipalAxes(nn.Module):
     equivariant (frame averaging: Puny et al., ICLR 2022).
 
     **Degenerate inputs**: where two of the second moments are equal, as for a square in the
-    plane, the axes are not determined, the output is not equivariant, and gradients through h(x)
-    are infinite. ``gap`` tells.
+    plane, the axes are not determined, the output is finite but not equivariant, and gradients
+    through h(x) are infinite. ``gap`` tells.
 
     Args:
         kind: ``"SO"`` flips the last axis where needed for determinant 1, ``"O"`` does not.
@@ -141,11 +138,11 @@ class PrincipalAxes(nn.Module):
     def gap(self, x: Any) -> Tensor:
         """The smallest relative difference of two second moments, shape (B,); 0 is degenerate."""
         moments = torch.linalg.eigvalsh(self._moments(x))
-        return moments.diff(dim=-1).amin(-1) / moments[..., -1]
+        largest = moments[..., -1]
+        return moments.diff(dim=-1).amin(-1) / largest.where(largest > 0, 1)
 
     def _moments(self, x: Any) -> Tensor:
-        vectors = x if self.vectors is None else self.vectors(x)
-        _check_vectors(vectors)
+        vectors = _picked(self.vectors, x)
         return exact_product(vectors.mT, vectors)
 
 
@@ -165,8 +162,7 @@ class Centred(nn.Module):
 
     def forward(self, x: Any) -> Motion:
         """The motion from the canonical form's frame to the input's."""
-        points = x if self.points is None else self.points(x)
-        _check_vectors(points)
+        points = _picked(self.points, x)
         centre = points.mean(1)
         if self.inner is None:
             size = points.shape[-1]
@@ -191,6 +187,8 @@ class Sorting(nn.Module):
 
     def forward(self, x: Any) -> Reordering:
         """The permutation from sorted rows to the input's."""
+        if self.key is None and not isinstance(x, Tensor):
+            raise TypeError(f"give a key, to sort rows from an input that is a {type(x).__name__}")
         keys = x[..., 0] if self.key is None else self.key(x)
         if keys.ndim != 2:
             raise ValueError(
@@ -199,26 +197,25 @@ class Sorting(nn.Module):
         return Reordering(keys.argsort(dim=-1, stable=True))
 
 
-def orthonormal_columns(vectors: Tensor, scale: Tensor | None = None) -> Tensor:
+def orthonormal_columns(vectors: Tensor, beside: Tensor | None = None) -> Tensor:
     """Gram-Schmidt of vectors (B, m, n), m <= n, as columns (B, n, m).
 
     Args:
         vectors: The vectors.
-        scale: What they are small against, shape (B,); the largest entry when omitted.
+        beside: Vectors (B, k, n) beside which they may be so small that they are zero; the same
+            when omitted.
     """
-    tiny = 100 * torch.finfo(vectors.dtype).eps
-    if scale is None:
-        scale = vectors.detach().abs().amax((1, 2))
-    axes = torch.eye(vectors.shape[-1]).to(vectors)
+    beside = (vectors if beside is None else beside).detach()
+    scale = beside.abs().sum((1, 2)).view(-1, 1, 1)
+    scale = scale.where(scale > 0, 1)  # squares of entries are then neither infinite nor zero
+    tiny = 100 * torch.finfo(vectors.dtype).eps * (beside / scale).norm(dim=(1, 2))
     done = vectors.new_zeros(vectors.shape[0], vectors.shape[-1], 0)
-    for vector in vectors.unbind(1):
+    for vector in (vectors / scale).unbind(1):
         # twice, as the first projection leaves a rest where vectors are nearly parallel
         rest = _outside(done, _outside(done, vector))
-        lost = rest.detach().norm(dim=-1, keepdim=True) <= tiny * scale.unsqueeze(-1)
-        outside = axes - exact_product(done, done.mT)
-        longest = outside.detach().norm(dim=-1).argmax(-1)
-        spare = outside[torch.arange(len(outside), device=outside.device), longest]
-        chosen = torch.where(lost, spare, rest)  # before the norm, whose gradient at 0 is NaN
+        lost = rest.detach().norm(dim=-1) <= tiny
+        # chosen before the norm, whose gradient at 0 is NaN
+        chosen = torch.where(lost.unsqueeze(-1), _farthest_axis(done), rest)
         unit = chosen / chosen.norm(dim=-1, keepdim=True)
         done = torch.cat([done, unit.unsqueeze(-1)], dim=-1)
     return done
@@ -230,12 +227,20 @@ def _outside(columns: Tensor, vector: Tensor) -> Tensor:
     return vector - exact_product(columns, parts).squeeze(-1)
 
 
+def _farthest_axis(columns: Tensor) -> Tensor:
+    """The longest of what the coordinate axes have outside the span of orthonormal columns."""
+    outside = torch.eye(columns.shape[-2]).to(columns) - exact_product(columns, columns.mT)
+    longest = outside.detach().norm(dim=-1).argmax(-1)
+    return outside[torch.arange(len(outside), device=outside.device), longest]
+
+
 def _completing(columns: Tensor) -> Tensor:
     """The unit vector that completes n - 1 orthonormal columns (B, n, n - 1) to determinant 1."""
-    size = columns.shape[-2]
-    axes = torch.eye(size).to(columns).expand(len(columns), size, size)
-    last = [torch.cat([columns, axes[:, :, i : i + 1]], dim=-1) for i in range(size)]
-    return torch.linalg.det(torch.stack(last, dim=1))
+    # no determinants of minors: where these are singular, torch's gradient of them is wrong
+    last = _farthest_axis(columns)
+    last = last / last.norm(dim=-1, keepdim=True)
+    whole = torch.cat([columns, last.unsqueeze(-1)], dim=-1)
+    return last * torch.linalg.det(whole.detach()).sign().unsqueeze(-1)
 
 
 def _about_origin(rotation: Tensor) -> Motion:
@@ -247,8 +252,18 @@ def _check_kind(kind: str) -> None:
         raise ValueError(f'kind is "SO" (rotations) or "O" (with reflections); got {kind!r}')
 
 
-def _check_vectors(vectors: Tensor) -> None:
+def _picked(pick: Pick | None, x: Any) -> Tensor:
+    """The vectors (B, k, n) of an input, at least in float32."""
+    vectors = x if pick is None else pick(x)
+    if not isinstance(vectors, Tensor):
+        raise TypeError(
+            f"pick the vectors (B, k, n) from an input that is a {type(vectors).__name__}"
+        )
     if vectors.ndim != 3 or 0 in vectors.shape:
         raise ValueError(
             f"a canonicalizer takes vectors (B, k, n), none of them 0; got {tuple(vectors.shape)}"
         )
+    if not vectors.is_floating_point():
+        raise TypeError(f"a canonicalizer takes floating-point vectors; got {vectors.dtype}")
+    # 100 epsilons of a shorter type are not small, and it has no eigenvectors or determinants
+    return vectors.float() if torch.finfo(vectors.dtype).bits < 32 else vectors

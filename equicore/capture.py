@@ -65,8 +65,7 @@ class _Spared(AbstractContextManager[None]):
         ]
         for module, buffers in self.kept:
             module._buffers = {
-                name: None if buffer is None else buffer.clone()
-                for name, buffer in buffers.items()
+                name: None if buffer is None else buffer.clone() for name, buffer in buffers.items()
             }
 
     def __exit__(self, *_: object) -> None:

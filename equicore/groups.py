@@ -98,6 +98,8 @@ class Group:
         if len(self.names) != order:
             raise ValueError(f"{name} has {order} elements but {len(self.names)} element names")
         self.inverses = _cayley.verified_inverses(self.table)
+        # a compiled graph takes an array's size and values for unknown, but not a tuple's
+        self._inverse: tuple[int, ...] = tuple(self.inverses.tolist())
         self.generators = (
             tuple(self.check_element(g) for g in generators)
             if generators is not None
@@ -213,7 +215,7 @@ class Group:
 
     def __len__(self) -> int:
         """The order of the group."""
-        return len(self.table)
+        return len(self._inverse)
 
     def __getitem__(self, index: int) -> Element:
         """Element ``index``, which multiplies and inverts by operators."""
@@ -242,7 +244,7 @@ class Group:
 
     def inverse(self, g: int) -> int:
         """The element that undoes g."""
-        return int(self.inverses[g])
+        return self._inverse[g]
 
     def check_element(self, g: int) -> int:
         """Return ``g`` if it is an element of the group, else raise IndexError."""
@@ -262,6 +264,13 @@ class Group:
     def __deepcopy__(self, memo: dict[int, Any]) -> Group:
         """The group itself: it never changes."""
         return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickled group; its tables would be writable."""
+        self.__dict__.update(state)
+        for value in state.values():
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
 
     def extend(
         self,

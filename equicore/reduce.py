@@ -71,7 +71,11 @@ class Reducer(nn.Module, ABC):
         Returns:
             The output, (B, ...).
         """
-        return self.finish(self.partial(stack, self.scores(orbit, raw), None))
+        return self.whole(stack, self.scores(orbit, raw))
+
+    def whole(self, stack: Any, scores: Tensor | None) -> Any:
+        """The output for the aligned outputs and scores of all elements at once."""
+        return self.finish(self.partial(stack, scores, None))
 
     def estimate(self, stack: Any, scores: Tensor | None, elements: list[int]) -> Any:
         """An unbiased estimate of the output from a random subset of the group.
@@ -93,6 +97,10 @@ class Reducer(nn.Module, ABC):
 class Mean(Reducer):
     """The mean over the group: equitune (Basu et al., AAAI 2023, eq. 2)."""
 
+    def whole(self, stack: Any, scores: Tensor | None) -> Any:
+        """Average over the first axis."""
+        return tree_map(lambda y: y.mean(0), stack)
+
     def partial(self, stack: Any, scores: Tensor | None, elements: Elements | None) -> Any:
         """The sum, and how many."""
         return tree_map(lambda y: y.sum(0), stack), leaves(stack)[0].shape[0]
@@ -108,7 +116,7 @@ class Mean(Reducer):
 
     def estimate(self, stack: Any, scores: Tensor | None, elements: list[int]) -> Any:
         """The mean over the subset."""
-        return self.finish(self.partial(stack, None, elements))
+        return self.whole(stack, None)
 
 
 class Maximum(Reducer):
@@ -170,7 +178,8 @@ class Best(Reducer):
     Args:
         score: Maps raw outputs (|G|, B, ...) to scores (|G|, B), higher is better. For a model
             that returns a tree, it is given the tree.
-        tolerance: Difference that is still a tie; 32 machine epsilons when omitted.
+        tolerance: Difference that is still a tie; when omitted, 32 machine epsilons, in 16-bit
+            types 2.
     """
 
     zero: Tensor
@@ -227,13 +236,22 @@ class StraightThrough(Reducer):
 
     Args:
         value: What the output is.
-        gradient: What the gradient is taken of.
+        gradient: What the gradient is taken of: `Mean`, `Identity`, `Maximum`, or another that
+            needs no scores.
+
+    Raises:
+        ValueError: If one captures features, or ``gradient`` needs scores.
     """
 
     def __init__(self, value: Reducer, gradient: Reducer) -> None:
         super().__init__()
         if value.features is not None or gradient.features is not None:
             raise ValueError("StraightThrough is for reducers that capture no features")
+        if type(gradient).scores is not Reducer.scores:
+            raise ValueError(
+                "StraightThrough takes the gradient of a reducer without scores, for there is one "
+                f"set of scores, the value's; got {type(gradient).__name__}"
+            )
         self.value = value
         self.gradient = gradient
 
@@ -258,7 +276,12 @@ class StraightThrough(Reducer):
         with torch.no_grad():
             value = self.value.finish(state[0])
         gradient = self.gradient.finish(state[1])
-        return tree_map(lambda v, g: v + (g - g.detach()), value, gradient)
+
+        def join(v: Tensor, g: Tensor) -> Tensor:
+            # where g is infinite the difference is NaN; forward-mode derivatives ignore no_grad
+            return v.detach() + (g - g.detach()).nan_to_num()
+
+        return tree_map(join, value, gradient)
 
     @staticmethod
     def _merge(reducer: Reducer, first: Any, second: Any) -> Any:
@@ -295,24 +318,32 @@ class WeightedMean(Reducer):
                 f"the weight network returned shape {tuple(log_weights.shape)} for "
                 f"{order * batch} inputs, expected one log-weight each: ({order * batch},)"
             )
-        return log_weights.view(order, batch)
+        # infinities as the largest numbers whose difference is finite
+        limit = torch.finfo(log_weights.dtype).max / 4
+        return log_weights.view(order, batch).clamp(-limit, limit)
 
     def weights(self, orbit: Any) -> Tensor:
         """The weights of shape (|G|, B) for what `scores` sees, shape (|G|, B, ...)."""
-        return softmax(self.scores(orbit, None))
+        return self.scores(orbit, None).softmax(0)
+
+    def whole(self, stack: Any, scores: Tensor | None) -> Any:
+        """Average over the first axis with the weights."""
+        assert scores is not None
+        weights = scores.softmax(0)
+        return tree_map(lambda y: (beside(weights, y, 2).to(y.dtype) * y).sum(0), stack)
 
     def partial(self, stack: Any, scores: Tensor | None, elements: Elements | None) -> Any:
         """Largest log-weight, and sums of the outputs and of the weights relative to it."""
         assert scores is not None
         largest = scores.detach().amax(0)
-        weights = relative(scores, largest)
+        weights = (scores - largest).exp()
         total = tree_map(lambda y: (beside(weights, y, 2).to(y.dtype) * y).sum(0), stack)
         return largest, total, weights.sum(0)
 
     def merge(self, first: Any, second: Any) -> Any:
         """Add, relative to the larger of the largest log-weights."""
         largest = torch.maximum(first[0], second[0])
-        one, two = (relative(state[0], largest) for state in (first, second))
+        one, two = ((state[0] - largest).exp() for state in (first, second))
         total = tree_map(
             lambda a, b: beside(one, a, 1).to(a.dtype) * a + beside(two, b, 1).to(b.dtype) * b,
             first[1],
@@ -328,26 +359,15 @@ class WeightedMean(Reducer):
     def estimate(self, stack: Any, scores: Tensor | None, elements: list[int]) -> Any:
         """The subset's share of the weighted sum, times |G| / k."""
         assert scores is not None
-        weights = softmax(scores)[elements] * (scores.shape[0] / len(elements))
+        weights = scores.softmax(0)[elements] * (scores.shape[0] / len(elements))
         return tree_map(lambda y: (beside(weights, y, 2).to(y.dtype) * y).sum(0), stack)
 
 
-def softmax(log_weights: Tensor) -> Tensor:
-    """Weights (n, B) that sum to 1 over n, with the limits that `WeightedMean` describes."""
-    weights = relative(log_weights, log_weights.detach().amax(0))
-    return weights / weights.sum(0)
-
-
-def relative(log_weights: Tensor, largest: Tensor) -> Tensor:
-    """exp(log_weights - largest), which is 1 also where both are the same infinity."""
-    same_infinity = largest.isinf() & (log_weights == largest)
-    return (log_weights - largest).masked_fill(same_infinity, 0).exp()
-
-
 def near(scores: Tensor, best: Tensor, tolerance: float | None = None) -> Tensor:
-    """Which scores are as good as the best, up to a tolerance (32 machine epsilons if None)."""
+    """Which scores are as good as the best, up to a tolerance, by default that of `Best`."""
     if tolerance is None:
-        tolerance = 32 * torch.finfo(scores.dtype).eps
+        epsilon = torch.finfo(scores.dtype).eps
+        tolerance = epsilon * (32 if epsilon < 1e-5 else 2)  # 32 of bfloat16 would be a quarter
     # the second comparison is for infinite scores, whose threshold is NaN
     return (scores >= best - tolerance * (best.abs() + 1)) | (scores == best)
 

@@ -29,10 +29,16 @@ def squared_error(actual: Any, wanted: Any) -> Tensor:
 
 
 def kl_divergence(actual: Any, wanted: Any) -> Tensor:
-    """KL(softmax(wanted) || softmax(actual)) of the last axis, in nats, averaged over the rest."""
+    """KL(softmax(wanted) || softmax(actual)) of the last axis, in nats, averaged over the rest.
+
+    Raises:
+        ValueError: If a tensor has one number for each sample, and no axis of logits.
+    """
     pairs = zip(leaves(actual), leaves(wanted), strict=True)
     terms = []
     for a, w in pairs:
+        if a.ndim < 2:
+            raise ValueError(f"logits have the shape (B, ..., classes); got {tuple(a.shape)}")
         log_actual, log_wanted = a.log_softmax(-1), w.log_softmax(-1)
         terms.append((log_wanted.exp() * (log_wanted - log_actual)).sum(-1).mean())
     return torch.stack(terms).sum()

@@ -7,18 +7,20 @@ Scores along further axes, such as the words of a sentence, are averaged.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 
 def max_probability(logits: Tensor) -> Tensor:
     """The largest softmax probability of the last axis."""
-    return _average(logits.softmax(-1).amax(-1))
+    return _average(_tensor(logits).softmax(-1).amax(-1))
 
 
 def negative_entropy(logits: Tensor) -> Tensor:
     """Minus the entropy, in nats, of the softmax over the last axis."""
-    log_probabilities = logits.log_softmax(-1)
+    log_probabilities = _tensor(logits).log_softmax(-1)
     # 0 log 0 = 0, also where a logit is minus infinity
     terms = log_probabilities.exp() * log_probabilities
     terms = terms.masked_fill(log_probabilities == -torch.inf, 0)
@@ -27,8 +29,17 @@ def negative_entropy(logits: Tensor) -> Tensor:
 
 def max_value(values: Tensor) -> Tensor:
     """The largest entry of the last axis: for Q-values, the value of the greedy action."""
-    return _average(values.amax(-1))
+    return _average(_tensor(values).amax(-1))
 
 
 def _average(scores: Tensor) -> Tensor:
     return scores if scores.ndim == 2 else scores.flatten(2).mean(-1)
+
+
+def _tensor(raw: Any) -> Tensor:
+    if not isinstance(raw, Tensor):
+        raise TypeError(
+            f"the model returns {type(raw).__name__}; give a score that picks an entry of it, such "
+            "as score=lambda y: max_probability(y.logits)"
+        )
+    return raw

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from equicore.capture import frozen_statistics, run_and_capture
-from equicore.reduce import Best, Mean, Reducer, StraightThrough, WeightedMean, near, softmax
+from equicore.reduce import Best, Mean, Reducer, StraightThrough, WeightedMean, near
 from equicore.representations import Elements, Representation, Tree
 from equicore.scores import max_probability
 from equicore.trees import leaves, tree_map
@@ -91,12 +91,20 @@ class Symmetrized(nn.Module):
             raise ValueError(
                 "top_k already limits how often the model runs; it excludes chunk and samples"
             )
-        if samples is not None and not (weighs_inputs or isinstance(reduce, Mean)):
-            reduce.estimate(None, None, [])  # raises for those that have none
+        if chunk is not None and any(
+            isinstance(m, Best) and m.tolerance is not None for m in reduce.modules()
+        ):
+            raise ValueError(
+                "what ties with the best within a tolerance cannot be told from one chunk alone: "
+                "leave out the tolerance of Best, or chunk"
+            )
+        if samples is not None and reduce.features is not None:
             raise TypeError(
                 "samples needs weights that are known without running the model on the whole "
                 "group: a weight network that sees the inputs"
             )
+        if samples is not None and type(reduce).estimate is Reducer.estimate:
+            reduce.estimate(None, None, [])  # says that there is none
         if reduce.features is not None:
             _check_submodule(model, reduce.features)
         self.model = model
@@ -130,7 +138,9 @@ class Symmetrized(nn.Module):
         elif self.chunk is not None and self.chunk < order:
             output = self.reduce.finish(self._stream(x, call, self.chunk))
         else:
-            output = self.reduce.finish(self._partial(x, call, None))
+            reduce = self.reduce
+            raw, seen = self._run(self.input_rep.orbit(x), call)
+            output = reduce.whole(self.output_rep.align(raw), reduce.scores(seen, raw))
         return output if self.batch_dim == 0 else self._batch_back(output)
 
     def views(self, *args: Any, **kwargs: Any) -> Any:
@@ -171,14 +181,13 @@ class Symmetrized(nn.Module):
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Call]:
         """The input with its batch on axis 0, and the model as a function of the input alone."""
-        rep = self.input_rep
         if args:
             x, rest = args[0], args[1:]
 
             def call(inputs: Any) -> Any:
                 return self.model(inputs, *rest, **kwargs)
 
-        elif isinstance(rep, Tree):
+        elif isinstance(rep := self.input_rep, Tree):
             x = {name: kwargs.pop(name) for name in rep.names if name in kwargs}
 
             def call(inputs: Any) -> Any:
@@ -200,19 +209,19 @@ class Symmetrized(nn.Module):
 
     def _run(self, orbit: Any, call: Call) -> tuple[Any, Any]:
         """Raw outputs (n, B, ...), and what the reducer's scores see."""
-        order, batch = leaves(orbit)[0].shape[:2]
+        first = orbit if isinstance(orbit, Tensor) else leaves(orbit)[0]
+        order, batch = first.shape[0], first.shape[1]
         flat = tree_map(lambda x: x.flatten(0, 1), orbit)
-        if self.reduce.features is None:
-            return self._unflatten(self._call(call, flat), order, batch), orbit
+        name = self.reduce.features
+        if name is None:
+            return _unflatten(self._call(call, flat), order, batch, "the model"), orbit
         assert isinstance(self.model, nn.Module)
-        submodule = self.model.get_submodule(self.reduce.features)
-        raw, features = run_and_capture(
-            submodule, self.reduce.features, lambda: self._call(call, flat)
-        )
+        submodule = self.model.get_submodule(name)
+        raw, features = run_and_capture(submodule, name, lambda: self._call(call, flat))
         if self.batch_dim != 0:
             features = tree_map(lambda t: t.movedim(self.batch_dim, 0), features)
-        seen = _unflatten(features, order, batch, f"its submodule {self.reduce.features}")
-        return self._unflatten(raw, order, batch), seen
+        seen = _unflatten(features, order, batch, f"its submodule {name}")
+        return _unflatten(raw, order, batch, "the model"), seen
 
     def _call(self, call: Call, flat: Any) -> Any:
         """The model's selected outputs for samples on axis 0, with samples on axis 0."""
@@ -227,9 +236,6 @@ class Symmetrized(nn.Module):
         if self.batch_dim == 0:
             return raw
         return tree_map(lambda t: t.movedim(self.batch_dim, 0), raw)
-
-    def _unflatten(self, raw: Any, order: int, batch: int) -> Any:
-        return _unflatten(raw, order, batch, "the model")
 
     def _batch_back(self, tree: Any) -> Any:
         return tree_map(lambda t: t.movedim(0, self.batch_dim), tree)
@@ -246,19 +252,26 @@ class Symmetrized(nn.Module):
         state: Any = None
         for start in range(0, order, chunk):
             elements = range(start, min(start + chunk, order))
-            if torch.is_grad_enabled():
-                part = checkpoint(
-                    self._partial,
-                    x,
-                    call,
-                    elements,
-                    use_reentrant=False,
-                    context_fn=lambda: frozen_statistics(self),
-                )
-            else:
-                part = self._partial(x, call, elements)
+            part = self._part(x, call, elements)
             state = part if start == 0 else self.reduce.merge(state, part)
         return state
+
+    def _part(self, x: Any, call: Call, elements: Elements) -> Any:
+        """The reducer's state after some elements, checkpointed if there are gradients."""
+        if not torch.is_grad_enabled() or torch.compiler.is_exporting():
+            return self._partial(x, call, elements)
+        if torch.compiler.is_compiling():  # which by itself updates statistics only once
+            return checkpoint(self._partial, x, call, elements, use_reentrant=False)
+        if torch._C._are_functorch_transforms_active():  # torch.func refuses checkpoints
+            return self._partial(x, call, elements)
+        return checkpoint(
+            self._partial,
+            x,
+            call,
+            elements,
+            use_reentrant=False,
+            context_fn=lambda: frozen_statistics(self),
+        )
 
     def _estimate(self, x: Any, call: Call, samples: int) -> Any:
         """An unbiased estimate of the output from a random subset of the group."""
@@ -282,7 +295,7 @@ class Symmetrized(nn.Module):
         raw = _unflatten(self._call(call, chosen), 1, len(places), "the model")
         elements, rows = places // batch, places % batch
         aligned = self.output_rep.align_each(elements, tree_map(lambda t: t[0], raw))
-        weights = softmax(scores.masked_fill(~kept, -torch.inf)).flatten()[places]
+        weights = scores.masked_fill(~kept, -torch.inf).softmax(0).flatten()[places]
 
         def add(y: Tensor) -> Tensor:
             weighted = weights.to(y.dtype).view(-1, *(1,) * (y.ndim - 1)) * y
@@ -383,7 +396,7 @@ def _check_batches(x: Any) -> None:
     shapes = [tuple(leaf.shape) for leaf in leaves(x)]
     if not shapes:
         raise ValueError(f"the input holds no tensor: {x!r}")
-    if len({shape[:1] for shape in shapes}) > 1 or () in shapes:
+    if () in shapes or any(shape[0] != shapes[0][0] for shape in shapes):
         raise ValueError(f"the tensors of the input have different batches: shapes {shapes}")
     if shapes[0][0] == 0:
         raise ValueError(f"empty batch: got an input of shapes {shapes}")

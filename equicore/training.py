@@ -24,24 +24,26 @@ def fit(
 
     Lambda-equitune learns on a task's loss with the model frozen (Basu et al., NeurIPS 2023,
     section 4) when the optimiser holds the weight network's parameters, jointly when it holds all.
-    Submodules without a trained parameter run in ``eval`` mode. Modes and ``requires_grad`` are as
-    before afterwards, also after Ctrl-C, when what was learned so far is kept.
+    Submodules whose parameters are all frozen run in ``eval`` mode, and what is inside them. Modes
+    and ``requires_grad`` are as before afterwards, also after Ctrl-C, when what was learned so far
+    is kept.
 
     Args:
         model: What is trained, for instance of `lambda_equitune`.
         batches: Pairs (input, target); iterated over again until ``steps`` are done.
         loss: Of an output and a target.
-        optimizer: Holds the parameters to train.
+        optimizer: Holds the parameters to train. One that evaluates the loss several times in a
+            step, such as LBFGS, does so on the same batch.
         steps: Optimiser steps; one pass over the batches when omitted.
         schedule: Of the learning rate, stepped after each step.
         progress: Show a progress bar.
 
     Returns:
-        The loss of each step.
+        The loss of each step, before it.
 
     Raises:
-        ValueError: If the optimiser holds none of the model's parameters, there is no batch, or
-            the loss is not finite; the message names the step.
+        ValueError: If the optimiser holds none of the model's parameters, there is no batch,
+            ``steps`` is negative, or the loss is not finite; the message names the step.
 
     >>> import equicore
     >>> flip = equicore.Permutation(equicore.cyclic(2), [[0, 1], [1, 0]])
@@ -53,24 +55,44 @@ def fit(
     """
     from tqdm import tqdm
 
+    if steps is not None and steps < 0:
+        raise ValueError(f"steps is a number of optimiser steps; got {steps}")
     losses: list[float] = []
     with (
         _training_only(model, optimizer),
         tqdm(total=_length(batches, steps), unit="step", disable=not progress) as bar,
     ):
         for x, target in _repeated(batches, steps):
-            optimizer.zero_grad()
-            value = loss(model(x), target)
-            if not value.isfinite():
-                raise ValueError(f"the loss is {float(value)} in step {len(losses)}")
-            value.backward()
-            optimizer.step()
+            losses.append(_step(model, x, target, loss, optimizer, len(losses)))
             if schedule is not None:
                 schedule.step()
-            losses.append(float(value.detach()))
             bar.set_postfix(loss=f"{losses[-1]:.3g}", refresh=False)
             bar.update()
     return losses
+
+
+def _step(
+    model: nn.Module,
+    x: Any,
+    target: Any,
+    loss: Callable[[Any, Any], Tensor],
+    optimizer: torch.optim.Optimizer,
+    number: int,
+) -> float:
+    """One step of the optimiser; the loss before it."""
+    values: list[float] = []
+
+    def evaluate() -> float:
+        optimizer.zero_grad()
+        value = loss(model(x), target)
+        if not value.isfinite():
+            raise ValueError(f"the loss is {float(value.detach())} in step {number}")
+        value.backward()
+        values.append(float(value.detach()))
+        return values[-1]
+
+    optimizer.step(evaluate)
+    return values[0]
 
 
 def _repeated(batches: Iterable[Any], steps: int | None) -> Iterator[Any]:
@@ -78,10 +100,10 @@ def _repeated(batches: Iterable[Any], steps: int | None) -> Iterator[Any]:
     while steps is None or done < steps:
         before = done
         for batch in batches:
-            if done == steps:
-                return
             yield batch
             done += 1
+            if done == steps:  # now, as asking for another batch would use it up
+                return
         if done == before:
             raise ValueError(
                 f"there is no batch after {done} steps: batches must be an iterable that can be "
@@ -94,7 +116,21 @@ def _repeated(batches: Iterable[Any], steps: int | None) -> Iterator[Any]:
 def _length(batches: Iterable[Any], steps: int | None) -> int | None:
     if steps is not None:
         return steps
-    return len(batches) if isinstance(batches, Sized) else None
+    try:
+        return len(batches) if isinstance(batches, Sized) else None
+    except TypeError:  # a DataLoader of an IterableDataset has a __len__ that raises
+        return None
+
+
+@contextmanager
+def kept_modes(model: nn.Module) -> Iterator[None]:
+    """Whatever happens, all submodules are in the mode that they were in."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 @contextmanager
@@ -104,19 +140,17 @@ def _training_only(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterat
     parameters = list(model.parameters())
     if not any(id(p) in trained for p in parameters):
         raise ValueError("the optimiser holds none of the model's parameters")
-    modes = {module: module.training for module in model.modules()}
     required = [p.requires_grad for p in parameters]
     try:
-        model.train()
-        for module in model.modules():
-            own = list(module.parameters())
-            if own and not any(id(p) in trained for p in own):
-                module.eval()
-        for p in parameters:
-            p.requires_grad_(id(p) in trained)
-        yield
+        with kept_modes(model):
+            model.train()
+            for module in model.modules():
+                own = list(module.parameters())
+                if own and not any(id(p) in trained for p in own):
+                    module.eval()
+            for p in parameters:
+                p.requires_grad_(id(p) in trained)
+            yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
         for p, needed in zip(parameters, required, strict=True):
             p.requires_grad_(needed)

@@ -19,7 +19,8 @@ def entries(tree: Any) -> dict[Any, Any]:
         TypeError: If it is neither of these.
     """
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        return {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree)}
+        names = [field.name for field in dataclasses.fields(tree) if field.init]
+        return {name: getattr(tree, name) for name in names}
     if isinstance(tree, Mapping):
         return dict(tree)
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
@@ -33,7 +34,10 @@ def entries(tree: Any) -> dict[Any, Any]:
 
 
 def rebuild(tree: Any, children: Mapping[Any, Any]) -> Any:
-    """A node of the same kind with other children; fields without one become None."""
+    """A node of the same kind with other children.
+
+    Fields without one become None, and so do places of a sequence before the last child's.
+    """
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         fields = [field.name for field in dataclasses.fields(tree) if field.init]
         return type(tree)(**{name: children.get(name) for name in fields})
@@ -41,7 +45,7 @@ def rebuild(tree: Any, children: Mapping[Any, Any]) -> Any:
         return type(tree)(children)  # type: ignore[call-arg]
     if hasattr(tree, "_fields"):
         return type(tree)(**{name: children.get(name) for name in tree._fields})
-    return type(tree)(children.values())
+    return type(tree)([children.get(place) for place in range(max(children, default=-1) + 1)])
 
 
 def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:

@@ -59,7 +59,8 @@ def equivariance_error(
         batch_dim: The axis of the batch, as in `Symmetrized`.
 
     Raises:
-        ValueError: If the batch is empty.
+        ValueError: If the batch is empty, or the model returns another number of samples than it
+            was given.
         TypeError: If the model's outputs are not floating-point tensors.
 
     >>> from equicore import Trivial, image_rotations
@@ -73,19 +74,29 @@ def equivariance_error(
     tensor([0., 2., 8., 6.])
     """
     x = tree_map(lambda t: t.movedim(batch_dim, 0), x)
-    if leaves(x)[0].shape[0] == 0:
+    order, batch = len(input_rep.group), leaves(x)[0].shape[0]
+    if batch == 0:
         raise ValueError(f"empty batch: got an input of shape {tuple(leaves(x)[0].shape)}")
-    order = len(input_rep.group)
+
+    def by_element(output: Tensor) -> Tensor:
+        output = output.movedim(batch_dim, 0)
+        if output.shape[0] != order * batch:
+            raise ValueError(
+                f"the model was given {order} x {batch} = {order * batch} samples and returned "
+                f"{output.shape[0]}, shape {tuple(output.shape)} with samples first"
+            )
+        return output.unflatten(0, (order, batch))
+
     with torch.no_grad():
         orbit = input_rep.orbit(x)
         samples = tree_map(lambda t: t.flatten(0, 1).movedim(0, batch_dim), orbit)
         outputs = model(samples)
         if isinstance(output_rep, Tree):
             outputs = output_rep.select(outputs)
-        transformed = tree_map(lambda t: t.movedim(batch_dim, 0).unflatten(0, (order, -1)), outputs)
+        transformed = tree_map(by_element, outputs)
         expected = output_rep.orbit(tree_map(lambda t: t[0], transformed))
         pairs = list(zip(leaves(transformed), leaves(expected), strict=True))
-        absolute = torch.stack([_largest(actual - wanted) for actual, wanted in pairs])
+        absolute = torch.stack([_largest_error(actual, wanted) for actual, wanted in pairs])
         scales = torch.stack([_scale(actual) for actual, _ in pairs])
         relative = (absolute / scales[:, None, None]).amax(0)
     # NaN counts as the worst
@@ -94,11 +105,12 @@ def equivariance_error(
     return EquivarianceError(absolute.amax((0, 2)), relative.amax(1), element, sample)
 
 
-def _largest(difference: Tensor) -> Tensor:
-    """The largest magnitude for each element and sample, shape (|G|, B)."""
-    if not difference.is_floating_point():
-        raise TypeError(f"errors are measured of floating-point outputs; got {difference.dtype}")
-    return difference.abs().flatten(2).amax(2) if difference.ndim > 2 else difference.abs()
+def _largest_error(actual: Tensor, wanted: Tensor) -> Tensor:
+    """The largest difference for each element and sample, shape (|G|, B)."""
+    if not actual.is_floating_point():
+        raise TypeError(f"errors are measured of floating-point outputs; got {actual.dtype}")
+    difference = (actual - wanted).abs()
+    return difference.flatten(2).amax(2) if difference.ndim > 2 else difference
 
 
 def _scale(outputs: Tensor) -> Tensor:
@@ -180,7 +192,7 @@ class Report:
         axes = figure.subplots()
         for i, (name, error) in enumerate(self.errors.items()):
             relative = error.relative.double().cpu().numpy()
-            floor = np.finfo(str(error.relative.dtype).removeprefix("torch.")).eps
+            floor = torch.finfo(error.relative.dtype).eps
             shown = np.maximum(relative, floor / 4)  # a zero has no place on the axis
             offset = 0.8 * ((i + 0.5) / len(self.errors) - 0.5)
             axes.plot(elements + offset, shown, "os^Dv"[i % 5], label=name)
@@ -254,48 +266,39 @@ def check_group(group: Group | ArrayLike) -> Group:
 
 
 def check_representation(
-    representation: Representation, x: Tensor, tolerance: float | None = None
+    representation: Representation, x: Any, tolerance: float | None = None
 ) -> None:
-    """Verify on a batch that a representation is one, and that its three verbs agree.
+    """Verify on a batch that a representation is one, and that its verbs agree.
 
-    Checks act(0, x) = x, act(g, act(h, x)) = act(g h, x) for all g and h, orbit = all acts, and
-    align(orbit(x)) = x in every slice.
+    Checks act(0, x) = x, act(g, act(h, x)) = act(g h, x) for all g and h, orbit = all acts,
+    act_each = each sample's act, align(orbit(x)) = x in every slice, and that orbit and align do
+    the same where they are asked for some elements only.
 
     Args:
         representation: The representation.
-        x: Batch of shape (B, ...).
+        x: Batch of shape (B, ...), or a tree of batches.
         tolerance: Largest error allowed, relative to the largest |x|; 1e-5 when omitted, 1e-12
             in float64. Integers must agree exactly.
 
     Raises:
         ValueError: Names the elements at which it fails.
     """
-    if tolerance is None:
-        tolerance = 1e-12 if x.dtype == torch.float64 else 1e-5
     group = representation.group
-    scale = x.abs().amax() if x.is_floating_point() else None
+    order = len(group)
 
-    def require(actual: Tensor, expected: Tensor, law: str) -> None:
-        if (actual.shape, actual.dtype) != (expected.shape, expected.dtype):
-            found = (
-                f"{tuple(actual.shape)} of {actual.dtype} instead of "
-                f"{tuple(expected.shape)} of {expected.dtype}"
-            )
-        elif scale is None:
-            if torch.equal(actual, expected):
-                return
-            found = "they differ"
-        else:
-            difference = (actual - expected).abs().amax()
-            if difference <= tolerance * scale:
-                return
-            found = f"they differ by {float(difference):.3g}"
-        raise ValueError(f"not a representation of {group.name}: {law} fails, {found}")
+    def require(actual: Any, expected: Any, law: str) -> None:
+        for a, e, t in zip(leaves(actual), leaves(expected), leaves(x), strict=True):
+            found = _difference(a, e, t, tolerance)
+            if found is not None:
+                raise ValueError(f"not a representation of {group.name}: {law} fails, {found}")
 
-    acted = [representation.act(g, x) for g in range(len(group))]
+    def at(stack: Any, i: int) -> Any:
+        return tree_map(lambda t: t[i], stack)
+
+    acted = [representation.act(g, x) for g in range(order)]
     require(acted[0], x, "act(0, x) = x")
-    for g in range(len(group)):
-        for h in range(len(group)):
+    for g in range(order):
+        for h in range(order):
             require(
                 representation.act(g, acted[h]),
                 acted[group.compose(g, h)],
@@ -303,6 +306,37 @@ def check_representation(
             )
     orbit = representation.orbit(x)
     aligned = representation.align(orbit)
-    for g in range(len(group)):
-        require(orbit[g], acted[g], f"orbit(x)[{g}] = act({g}, x)")
-        require(aligned[g], x, f"align(orbit(x))[{g}] = x")
+    for g in range(order):
+        require(at(orbit, g), acted[g], f"orbit(x)[{g}] = act({g}, x)")
+        require(at(aligned, g), x, f"align(orbit(x))[{g}] = x")
+    some = [*reversed(range(order)), order - 1]
+    orbit = representation.orbit(x, some)
+    aligned = representation.align(orbit, some)
+    for i, g in enumerate(some):
+        require(at(orbit, i), acted[g], f"orbit(x, {some})[{i}] = act({g}, x)")
+        require(at(aligned, i), x, f"align(orbit(x, {some}), {some})[{i}] = x")
+    batch = leaves(x)[0].shape[0]
+    elements = torch.arange(order, device=leaves(x)[0].device).repeat_interleave(batch)
+    copies = tree_map(lambda t: t.repeat(order, *(1,) * (t.ndim - 1)), x)
+    each = tree_map(
+        lambda t: t.unflatten(0, (order, batch)), representation.act_each(elements, copies)
+    )
+    for g in range(order):
+        require(at(each, g), acted[g], f"act_each({g}, x) = act({g}, x)")
+
+
+def _difference(actual: Tensor, expected: Tensor, x: Tensor, tolerance: float | None) -> str | None:
+    """How two tensors differ, relative to the size of x; None if they do not."""
+    if (actual.shape, actual.dtype) != (expected.shape, expected.dtype):
+        return (
+            f"{tuple(actual.shape)} of {actual.dtype} instead of "
+            f"{tuple(expected.shape)} of {expected.dtype}"
+        )
+    if not x.is_floating_point():
+        return None if torch.equal(actual, expected) else "they differ"
+    if tolerance is None:
+        tolerance = 1e-12 if x.dtype == torch.float64 else 1e-5
+    difference = (actual - expected).abs().amax()
+    if difference <= tolerance * x.abs().amax():  # false for NaN
+        return None
+    return f"they differ by {float(difference):.3g}"

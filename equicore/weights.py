@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from equicore.reduce import WeightedMean
 from equicore.symmetrize import Symmetrized
+from equicore.training import kept_modes
 from equicore.trees import leaves, tree_map
 
 
@@ -72,7 +73,8 @@ class MLPWeight(nn.Module):
         flat = self._flat(x)
         self.shift.copy_(flat.mean(0))
         deviation = flat.std(0, correction=0)
-        self.scale.copy_(deviation.where(deviation > 0, 1))
+        rounding = 32 * torch.finfo(flat.dtype).eps * flat.abs().amax(0)
+        self.scale.copy_(deviation.where(deviation > rounding, 1))
 
     def check_shape(self, x: Tensor) -> None:
         """Raise ValueError unless x is a batch (N, ...) of this network's inputs."""
@@ -102,11 +104,12 @@ def fit_familiarity(
 
     Minimises the cross-entropy between the softmax over the orbit of e(g x) and the identity, for
     x among ``inputs``. The model is not changed; where the weight network sees its features, it
-    runs once on the orbit of all inputs.
+    runs once on the orbit of all inputs, in ``eval`` mode.
 
     Args:
         symmetrized: Of `lambda_equitune`; its weight network is trained in place.
-        inputs: What the model was trained on or has visited, shape (N, ...), N >= 10.
+        inputs: What the model was trained on or has visited, shape (N, ...), N >= 10, or a tree;
+            N is on the axis ``symmetrized.batch_dim``.
         steps: Optimiser steps (Adam, cosine schedule).
         batch_size: Inputs in a step.
         learning_rate: The first step's.
@@ -118,7 +121,7 @@ def fit_familiarity(
         0 where the model only ever saw one element of each orbit.
 
     Raises:
-        TypeError: If ``symmetrized`` has no weights to fit.
+        TypeError: If ``symmetrized`` has no weights to fit, or its weight network no parameters.
         ValueError: If there are too few inputs, they have another shape than the network's, or
             hold NaN or infinity.
     """
@@ -131,9 +134,16 @@ def fit_familiarity(
     if not 0 < held_out < 1:
         raise ValueError(f"held_out is a part between 0 and 1; got {held_out}")
     weight = reduce.weight
-    dtype = next(weight.parameters()).dtype
-    device = next(weight.parameters()).device
+    first = next(weight.parameters(), None)
+    if first is None:
+        raise TypeError(f"the weight network {type(weight).__name__} has no parameters to fit")
+    device = first.device
+    model = symmetrized.model
+    if reduce.features is not None and isinstance(model, nn.Module):  # which sees the inputs
+        first = next(model.parameters(), first)
+    dtype = first.dtype
     inputs = tree_map(lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype), inputs)
+    inputs = tree_map(lambda t: t.movedim(symmetrized.batch_dim, 0), inputs)
     tensors = leaves(inputs)
     shape = tuple(tensors[0].shape)
     if len(shape) < 1 or shape[0] < 10:
@@ -145,16 +155,21 @@ def fit_familiarity(
         raise ValueError("inputs hold NaN or infinity")
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(shape[0], generator=generator).to(device)
-    split = max(1, round(held_out * shape[0]))
+    split = min(max(1, round(held_out * shape[0])), shape[0] - 1)
+
+    def views(x: Any) -> Any:
+        return symmetrized.views(tree_map(lambda t: t.movedim(0, symmetrized.batch_dim), x))
 
     if reduce.features is None:
-        look = symmetrized.views
+        look = views
         known = inputs
     else:  # computed once: the model stays as it is
+        assert isinstance(model, nn.Module)
         pieces = [_at(inputs, rows) for rows in torch.arange(shape[0]).split(batch_size)]
-        with torch.no_grad():
-            views = [tree_map(lambda t: t.transpose(0, 1), symmetrized.views(p)) for p in pieces]
-        known = tree_map(lambda *t: torch.cat(t), views[0], *views[1:])
+        with torch.no_grad(), kept_modes(model):
+            model.eval()
+            seen = [tree_map(lambda t: t.transpose(0, 1), views(p)) for p in pieces]
+        known = tree_map(lambda *t: torch.cat(t), seen[0], *seen[1:])
 
         def look(x: Any) -> Any:
             return tree_map(lambda t: t.transpose(0, 1), x)
@@ -170,15 +185,18 @@ def fit_familiarity(
 
     optimizer = torch.optim.Adam(weight.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    seen = order[split:]
-    for _ in range(steps):
-        batch = torch.randint(len(seen), (batch_size,), generator=generator).to(device)
-        optimizer.zero_grad()
-        loss(seen[batch]).backward()
-        optimizer.step()
-        schedule.step()
-    with torch.no_grad():
-        return float(loss(order[:split]))
+    trained_on = order[split:]
+    with kept_modes(weight):
+        weight.train()
+        for _ in range(steps):
+            batch = torch.randint(len(trained_on), (batch_size,), generator=generator).to(device)
+            optimizer.zero_grad()
+            loss(trained_on[batch]).backward()
+            optimizer.step()
+            schedule.step()
+        weight.eval()
+        with torch.no_grad():
+            return float(loss(order[:split]))
 
 
 def _at(tree: Any, rows: Tensor) -> Any:

@@ -1,4 +1,4 @@
-"""What a representation is: three verbs, `act`, `orbit` and `align`."""
+"""What a representation is: the verbs `act`, `act_each`, `orbit` and `align`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ Elements = Sequence[int]
 class Representation(nn.Module, ABC):
     """How each element of a group acts on a batch of tensors.
 
-    A subclass defines `act` and `arguments`; it may replace the other verbs by faster ones.
+    A subclass defines `act`; it may replace the other verbs by faster ones.
 
     Args:
         group: The group that acts.
 
     Attributes:
-        axes: The axes that it mixes, counted from the end; 0 stands for the values themselves.
+        axes: The axes that it mixes, counted from the end; 0 stands for the values themselves,
+            which one that is not linear changes.
     """
 
     axes: tuple[int, ...] = ()
@@ -45,9 +46,17 @@ class Representation(nn.Module, ABC):
             A tensor of the same shape and type.
         """
 
-    @abstractmethod
     def arguments(self) -> dict[str, Any]:
-        """The constructor's arguments after ``group``: plain JSON values and representations."""
+        """The constructor's arguments after ``group``: plain JSON values and representations.
+
+        Only what writes representations to files needs them.
+
+        Raises:
+            NotImplementedError: If the kind of representation has no plain description.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say how it is written to a file: define arguments()"
+        )
 
     @classmethod
     def from_arguments(cls, group: Group, arguments: dict[str, Any]) -> Representation:
@@ -60,8 +69,12 @@ class Representation(nn.Module, ABC):
         Args:
             elements: Elements of the group, integers of shape (B,).
             x: Batch of shape (B, ...).
+
+        Raises:
+            ValueError: If they are not one integer for each sample.
+            IndexError: If one is no element of the group.
         """
-        check_elements(self.group, elements, x.shape[0])
+        elements = check_elements(self.group, elements, x.shape[0])
         order = elements.argsort()
         counts = torch.bincount(elements, minlength=len(self.group)).tolist()
         pieces = x[order].split(counts)
@@ -76,7 +89,7 @@ class Representation(nn.Module, ABC):
             y: Batch of shape (B, ...).
         """
         inverses = torch.from_numpy(self.group.inverses.copy()).to(elements.device)
-        return self.act_each(inverses[elements], y)
+        return self.act_each(inverses[check_elements(self.group, elements)], y)
 
     def orbit(self, x: Any, elements: Elements | None = None) -> Any:
         """All transformed batches g . x, the identity first.
@@ -136,6 +149,7 @@ class Trivial(Representation):
 
     def act_each(self, elements: Tensor, x: Tensor) -> Tensor:
         """The batch itself."""
+        check_elements(self.group, elements, x.shape[0])
         return x
 
     def orbit(self, x: Tensor, elements: Elements | None = None) -> Tensor:
@@ -162,13 +176,36 @@ def check_dim(dim: int) -> int:
     return dim
 
 
-def check_elements(group: Group, elements: Tensor, samples: int) -> None:
-    """Raise ValueError unless there is one element of the group for each sample."""
-    if elements.shape != (samples,) or elements.is_floating_point():
+def check_elements(group: Group, elements: Tensor, samples: int | None = None) -> Tensor:
+    """Return one element for each sample, to index with, or raise ValueError or IndexError.
+
+    Args:
+        group: The group.
+        elements: What should be integers of shape (B,).
+        samples: B; left to a later check when omitted.
+    """
+    wrong = elements.ndim != 1 if samples is None else elements.shape != (samples,)
+    if wrong or not is_integer(elements):
+        size = "B" if samples is None else samples
         raise ValueError(
-            f"expected one element for each of {samples} samples, integers of shape ({samples},); "
+            f"expected one element for each of {size} samples, integers of shape ({size},); "
             f"got shape {tuple(elements.shape)} of {elements.dtype}"
         )
+    # negative ones would count from the end
+    if not is_traced() and elements.numel():
+        for extreme in elements.aminmax():
+            group.check_element(int(extreme))
+    return elements.long()  # torch takes uint8 for a mask
+
+
+def is_traced() -> bool:
+    """Whether nothing can depend on the values of tensors: in a graph, and in `torch.func`."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def is_integer(x: Tensor) -> bool:
+    """Whether a tensor holds integers; bool does not count."""
+    return not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
 
 
 def some_rows(table: Tensor, elements: Elements | None) -> Tensor:

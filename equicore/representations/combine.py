@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from equicore.groups import Group, Subgroup
-from equicore.representations.base import Elements, Representation, check_dim
+from equicore.representations.base import Elements, Representation, check_dim, check_elements
+from equicore.representations.linear import Matrix
 from equicore.trees import entries, rebuild
 
 
@@ -85,7 +86,8 @@ class TensorProduct(Representation):
         second: Acts on others.
 
     Raises:
-        ValueError: If they are of different groups, or share an axis.
+        ValueError: If they are of different groups, share an axis, or would not commute: beside
+            one that is not linear, such as `Boxes`, the other may only move entries.
 
     >>> from equicore import Permutation, cyclic
     >>> rows = Permutation.from_generators(cyclic(2), [[1, 0]], dim=-2)
@@ -103,6 +105,12 @@ class TensorProduct(Representation):
                 f"the factors of a tensor product act on different axes; {type(first).__name__} "
                 f"and {type(second).__name__} both act on {shared}"
             )
+        for one, other in ((first, second), (second, first)):
+            if 0 in one.axes and any(isinstance(part, Matrix) for part in other.modules()):
+                raise ValueError(
+                    f"{type(one).__name__} is not linear, so the factor beside it may only move "
+                    f"entries; {type(other).__name__} mixes them by a Matrix"
+                )
         self.first = first
         self.second = second
         self.axes = (*first.axes, *second.axes)
@@ -156,7 +164,7 @@ class Pullback(Representation):
     def act_each(self, elements: Tensor, x: Any) -> Any:
         """Act on each sample by the image of an element of its own."""
         images = torch.tensor(self.images, device=elements.device)
-        return self.representation.act_each(images[elements], x)
+        return self.representation.act_each(images[check_elements(self.group, elements)], x)
 
     def orbit(self, x: Any, elements: Elements | None = None) -> Any:
         """The transformed batches of the images."""
@@ -175,6 +183,7 @@ def restrict(representation: Representation, subgroup: Subgroup) -> Pullback:
     """The restriction of a representation to a subgroup.
 
     Raises:
+        TypeError: If it is no `Subgroup`.
         ValueError: If it is no subgroup of the representation's group.
 
     >>> from equicore import image_dihedral
@@ -183,6 +192,8 @@ def restrict(representation: Representation, subgroup: Subgroup) -> Pullback:
     >>> len(rotations.group)
     4
     """
+    if not isinstance(subgroup, Subgroup):
+        raise TypeError(f"expected a Subgroup, as group.subgroup(...) makes it; got {subgroup!r}")
     if subgroup.parent != representation.group:
         raise ValueError(f"{subgroup} is no subgroup of {representation.group}")
     return Pullback(subgroup, representation, subgroup.embedding.tolist())
@@ -192,10 +203,12 @@ class Tree(Representation):
     """Representations for the entries of dicts, sequences, dataclasses and model outputs.
 
     Args:
-        parts: A representation for each key, field or place; nested dicts and sequences of
-            representations stand for nested trees. An entry that is None stays None.
+        parts: A representation for each key, field or place; nested dicts, sequences and
+            dataclasses of representations stand for nested trees. An entry that is None stays
+            None.
 
     Raises:
+        TypeError: If a part is neither a representation nor a tree of them.
         ValueError: If there is no part, or the parts are of different groups.
 
     >>> from equicore import Tokens, Trivial, cyclic
@@ -205,8 +218,14 @@ class Tree(Representation):
     {'ids': tensor([[0, 4]]), 'mask': tensor([[1, 1]])}
     """
 
-    def __init__(self, parts: Mapping[Any, Any] | Sequence[Any]) -> None:
-        named = dict(parts) if isinstance(parts, Mapping) else dict(enumerate(parts))
+    def __init__(self, parts: Any) -> None:
+        try:
+            named = entries(parts)
+        except TypeError as error:
+            raise TypeError(
+                "a tree is made of representations, and of dicts, sequences or dataclasses of "
+                f"them; got {parts!r}"
+            ) from error
         made = [p if isinstance(p, Representation) else Tree(p) for p in named.values()]
         super().__init__(_one_group(made, "a tree"))
         self.names = tuple(named)
@@ -230,18 +249,22 @@ class Tree(Representation):
         return self._each(y, lambda part, entry: part.align(entry, elements))
 
     def select(self, y: Any) -> Any:
-        """The entries that are acted on; the fields of a model output that are not become None.
+        """The entries that are acted on.
+
+        Of the others, keys of a dict are left out, and fields of a model output and places of a
+        sequence before the last that is acted on become None.
 
         Raises:
             ValueError: If an entry is missing.
         """
         found = entries(y)
         self._check_names(found)
-        kept = {
-            name: part.select(found[name]) if isinstance(part, Tree) else found[name]
-            for name, part in zip(self.names, self.parts, strict=True)
-        }
-        return rebuild(y, kept)
+
+        def kept(part: Any, entry: Any) -> Any:
+            return part.select(entry) if isinstance(part, Tree) and entry is not None else entry
+
+        parts = zip(self.names, self.parts, strict=True)
+        return rebuild(y, {name: kept(part, found[name]) for name, part in parts})
 
     def arguments(self) -> dict[str, Any]:
         """The parts as pairs of a name and a representation."""

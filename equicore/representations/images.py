@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from equicore.groups import Group, cyclic, dihedral, product, semidirect
-from equicore.representations.base import Elements, Representation, some_rows
+from equicore.representations.base import Elements, Representation, check_elements, some_rows
 from equicore.representations.combine import TensorProduct
 from equicore.representations.linear import Matrix
 
@@ -34,7 +34,8 @@ class Image(Representation):
         size: Rows and columns of the grid, needed where there are shifts.
 
     Raises:
-        ValueError: If the moves do not follow the group's multiplication.
+        ValueError: If the moves do not follow the group's multiplication, or there are shifts
+            without a size, or quarter turns of a grid that is not square.
     """
 
     axes = (-2, -1)
@@ -50,13 +51,18 @@ class Image(Representation):
         super().__init__(group)
         if (shifts is None) != (size is None):
             raise ValueError("shifts need the size (rows, columns) of the grid, and it needs them")
-        rows, columns = (1, 1) if size is None else size
+        rows, columns = _checked_size((1, 1) if size is None else size)
         if rows != columns and any(t % 2 for t in turns):
             raise ValueError(f"quarter turns need a square grid; got size {(rows, columns)}")
+        if shifts is None:
+            shifts = [(0, 0)] * len(turns)
+        counts = {"turns": len(turns), "mirrors": len(mirrors), "shifts": len(shifts)}
+        if len({*counts.values()}) > 1:
+            raise ValueError(f"each of the {len(group)} elements has its move; got {counts}")
         self.size = None if size is None else (rows, columns)
         self.moves: list[Move] = [
             (int(t) % 4, bool(m), (int(s[0]) % rows, int(s[1]) % columns))
-            for t, m, s in zip(turns, mirrors, shifts or [(0, 0)] * len(turns), strict=True)
+            for t, m, s in zip(turns, mirrors, shifts, strict=True)
         ]
 
         def compose(after: Move, before: Move) -> Move:
@@ -224,7 +230,7 @@ class Boxes(Representation):
     tensor([[0.2500, 0.0000, 0.5000, 0.5000]])
     """
 
-    axes = (-1,)
+    axes = (-1, 0)
     offsets: Tensor
 
     def __init__(self, grid: Image, form: str = "center") -> None:
@@ -251,6 +257,7 @@ class Boxes(Representation):
 
     def act_each(self, elements: Tensor, x: Tensor) -> Tensor:
         """Move each sample by an element of its own."""
+        elements = check_elements(self.group, elements, x.shape[0])
         return self.linear.act_each(elements, x) + self._laid(self.offsets[elements], x)
 
     def orbit(self, x: Tensor, elements: Elements | None = None) -> Tensor:
@@ -260,7 +267,7 @@ class Boxes(Representation):
 
     def align(self, y: Tensor, elements: Elements | None = None) -> Tensor:
         """Move each slice back."""
-        inverses = self.group.inverses[list(self._listed(elements))].tolist()
+        inverses = [self.group.inverse(g) for g in self._listed(elements)]
         return self.linear.align(y, elements) + self._laid(self.offsets[inverses], y)
 
     def arguments(self) -> dict[str, Any]:
@@ -297,6 +304,12 @@ def _corner_matrix(axes: np.ndarray) -> np.ndarray:
     """How (left, top, right, bottom) moves about the middle: a mirror exchanges the corners."""
     kept, exchanged = axes.clip(min=0), axes.clip(max=0)
     return np.block([[kept, exchanged], [exchanged, kept]])
+
+
+def _checked_size(size: Sequence[int]) -> tuple[int, int]:
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"size is (rows, columns) of the grid, each at least 1; got {size}")
+    return int(size[0]), int(size[1])
 
 
 def _check_step(step: int, rows: int, columns: int) -> None:

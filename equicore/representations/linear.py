@@ -17,6 +17,8 @@ from equicore.representations.base import (
     Representation,
     check_dim,
     check_elements,
+    is_integer,
+    is_traced,
     some_rows,
 )
 
@@ -78,8 +80,7 @@ class Permutation(Representation):
         """
         size = np.size(np.asarray(permutations[0])) if len(permutations) else 1
         images = [check_permutation(p, size) for p in permutations]
-        extended = group.extend(images, np.arange(size), compose_permutations, np.array_equal)
-        return cls(group, np.stack(extended), dim)
+        return cls._extended(group, images, size, dim)
 
     @classmethod
     def from_cycles(
@@ -102,7 +103,14 @@ class Permutation(Representation):
         >>> left_right.permutations[1].tolist()
         [0, 1, 2, 7, 4, 5, 6, 3, 8, 9]
         """
-        return cls.from_generators(group, [permutation_of(c, size) for c in cycles], dim)
+        return cls._extended(group, [permutation_of(c, size) for c in cycles], size, dim)
+
+    @classmethod
+    def _extended(
+        cls, group: Group, images: Sequence[NDArray[Any]], size: int, dim: int
+    ) -> Permutation:
+        extended = group.extend(images, np.arange(size), compose_permutations, np.array_equal)
+        return cls(group, np.stack(extended), dim)
 
     def act(self, g: int, x: Tensor) -> Tensor:
         """Move entry i of the axis to place ``permutations[g][i]``."""
@@ -115,44 +123,52 @@ class Permutation(Representation):
         Raises:
             ValueError: If a label is none of 0..d-1.
         """
-        self.check_labels(labels)
-        return self.permutations[self.group.check_element(g)][labels]
+        return self.permutations[self.group.check_element(g)][self.check_labels(labels)]
 
-    def check_labels(self, labels: Tensor) -> None:
-        """Raise ValueError if a label is none of 0..d-1, TypeError if they are no integers."""
-        if labels.is_floating_point() or labels.dtype == torch.bool:
+    def check_labels(self, labels: Tensor) -> Tensor:
+        """Return labels, to index with, or raise.
+
+        Raises:
+            TypeError: If they are no integers.
+            ValueError: If a label is none of 0..d-1.
+        """
+        if not is_integer(labels):
             raise TypeError(f"labels are integers; got {labels.dtype}")
-        if torch.compiler.is_compiling() or labels.numel() == 0:
-            return  # a graph cannot depend on the values
-        low, high = (int(label) for label in labels.aminmax())
-        if low < 0 or high >= self.size:
-            raise ValueError(f"labels are 0..{self.size - 1}; got {low if low < 0 else high}")
+        if not is_traced() and labels.numel():
+            low, high = (int(label) for label in labels.aminmax())
+            if low < 0 or high >= self.size:
+                raise ValueError(f"labels are 0..{self.size - 1}; got {low if low < 0 else high}")
+        return labels.long()  # torch takes uint8 for a mask
 
     def act_each(self, elements: Tensor, x: Tensor) -> Tensor:
         """Permute each sample by an element of its own, in one gather."""
-        check_elements(self.group, elements, x.shape[0])
+        elements = check_elements(self.group, elements, x.shape[0])
         self._check_axis(x.shape, self.dim, self.size)
-        return x.take_along_dim(self._index(self.inverses[elements], x.ndim), self.dim)
+        return x.gather(self.dim, self._index(self.inverses[elements], x.ndim).expand_as(x))
 
     def orbit(self, x: Tensor, elements: Elements | None = None) -> Tensor:
         """All permuted batches, in one gather."""
         self._check_axis(x.shape, self.dim, self.size)
         index = self._index(some_rows(self.inverses, elements), x.ndim + 1)
-        return x.unsqueeze(0).take_along_dim(index, self.dim)
+        shape = (index.shape[0], *x.shape)
+        return x.expand(shape).gather(self.dim, index.expand(shape))
 
     def align(self, y: Tensor, elements: Elements | None = None) -> Tensor:
         """Undo each slice's permutation, in one gather: ``y[g][..., permutations[g]]``."""
         table = some_rows(self.permutations, elements)
         self._check_slices(y.shape, table.shape[0])
         self._check_axis(y.shape, self.dim, self.size, stacked=True)
-        return y.take_along_dim(self._index(table, y.ndim), self.dim)
+        return y.gather(self.dim, self._index(table, y.ndim).expand_as(y))
 
     def arguments(self) -> dict[str, Any]:
         """The permutations and the axis."""
         return {"permutations": self.permutations.tolist(), "dim": self.dim}
 
     def _index(self, table: Tensor, ndim: int) -> Tensor:
-        """The table (|G|, d), laid along axes 0 and ``dim`` of ``ndim`` axes."""
+        """The table (|G|, d), laid along axes 0 and ``dim`` of ``ndim`` axes.
+
+        It is expanded and gathered with: in an exported graph, take_along_dim has constant sizes.
+        """
         if ndim == 3 and self.dim == -1:
             return table.unsqueeze(1)
         axes = [1] * ndim
@@ -230,7 +246,7 @@ class Matrix(Representation):
 
     def act_each(self, elements: Tensor, x: Tensor) -> Tensor:
         """Multiply each sample by the matrix of an element of its own."""
-        check_elements(self.group, elements, x.shape[0])
+        elements = check_elements(self.group, elements, x.shape[0])
         self._check_axis(x.shape, self.dim, self.size)
         return self._multiply(x, self.matrices[elements])
 
@@ -242,15 +258,16 @@ class Matrix(Representation):
             return self._multiply(stack, some_rows(self.matrices, elements))
         if self.dim != -1:
             x = x.movedim(self.dim, -1)
+        order = self.matrices.shape[0]
         moved = exact_product(x, self._matched(self.side_by_side, x))
         if x.ndim == 2:  # the usual case, by fewer steps
-            return moved.view(x.shape[0], -1, self.size).transpose(0, 1)
-        moved = moved.view(*x.shape[:-1], -1, self.size).movedim(-2, 0)
+            return moved.view(x.shape[0], order, self.size).transpose(0, 1)
+        moved = moved.view(*x.shape[:-1], order, self.size).movedim(-2, 0)
         return moved if self.dim == -1 else moved.movedim(-1, self.dim)
 
     def align(self, y: Tensor, elements: Elements | None = None) -> Tensor:
         """Multiply each slice by the inverse of its element's matrix."""
-        inverses = self.group.inverses[list(self._listed(elements))].tolist()
+        inverses = [self.group.inverse(g) for g in self._listed(elements)]
         self._check_slices(y.shape, len(inverses))
         self._check_axis(y.shape, self.dim, self.size, stacked=True)
         return self._multiply(y, self.matrices[inverses])
@@ -262,7 +279,7 @@ class Matrix(Representation):
     def _multiply(self, y: Tensor, matrices: Tensor) -> Tensor:
         """Slice i of y, along its first axis, times matrix i."""
         vectors = y.movedim(self.dim, -1)
-        flat = vectors.reshape(y.shape[0], -1, self.size)
+        flat = vectors.unsqueeze(1).flatten(1, -2)  # reshape to -1 fails where y is empty
         moved = exact_product(flat, self._matched(matrices, y).mT)
         return moved.view(vectors.shape).movedim(-1, self.dim)
 

@@ -10,7 +10,13 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from equicore.groups import Group
-from equicore.representations.base import Elements, Representation, check_elements, some_rows
+from equicore.representations.base import (
+    Elements,
+    Representation,
+    check_elements,
+    is_integer,
+    some_rows,
+)
 from equicore.representations.linear import Permutation
 
 
@@ -72,28 +78,37 @@ class Tokens(Representation):
 
     def act(self, g: int, x: Tensor) -> Tensor:
         """Map every id."""
+        self._check_room(x)
         return self.vocabulary.act_on_labels(g, x).to(x.dtype)
 
     def act_each(self, elements: Tensor, x: Tensor) -> Tensor:
         """Map the ids of each sample by an element of its own."""
-        check_elements(self.group, elements, x.shape[0])
-        self.vocabulary.check_labels(x)
+        elements = check_elements(self.group, elements, x.shape[0])
+        self._check_room(x)
         rows = elements.view(-1, *(1,) * (x.ndim - 1))
-        return self.vocabulary.permutations[rows, x].to(x.dtype)
+        return self.vocabulary.permutations[rows, self.vocabulary.check_labels(x)].to(x.dtype)
 
     def orbit(self, x: Tensor, elements: Elements | None = None) -> Tensor:
         """All mapped batches, in one look-up."""
-        self.vocabulary.check_labels(x)
-        return some_rows(self.vocabulary.permutations, elements)[:, x].to(x.dtype)
+        self._check_room(x)
+        labels = self.vocabulary.check_labels(x)
+        return some_rows(self.vocabulary.permutations, elements)[:, labels].to(x.dtype)
 
     def align(self, y: Tensor, elements: Elements | None = None) -> Tensor:
         """Map each slice back."""
         table = some_rows(self.vocabulary.inverses, elements)
         self._check_slices(y.shape, table.shape[0])
-        self.vocabulary.check_labels(y)
+        self._check_room(y)
         slices = torch.arange(table.shape[0], device=y.device).view(-1, *(1,) * (y.ndim - 1))
-        return table[slices, y].to(y.dtype)
+        return table[slices, self.vocabulary.check_labels(y)].to(y.dtype)
 
     def arguments(self) -> dict[str, Any]:
         """The permutations."""
         return {"permutations": self.vocabulary.permutations.tolist()}
+
+    def _check_room(self, x: Tensor) -> None:
+        if is_integer(x) and torch.iinfo(x.dtype).max < self.vocabulary.size - 1:
+            raise TypeError(
+                f"{x.dtype} has no room for the ids 0..{self.vocabulary.size - 1} to which the "
+                "group may map; use a longer type"
+            )
