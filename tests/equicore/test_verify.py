@@ -41,11 +41,13 @@ class Rule(Representation):
     def act(self, g, x):
         return self.rule(g, x)
 
-    def align(self, y):
-        return self.align_rule(y) if self.align_rule else super().align(y)
+    def align(self, y, elements=None):
+        whole = self.align_rule is not None and elements is None
+        return self.align_rule(y) if whole else super().align(y, elements)
 
-    def orbit(self, x):
-        return self.orbit_rule(x) if self.orbit_rule else super().orbit(x)
+    def orbit(self, x, elements=None):
+        whole = self.orbit_rule is not None and elements is None
+        return self.orbit_rule(x) if whole else super().orbit(x, elements)
 
     def arguments(self):
         return {}

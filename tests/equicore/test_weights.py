@@ -7,6 +7,7 @@ from equicore import (
     Matrix,
     MLPWeight,
     Permutation,
+    Tree,
     cyclic,
     equitune,
     fit_familiarity,
@@ -147,6 +148,173 @@ def test_fitting_changes_neither_the_inputs_nor_their_type():
     copy = inputs.clone()
     fitted(SIGN, inputs, steps=3)
     assert torch.equal(inputs, copy)
+
+
+class Model(torch.nn.Module):
+    """With BatchNorm and dropout before the features; it counts the samples of each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = torch.nn.Sequential(
+            torch.nn.Linear(2, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.5)
+        )
+        self.head = torch.nn.Linear(4, 2)
+        self.calls = []
+
+    def forward(self, x):
+        self.calls.append(len(x))
+        return self.head(self.features(x))
+
+
+def by_features(model, **options):
+    weight = MLPWeight((4,), hidden=(16,))
+    return lambda_equitune(model, SIGN, SIGN, weight, features="features", **options)
+
+
+FEW = {"steps": 30, "batch_size": 16, "learning_rate": 1e-2}
+
+
+def test_for_features_the_model_runs_once_on_each_input():
+    model = Model()
+    fit_familiarity(by_features(model), half_space(50), **FEW)
+    assert model.calls == [32, 32, 32, 4]  # |G| = 2 times batches of 16
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_stays_as_it_is(training):
+    """In train mode its statistics would change, and dropout would make features random."""
+    model = Model().train(training)
+    model.head.eval()
+    modes = [m.training for m in model.modules()]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        symmetrized = by_features(model)
+        fit_familiarity(symmetrized, half_space(50), **FEW)
+        states.append(torch.nn.utils.parameters_to_vector(symmetrized.reduce.parameters()))
+    assert torch.equal(*states)
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+def test_features_are_fitted_like_inputs():
+    """Features that are the inputs give the same weights as the inputs."""
+    inputs, model = half_space(100), torch.nn.Sequential(torch.nn.Identity())
+    vectors, losses = [], []
+    for features in (None, "0"):
+        weight = MLPWeight((2,), hidden=(16,))
+        symmetrized = lambda_equitune(model, SIGN, SIGN, weight, features)
+        losses.append(fit_familiarity(symmetrized, inputs, **FEW))
+        vectors.append(torch.nn.utils.parameters_to_vector(weight.parameters()))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    torch.testing.assert_close(*vectors, rtol=1e-4, atol=1e-5)
+
+
+def test_features_of_a_model_in_another_type_than_the_weights():
+    model = Model().double().eval()
+    symmetrized = by_features(model)
+    assert fit_familiarity(symmetrized, half_space(50), **FEW | {"steps": 200}) < 0.3
+    assert symmetrized(half_space(5).double()).dtype == torch.float64
+
+
+def test_inputs_have_their_batch_where_the_model_has_it():
+    inputs, losses = half_space(100), []
+    for batch_dim, x in ((0, inputs), (1, inputs.T)):
+        rep = SIGN
+        weight = MLPWeight((2,), hidden=(16,))
+        symmetrized = lambda_equitune(torch.nn.Identity(), rep, rep, weight, batch_dim=batch_dim)
+        losses.append(fit_familiarity(symmetrized, x, **FEW | {"steps": 200}))
+    assert losses[0] == losses[1] < 0.2
+
+
+class Summed(torch.nn.Module):
+    """Weighs a dict of inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = MLPWeight((2,), hidden=(16,))
+
+    def forward(self, x):
+        return self.inner(x["a"] + x["b"])
+
+
+def test_trees_of_inputs():
+    rep = Tree({"a": SIGN, "b": SIGN})
+    model = lambda_equitune(lambda x: x["a"], rep, SIGN, Summed())
+    inputs = {"a": half_space(100, 1), "b": half_space(100, 2)}
+    assert fit_familiarity(model, inputs, **FEW | {"steps": 200}) < 0.2
+    inputs["b"][3, 1] = torch.nan
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        fit_familiarity(model, inputs)
+
+
+def test_a_weight_network_with_dropout():
+    """It is on while it learns, off where the loss is measured, and then as it was."""
+    dropout, seen = torch.nn.Dropout(0.2), []
+    dropout.register_forward_hook(lambda module, *_: seen.append(module.training))
+    weight = torch.nn.Sequential(
+        torch.nn.Linear(2, 16), torch.nn.ReLU(), dropout, torch.nn.Linear(16, 1)
+    )
+    for training in (True, False):
+        weight.train(training)
+        seen.clear()
+        fit_familiarity(weighted(weight, SIGN), half_space(50), **FEW)
+        assert seen == [True] * 30 + [False]
+        assert all(module.training is training for module in weight.modules())
+
+
+@pytest.mark.parametrize(("held_out", "trained_on"), [(0.01, 9), (0.5, 5), (0.99, 1)])
+def test_at_least_one_input_is_held_out_and_one_is_trained_on(held_out, trained_on):
+    inputs = half_space(10)
+    inputs[:, 1] = torch.arange(10.0)
+    seen = []
+    weight = MLPWeight((2,), hidden=())
+    weight.register_forward_pre_hook(lambda _, args: seen.append(set(args[0][:, 1].tolist())))
+    fit_familiarity(weighted(weight, SIGN), inputs, **FEW | {"held_out": held_out})
+    assert len(set.union(*seen[:-1])) == trained_on
+    assert set.union(*seen[:-1]) | seen[-1] == set(range(10))
+    assert not set.union(*seen[:-1]) & seen[-1]
+
+
+@pytest.mark.parametrize("held_out", [0.0, 1.0, -0.1, math.nan])
+def test_all_or_nothing_cannot_be_held_out(held_out):
+    with pytest.raises(ValueError, match="held_out is a part between 0 and 1"):
+        fitted(SIGN, half_space(20), held_out=held_out)
+
+
+def test_what_has_no_weights_to_fit_is_refused():
+    plain = equitune(torch.nn.Identity(), SIGN, SIGN)
+    with pytest.raises(TypeError, match="Symmetrized with the reducer Mean"):
+        fit_familiarity(plain, half_space(20))
+    with pytest.raises(TypeError, match="got Linear"):
+        fit_familiarity(torch.nn.Linear(2, 2), half_space(20))
+    with pytest.raises(TypeError, match="weight network Flatten has no parameters"):
+        fit_familiarity(weighted(torch.nn.Flatten(0), SIGN), half_space(20))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_rounding_is_not_taken_for_deviation(dtype):
+    """A constant input, as the border of an image, that is inexact in some samples."""
+    weight = MLPWeight((3,)).to(dtype)
+    x = torch.randn(10, 3, dtype=dtype)
+    x[:, 1] = torch.tensor(-0.42421296)
+    x[::2, 1] *= 1 + 4 * torch.finfo(dtype).eps
+    x[:, 2] *= 1e-3
+    weight.standardize(x)
+    assert weight.scale[1] == 1
+    torch.testing.assert_close(weight.scale[[0, 2]], x[:, [0, 2]].std(0, correction=0))
+
+
+def test_pooled_inputs():
+    pool = torch.nn.AdaptiveAvgPool2d(2)
+    weight = MLPWeight((1, 2, 2), pool=pool)
+    torch.nn.init.normal_(weight.network[-1].weight)
+    x = torch.randn(5, 1, 6, 6)
+    assert torch.equal(weight(x), weight(pool(x)))
+    with pytest.raises(ValueError, match=r"shape \(N, 1, 2, 2\); got \(5, 3, 2, 2\)"):
+        weight(torch.randn(5, 3, 6, 6))
 
 
 def test_state_dict_carries_the_standardization():
