@@ -44,6 +44,11 @@ format: $(READY)  ## Rewrite in the project's style
 
 bench: $(READY)  ## Benchmarks, written to results/
 	$(BIN)/python benchmarks/predict.py --output results/predict
+	$(BIN)/python benchmarks/symmetrize.py --output results/symmetrize
+	$(BIN)/python benchmarks/methods.py --output results/methods
+	$(BIN)/python benchmarks/memory.py --output results/memory
+	$(BIN)/python benchmarks/top_k.py --output results/top_k
+	$(BIN)/python benchmarks/peers.py --output results/peers
 
 clean:  ## Remove the virtual environment, builds and caches; trained agents stay
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

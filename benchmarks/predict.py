@@ -2,29 +2,25 @@
 
     python benchmarks/predict.py [--rounds 20] [--output results/predict]
 
-All policies of a row are timed in turn within every round, and a ratio is the median over rounds
-of ratios within a round, so it holds although the machine's speed drifts.
+How times become ratios is told in common.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import platform
-import time
+from collections.abc import Callable
 from pathlib import Path
 
+import common
 import gymnasium as gym
 import numpy as np
 import pandas as pd
-import torch
 import tyro
 from stable_baselines3 import DQN
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from tqdm import tqdm
 
 import equirl
-from equirl.files import replacing
 
 CASES = [
     ("CartPole-v1", [64, 64]),
@@ -46,14 +42,6 @@ class Arguments:
     """Folder for predict.csv and predict.md; nothing is written when omitted."""
 
 
-def seconds_per_call(policy: PolicyPredictor, observations: np.ndarray, calls: int) -> float:
-    """Mean time of a call."""
-    start = time.perf_counter()
-    for _ in range(calls):
-        policy.predict(observations, deterministic=True)
-    return (time.perf_counter() - start) / calls
-
-
 def time_case(
     env_id: str, net_arch: list[int], batch: int, arguments: Arguments, progress: tqdm
 ) -> list[dict[str, object]]:
@@ -71,14 +59,13 @@ def time_case(
     env.observation_space.seed(0)
     samples = np.stack([env.observation_space.sample() for _ in range(batch)])
     observations = samples[0] if batch == 1 else samples
-    for policy in policies.values():
-        seconds_per_call(policy, observations, 20)
-    times: dict[str, list[float]] = {name: [] for name in policies}
-    for _ in range(arguments.rounds):
-        for name, policy in policies.items():
-            times[name].append(seconds_per_call(policy, observations, arguments.calls))
-        progress.update()
-    plain = np.array(times["plain"])
+
+    def predict(policy: PolicyPredictor) -> Callable[[], object]:
+        return lambda: policy.predict(observations, deterministic=True)
+
+    calls = {name: predict(policy) for name, policy in policies.items()}
+    times = common.time_rounds(calls, arguments.rounds, progress, repeats=arguments.calls)
+    ratios = {name: common.ratio(seconds, times["plain"]) for name, seconds in times.items()}
     return [
         {
             "environment": env_id,
@@ -86,9 +73,9 @@ def time_case(
             "batch": batch,
             "policy": name,
             "microseconds": round(1e6 * float(np.median(seconds)), 1),
-            "ratio": round(float(np.median(np.array(seconds) / plain)), 3),
-            "ratio_low": round(float(np.quantile(np.array(seconds) / plain, 0.25)), 3),
-            "ratio_high": round(float(np.quantile(np.array(seconds) / plain, 0.75)), 3),
+            "ratio": round(ratios[name].median, 3),
+            "ratio_low": round(ratios[name].low, 3),
+            "ratio_high": round(ratios[name].high, 3),
         }
         for name, seconds in times.items()
     ]
@@ -102,38 +89,31 @@ def main(arguments: Arguments) -> None:
             for batch in (1, 64):
                 rows += time_case(env_id, net_arch, batch, arguments, progress)
     table = pd.DataFrame(rows)
-    print(table.to_string(index=False))
-    if arguments.output is not None:
-        machine = (
-            f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
-            f"{torch.get_num_threads()} threads"
-        )
-        with replacing(arguments.output / "predict.csv") as path:
-            table.to_csv(path, index=False)
-        wide = table.pivot_table(
-            index=["environment", "network", "batch"], columns="policy", values="ratio", sort=False
-        )
-        micro = table[table.policy == "plain"].microseconds.to_numpy()
-        lines = [
-            "# Cost of `predict`",
-            "",
-            "`python benchmarks/predict.py --output results/predict`",
-            "",
-            f"Time as a ratio to plain SB3 in the same run (median of {arguments.rounds} rounds); "
-            f"{machine}.",
-            "",
-            "| environment | network | batch | plain | equitune | equizero | λ |",
-            "|---|---|---|---|---|---|---|",
-            *(
-                f"| {env} | {net} | {batch} | {us:.0f} µs | {row.equitune:.2f} × | "
-                f"{row.equizero:.2f} × | {row['lambda']:.2f} × |"
-                for ((env, net, batch), row), us in zip(wide.iterrows(), micro, strict=True)
-            ),
-            "",
-        ]
-        with replacing(arguments.output / "predict.md") as path:
-            path.write_text("\n".join(lines))
-        print(f"written to {arguments.output}")
+    wide = table.pivot_table(
+        index=["environment", "network", "batch"], columns="policy", values="ratio", sort=False
+    )
+    plain = table[table.policy == "plain"].microseconds
+    lines = [
+        "# Cost of `predict`",
+        "",
+        f"`{common.command()}`",
+        "",
+        f"Time as a ratio to plain SB3 in the same run (median of {arguments.rounds} rounds); "
+        f"{common.machine()}.",
+        "",
+        *common.markdown_table(
+            ["environment", "network", "batch", "plain", "equitune", "equizero", "λ"],
+            [
+                [
+                    *case,
+                    f"{us:.0f} µs",
+                    *(f"{row[name]:.2f} ×" for name in ("equitune", "equizero", "lambda")),
+                ]
+                for (case, row), us in zip(wide.iterrows(), plain, strict=True)
+            ],
+        ),
+    ]
+    common.write(arguments.output, "predict", table, lines)
 
 
 if __name__ == "__main__":

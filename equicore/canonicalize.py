@@ -191,17 +191,9 @@ def canonical_lambda_equitune(
     return Canonicalized(inner, canonicalizer, input_action, output_action)
 
 
-class _SampledTree(Tree):
-    """A tree of `Sampled`, whose index set has no inverses."""
-
-    def align_each(self, elements: Tensor, y: Any) -> Any:
-        """Undo an element of each sample's own, entry by entry."""
-        return self._each(y, lambda part, entry: part.align_each(elements, entry))
-
-
 def _sampled(action: Action, elements: GroupElements) -> Representation:
     """Their representation; for a tree a `Tree`, from which `Symmetrized` selects entries."""
     if isinstance(action, ActionTree):
         parts: dict[Any, Any] = dict(zip(action.names, action.parts, strict=True))
-        return _SampledTree({name: _sampled(part, elements) for name, part in parts.items()})
+        return Tree({name: _sampled(part, elements) for name, part in parts.items()})
     return Sampled(action, elements)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from equicore.representations import Elements
+from equicore.representations.base import is_traced
 from equicore.trees import leaves, tree_map
 
 
@@ -202,28 +203,35 @@ class Best(Reducer):
         return scores.detach()
 
     def partial(self, stack: Any, scores: Tensor | None, elements: Elements | None) -> Any:
-        """Best score, and sum and number of the outputs that share it."""
+        """The scores and the outputs."""
         assert scores is not None
-        best = scores.amax(0)
-        tied = near(scores, best, self.tolerance)
-        # outputs that lost may be infinite, so they are replaced, not multiplied by 0
-        total = tree_map(lambda y: y.where(beside(tied, y, 2), self.zero.to(y.dtype)).sum(0), stack)
-        return best, total, tied.sum(0)
+        return scores, stack
 
     def merge(self, first: Any, second: Any) -> Any:
-        """Keep those that share the better score."""
-        best = torch.maximum(first[0], second[0])
-        kept = [near(state[0], best, self.tolerance) for state in (first, second)]
+        """Those elements of both that are among the best of a sample.
 
-        def add(a: Tensor, b: Tensor) -> Tensor:
-            return sum(y.where(beside(k, y, 1), 0) for y, k in zip((a, b), kept, strict=True))  # type: ignore[return-value]
-
-        return best, tree_map(add, first[1], second[1]), add(first[2], second[2])
+        They are kept one by one: what ties with the best so far may not tie with a better one.
+        """
+        scores = torch.cat([first[0], second[0]])
+        stack = tree_map(lambda a, b: torch.cat([a, b]), first[1], second[1])
+        if is_traced():  # a graph has no sizes that depend on values
+            return scores, stack
+        among = near(scores, scores.amax(0), self.tolerance) | scores.isnan()
+        rows = among.any(1).nonzero().squeeze(1)
+        return scores[rows], tree_map(lambda y: y[rows], stack)
 
     def finish(self, state: Any) -> Any:
         """The mean of those that share the best score."""
-        _, total, count = state
-        return tree_map(lambda y: y / beside(count, y, 1).to(y.dtype), total)
+        scores, stack = state
+        tied = near(scores, scores.amax(0), self.tolerance)
+        count = tied.sum(0)
+
+        def average(y: Tensor) -> Tensor:
+            # outputs that lost may be infinite, so they are replaced, not multiplied by 0
+            total = y.where(beside(tied, y, 2), self.zero.to(y.dtype)).sum(0)
+            return total / beside(count, total, 1).to(y.dtype)
+
+        return tree_map(average, stack)
 
 
 class StraightThrough(Reducer):

@@ -91,13 +91,6 @@ class Symmetrized(nn.Module):
             raise ValueError(
                 "top_k already limits how often the model runs; it excludes chunk and samples"
             )
-        if chunk is not None and any(
-            isinstance(m, Best) and m.tolerance is not None for m in reduce.modules()
-        ):
-            raise ValueError(
-                "what ties with the best within a tolerance cannot be told from one chunk alone: "
-                "leave out the tolerance of Best, or chunk"
-            )
         if samples is not None and reduce.features is not None:
             raise TypeError(
                 "samples needs weights that are known without running the model on the whole "

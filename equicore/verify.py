@@ -271,8 +271,8 @@ def check_representation(
     """Verify on a batch that a representation is one, and that its verbs agree.
 
     Checks act(0, x) = x, act(g, act(h, x)) = act(g h, x) for all g and h, orbit = all acts,
-    act_each = each sample's act, align(orbit(x)) = x in every slice, and that orbit and align do
-    the same where they are asked for some elements only.
+    act_each = each sample's act, which align_each undoes, align(orbit(x)) = x in every slice, and
+    that orbit and align do the same where they are asked for some elements only.
 
     Args:
         representation: The representation.
@@ -292,7 +292,7 @@ def check_representation(
             if found is not None:
                 raise ValueError(f"not a representation of {group.name}: {law} fails, {found}")
 
-    def at(stack: Any, i: int) -> Any:
+    def at(stack: Any, i: int | slice) -> Any:
         return tree_map(lambda t: t[i], stack)
 
     acted = [representation.act(g, x) for g in range(order)]
@@ -318,11 +318,12 @@ def check_representation(
     batch = leaves(x)[0].shape[0]
     elements = torch.arange(order, device=leaves(x)[0].device).repeat_interleave(batch)
     copies = tree_map(lambda t: t.repeat(order, *(1,) * (t.ndim - 1)), x)
-    each = tree_map(
-        lambda t: t.unflatten(0, (order, batch)), representation.act_each(elements, copies)
-    )
+    each = representation.act_each(elements, copies)
+    undone = representation.align_each(elements, each)
     for g in range(order):
-        require(at(each, g), acted[g], f"act_each({g}, x) = act({g}, x)")
+        rows = slice(g * batch, (g + 1) * batch)
+        require(at(each, rows), acted[g], f"act_each({g}, x) = act({g}, x)")
+        require(at(undone, rows), x, f"align_each({g}, act_each({g}, x)) = x")
 
 
 def _difference(actual: Tensor, expected: Tensor, x: Tensor, tolerance: float | None) -> str | None:

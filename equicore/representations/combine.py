@@ -240,6 +240,10 @@ class Tree(Representation):
         """Act on each entry of each sample by an element of the sample's own."""
         return self._each(x, lambda part, entry: part.act_each(elements, entry))
 
+    def align_each(self, elements: Tensor, y: Any) -> Any:
+        """Undo an element of each sample's own in each entry."""
+        return self._each(y, lambda part, entry: part.align_each(elements, entry))
+
     def orbit(self, x: Any, elements: Elements | None = None) -> Any:
         """The same tree, of orbits."""
         return self._each(x, lambda part, entry: part.orbit(entry, elements))

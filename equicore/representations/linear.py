@@ -144,36 +144,35 @@ class Permutation(Representation):
         """Permute each sample by an element of its own, in one gather."""
         elements = check_elements(self.group, elements, x.shape[0])
         self._check_axis(x.shape, self.dim, self.size)
-        return x.gather(self.dim, self._index(self.inverses[elements], x.ndim).expand_as(x))
+        return self._gathered(x, self.inverses[elements])
 
     def orbit(self, x: Tensor, elements: Elements | None = None) -> Tensor:
         """All permuted batches, in one gather."""
         self._check_axis(x.shape, self.dim, self.size)
-        index = self._index(some_rows(self.inverses, elements), x.ndim + 1)
-        shape = (index.shape[0], *x.shape)
-        return x.expand(shape).gather(self.dim, index.expand(shape))
+        table = some_rows(self.inverses, elements)
+        return self._gathered(x.expand(table.shape[0], *x.shape), table)
 
     def align(self, y: Tensor, elements: Elements | None = None) -> Tensor:
         """Undo each slice's permutation, in one gather: ``y[g][..., permutations[g]]``."""
         table = some_rows(self.permutations, elements)
         self._check_slices(y.shape, table.shape[0])
         self._check_axis(y.shape, self.dim, self.size, stacked=True)
-        return y.gather(self.dim, self._index(table, y.ndim).expand_as(y))
+        return self._gathered(y, table)
 
     def arguments(self) -> dict[str, Any]:
         """The permutations and the axis."""
         return {"permutations": self.permutations.tolist(), "dim": self.dim}
 
-    def _index(self, table: Tensor, ndim: int) -> Tensor:
-        """The table (|G|, d), laid along axes 0 and ``dim`` of ``ndim`` axes.
-
-        It is expanded and gathered with: in an exported graph, take_along_dim has constant sizes.
-        """
-        if ndim == 3 and self.dim == -1:
-            return table.unsqueeze(1)
-        axes = [1] * ndim
-        axes[0], axes[self.dim] = table.shape
-        return table.view(axes)
+    def _gathered(self, y: Tensor, table: Tensor) -> Tensor:
+        """Slice i of y, along its first axis, with its entries taken from the places table[i]."""
+        if y.ndim == 3 and self.dim == -1:  # the usual case, by fewer steps
+            index = table.unsqueeze(1)
+        else:
+            axes = [1] * y.ndim
+            axes[0], axes[self.dim] = table.shape
+            index = table.view(axes)
+        # not take_along_dim, which has constant sizes in an exported graph, and is slower
+        return y.gather(self.dim, index.expand(y.shape))
 
 
 class Matrix(Representation):
@@ -341,7 +340,8 @@ def _close(a: NDArray[Any], b: NDArray[Any]) -> bool:
 
 def exact_product(a: Tensor, b: Tensor) -> Tensor:
     """The matrix product, which autocast would round to a shorter type."""
-    if torch.is_autocast_enabled(a.device.type):
+    # a meta tensor has no autocast to ask for
+    if a.device.type != "meta" and torch.is_autocast_enabled(a.device.type):
         with torch.autocast(a.device.type, enabled=False):
             return a @ b
     return a @ b

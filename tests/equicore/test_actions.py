@@ -23,7 +23,7 @@ from equicore import (
     sign_frames,
 )
 
-PROPERTY = settings(max_examples=25, deadline=None, derandomize=True)
+PROPERTY = settings(max_examples=15, deadline=None, derandomize=True)
 FLOATS = [torch.float32, torch.float64]
 DIMENSIONS = [2, 3, 4]
 

@@ -19,7 +19,7 @@ from equicore import (
     sign_frames,
 )
 
-PROPERTY = settings(max_examples=15, deadline=None, derandomize=True)
+PROPERTY = settings(max_examples=10, deadline=None, derandomize=True)
 FLOATS = [torch.float32, torch.float64]
 GROUPS = [("SO", 2), ("SO", 3), ("SO", 4), ("O", 1), ("O", 2), ("O", 3)]
 

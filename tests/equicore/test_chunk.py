@@ -55,6 +55,7 @@ REDUCERS = {
     "mean": lambda _: Mean(),
     "best": lambda _: Best(max_probability),
     "best of coarse scores": lambda _: Best(lambda y: (4 * max_value(y)).round()),
+    "best within a tolerance": lambda _: Best(max_value, tolerance=0.1),
     "maximum": lambda _: Maximum(),
     "identity": lambda _: Identity(),
     "best through mean": lambda _: StraightThrough(Best(max_probability), Mean()),
@@ -100,11 +101,28 @@ def test_chunks_give_the_same_output_and_gradients(reducer, chunk, randomise):
         close(chunked(x), output)
 
 
-def test_a_tolerance_and_chunks_exclude_each_other(randomise):
-    """Of scores 0.00, 0.06, 0.12, the middle ties with both: chunks would change the result."""
-    for reduce in (Best(max_value, tolerance=0.1), StraightThrough(Best(max_value, 0.1), Mean())):
-        with pytest.raises(ValueError, match="leave out the tolerance"):
-            Symmetrized(network(randomise), S4, S4, reduce, chunk=2)
+@pytest.mark.parametrize("chunk", [1, 2, 5])
+def test_ties_with_the_best_of_a_chunk_are_not_ties_with_the_best(chunk, randomise):
+    """Of scores 0.00, 0.06, 0.12 the middle ties with both, within a tolerance of 0.1."""
+    lenient = Best(max_value, tolerance=0.1)
+    whole = Symmetrized(network(randomise), S4, S4, lenient).double()
+    chunked = Symmetrized(whole.model, S4, S4, lenient, chunk=chunk)
+    x = torch.randn(200, 4, dtype=torch.float64)
+    scores = whole.scores(x).sort(0, descending=True).values
+    limits = scores - 0.1 * (1 + scores.abs())
+    assert ((scores < limits[0]) & (scores >= limits[1])).any(0).sum() > 20
+    close(chunked(x), whole(x))
+    assert_equivariant(chunked, S4, S4, x)
+    x[3] = torch.nan
+    assert torch.equal(chunked(x).isnan().any(1), torch.arange(200) == 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_ties_of_short_types(dtype, classifier):
+    whole = classifier("equizero").to(dtype).eval()
+    chunked = Symmetrized(whole.model, whole.input_rep, whole.output_rep, whole.reduce, chunk=3)
+    x = torch.randn(500, 1, 6, 6).to(dtype)
+    assert torch.equal(chunked(x), whole(x))
 
 
 @pytest.mark.parametrize("chunk", [1, 3])

@@ -109,10 +109,13 @@ def ids(batch=4, length=5):
 # ---------------------------------------------------------------------------------- torch.compile
 
 SLOW = pytest.mark.slow
-CXX = pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler, g++")
-INDUCTOR = pytest.param("inductor", marks=[SLOW, CXX])
-BACKENDS = pytest.mark.parametrize("backend", ["aot_eager", INDUCTOR])
-# graphs of larger groups take longer to make
+
+
+def fast(*chosen, of=METHODS):
+    """All, of which those that are not chosen are slow: a graph takes seconds to make."""
+    return [name if name in chosen else pytest.param(name, marks=SLOW) for name in of]
+
+
 CHUNKS = pytest.mark.parametrize(
     "chunk", [None, pytest.param(3, marks=SLOW)], ids=["whole", "chunk"]
 )
@@ -121,29 +124,45 @@ MIRRORS = pytest.mark.parametrize(
 )
 
 
-@BACKENDS
-@CHUNKS
-@MIRRORS
-@pytest.mark.parametrize("method", METHODS)
-def test_compiled_models_and_their_gradients(method, mirrors, chunk, backend, classifier, by_hand):
-    model, x = classifier(method, chunk=chunk, mirrors=mirrors), images()
-    compiled = torch.compile(model, fullgraph=True, backend=backend)
-    expected = by_hand(model, x)
-    output = compiled(x)
+def check_compiled(model, expected, x, backend):
+    """Outputs and gradients of a graph without breaks."""
+    output = torch.compile(model, fullgraph=True, backend=backend)(x)
     close(output, expected, 1e-5)
-    wanted = torch.autograd.grad(expected.square().sum(), list(model.parameters()))
-    found = torch.autograd.grad(output.square().sum(), list(model.parameters()))
+    assert expected.abs().amax() > 0.1
+    parameters = list(model.parameters())
+    found = torch.autograd.grad(output.square().sum(), parameters, allow_unused=True)
+    wanted = torch.autograd.grad(expected.square().sum(), parameters, allow_unused=True)
     for a, b in zip(found, wanted, strict=True):
-        close(a, b, 1e-4)
+        assert (a is None) == (b is None)
+        if a is not None:
+            close(a, b, 1e-4)
     assert not any(module._forward_hooks for module in model.modules())
 
 
-@BACKENDS
 @CHUNKS
-@pytest.mark.parametrize("method", [pytest.param(m, marks=SLOW) for m in METHODS[:3]] + METHODS[3:])
-def test_compiled_without_gradients(method, chunk, backend, classifier, by_hand):
+@MIRRORS
+@pytest.mark.parametrize("method", METHODS)
+def test_compiled_models_and_their_gradients(method, mirrors, chunk, classifier, by_hand):
+    model, x = classifier(method, chunk=chunk, mirrors=mirrors), images()
+    check_compiled(model, by_hand(model, x), x, "aot_eager")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler, g++")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize(
+    "method, chunk", [*((method, None) for method in METHODS), ("features", 3)]
+)
+def test_compiled_by_inductor(method, chunk, classifier, by_hand):
+    model, x = classifier(method, chunk=chunk, mirrors=False), images()
+    check_compiled(model, by_hand(model, x), x, "inductor")
+
+
+@CHUNKS
+@pytest.mark.parametrize("method", fast("features"))
+def test_compiled_without_gradients(method, chunk, classifier, by_hand):
     model, x = classifier(method, chunk=chunk, mirrors=False).eval(), images()
-    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
         close(compiled(x), by_hand(model, x), 1e-5)
 
@@ -162,7 +181,8 @@ def test_compiled_a_chunk_at_a_time(mirrors, classifier, by_hand):
         close(a.grad, b.grad, 1e-4)
 
 
-@pytest.mark.parametrize("method", ["equizero", "features"])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
 def test_compiled_once_for_all_calls_and_sizes(method, randomise):
     model = words(method, randomise)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=True)
@@ -181,29 +201,18 @@ REDUCERS = {
 }
 
 
-@BACKENDS
 @CHUNKS
-@pytest.mark.parametrize(
-    "reducer", [r if r == "through mean" else pytest.param(r, marks=SLOW) for r in REDUCERS]
-)
-def test_compiled_reducers(reducer, chunk, backend, classifier):
+@pytest.mark.parametrize("reducer", fast("through mean", of=REDUCERS))
+def test_compiled_reducers(reducer, chunk, classifier):
     model = classifier("", reduce=REDUCERS[reducer], chunk=chunk, mirrors=False)
     x = images()
-    compiled = torch.compile(model, fullgraph=True, backend=backend)
-    expected, output = model(x), compiled(x)
-    close(output, expected, 1e-5)
-    parameters = list(model.model.parameters())
-    wanted = torch.autograd.grad(expected.square().sum(), parameters)
-    for a, b in zip(torch.autograd.grad(output.square().sum(), parameters), wanted, strict=True):
-        close(a, b, 1e-4)
+    check_compiled(model, model(x), x, "aot_eager")
 
 
-@BACKENDS
-@pytest.mark.parametrize("method", METHODS)
-def test_compiled_sequences(method, backend, randomise):
+@pytest.mark.parametrize("method", fast("equizero"))
+def test_compiled_sequences(method, randomise):
     model, x = words(method, randomise), ids()
-    compiled = torch.compile(model, fullgraph=True, backend=backend)
-    close(compiled(x), model(x), 1e-5)
+    check_compiled(model, model(x), x, "aot_eager")
     assert_equivariant(model, TOKENS, TOKENS.logits(), x)
 
 
@@ -223,7 +232,7 @@ def test_compiled_batch_norm_is_updated_as_often(method, chunk, classifier):
         close(a.grad, b.grad, 1e-4)
 
 
-@pytest.mark.parametrize("method", ["equitune", "features"])
+@pytest.mark.parametrize("method", fast("features"))
 def test_models_that_are_compiled_inside(method, classifier, by_hand):
     model = classifier(method).eval()
     x = images()
@@ -235,27 +244,26 @@ def test_models_that_are_compiled_inside(method, classifier, by_hand):
 
 
 @pytest.mark.filterwarnings(GRAD)
-@pytest.mark.parametrize("name", ["top_k", pytest.param("samples", marks=SLOW)])
-def test_compiled_where_the_elements_depend_on_data(name, classifier):
+@pytest.mark.parametrize("fullgraph", fast(True, of=[True, False]))
+@pytest.mark.parametrize("name", fast("top_k", of=["top_k", "samples"]))
+def test_compiled_where_the_elements_depend_on_data(name, fullgraph, classifier):
     """Those of top_k are a tensor of unknown size; random ones are known outside graphs only."""
     model, x = classifier("lambda_equitune", mirrors=False, **{name: 2}), images()
-    for fullgraph in (True, False):
-        torch.compiler.reset()
-        compiled = torch.compile(model, backend="aot_eager", fullgraph=fullgraph)
-        if name == "samples" and fullgraph:
-            with pytest.raises(torch._dynamo.exc.Unsupported):
-                compiled(x)
-            continue
-        for seed in range(2):
-            torch.manual_seed(seed)
-            expected = model(x)
-            torch.manual_seed(seed)
-            output = compiled(x)
-            close(output, expected, 1e-5)
-        wanted = torch.autograd.grad(expected.square().sum(), list(model.parameters()))
-        found = torch.autograd.grad(output.square().sum(), list(model.parameters()))
-        for a, b in zip(found, wanted, strict=True):
-            close(a, b, 1e-4)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=fullgraph)
+    if name == "samples" and fullgraph:
+        with pytest.raises(torch._dynamo.exc.TorchDynamoException):
+            compiled(x)
+        return
+    for seed in range(2):
+        torch.manual_seed(seed)
+        expected = model(x)
+        torch.manual_seed(seed)
+        output = compiled(x)
+        close(output, expected, 1e-5)
+    wanted = torch.autograd.grad(expected.square().sum(), list(model.parameters()))
+    found = torch.autograd.grad(output.square().sum(), list(model.parameters()))
+    for a, b in zip(found, wanted, strict=True):
+        close(a, b, 1e-4)
 
 
 TURNS = image_rotations()
@@ -297,7 +305,8 @@ def all_at_once():
     return rep, batch
 
 
-@CHUNKS
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk", [None, 3], ids=["whole", "chunk"])
 def test_representations_in_graphs_of_any_batch(chunk):
     rep, batch = all_at_once()
     model = Symmetrized(Lopsided(), rep, rep, Mean(), chunk=chunk)
@@ -312,9 +321,8 @@ def test_representations_in_graphs_of_any_batch(chunk):
         assert not torch.allclose(entry, Lopsided()(x[name]), atol=1e-2)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("chunk", [None, 3], ids=["whole", "chunk"])
-@pytest.mark.parametrize("name", REPRESENTATIONS)
+@CHUNKS
+@pytest.mark.parametrize("name", fast("boxes", of=REPRESENTATIONS))
 def test_each_representation_in_graphs_of_any_batch(name, chunk):
     rep, shape = REPRESENTATIONS[name]
     model = Symmetrized(Lopsided(), rep, rep, Mean(), chunk=chunk)
@@ -334,7 +342,7 @@ ANY_BATCH_AND_TIME = (({0: Dim("batch", min=2), 1: Dim("time", min=2)},),)
 
 @CHUNKS
 @MIRRORS
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", fast("equitune", "equizero", "features"))
 def test_exported_for_any_batch(method, mirrors, chunk, classifier, by_hand, tmp_path):
     model = classifier(method, norm=True, chunk=chunk, mirrors=mirrors).eval()
     exported = export(model, (images(),), dynamic_shapes=ANY_BATCH)
@@ -348,7 +356,8 @@ def test_exported_for_any_batch(method, mirrors, chunk, classifier, by_hand, tmp
 
 
 @CHUNKS
-@pytest.mark.parametrize("method", ["equizero", pytest.param("lambda_equitune", marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS[:3])
 def test_exported_strictly(method, chunk, classifier, by_hand):
     model = classifier(method, chunk=chunk, mirrors=False).eval()
     exported = export(model, (images(),), dynamic_shapes=ANY_BATCH, strict=True)
@@ -356,7 +365,7 @@ def test_exported_strictly(method, chunk, classifier, by_hand):
     close(exported.module()(x), by_hand(model, x), 1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", fast("equizero", "lambda_equitune"))
 def test_exported_sequences_of_any_batch_and_length(method, randomise):
     model = words(method, randomise).eval()
     exported = export(model, (ids(),), dynamic_shapes=ANY_BATCH_AND_TIME).module()
@@ -416,7 +425,7 @@ def through_onnx(model, example, shapes, path, *inputs):
 
 
 @pytest.mark.filterwarnings(PYTREE)
-@pytest.mark.parametrize("method", [pytest.param(m, marks=SLOW) for m in METHODS[:3]] + METHODS[3:])
+@pytest.mark.parametrize("method", fast("features"))
 def test_onnx_of_images_of_any_batch(method, classifier, by_hand, tmp_path):
     model = classifier(method, norm=True, mirrors=False).eval()
     inputs = images(2), images(9)
@@ -426,9 +435,7 @@ def test_onnx_of_images_of_any_batch(method, classifier, by_hand, tmp_path):
 
 
 @pytest.mark.filterwarnings(PYTREE)
-@pytest.mark.parametrize(
-    "method", [m if m == "equizero" else pytest.param(m, marks=SLOW) for m in METHODS]
-)
+@pytest.mark.parametrize("method", fast("equizero"))
 def test_onnx_of_sequences_of_any_batch_and_length(method, randomise, tmp_path):
     model = words(method, randomise).eval()
     inputs = ids(2, 3), ids(7, 9)
@@ -442,7 +449,7 @@ def test_onnx_of_sequences_of_any_batch_and_length(method, randomise, tmp_path):
 @pytest.mark.parametrize("name", REPRESENTATIONS)
 def test_onnx_of_representations(name, tmp_path):
     rep, shape = REPRESENTATIONS[name]
-    model = Symmetrized(Lopsided(), rep, rep, Mean(), chunk=3)
+    model = Symmetrized(Lopsided(), rep, rep, Mean(), chunk=3).eval()
     x = torch.rand(7, *shape)
     (output,) = through_onnx(model, torch.rand(5, *shape), ANY_BATCH, tmp_path / "model.onnx", x)
     close(output, model(x), 1e-5)

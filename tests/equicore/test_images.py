@@ -134,8 +134,9 @@ def test_shifts_by_numpy_arrays_and_beyond_the_size():
 
 @pytest.mark.parametrize("step", [0, -1, 3, 4])
 def test_the_step_must_divide_the_sides(step):
-    with pytest.raises(ValueError, match=f"got step {step} and a grid of 2 x 6"):
-        image_shifts(2, 6, step)
+    for rows, columns in ((2, 6), (6, 2)):
+        with pytest.raises(ValueError, match=f"got step {step} and a grid of {rows} x {columns}"):
+            image_shifts(rows, columns, step)
     with pytest.raises(ValueError, match=f"must divide .* got step {step} and a grid of 2 x 2"):
         image_wallpaper(image_rotations(), 2, step)
 

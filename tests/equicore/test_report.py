@@ -145,6 +145,9 @@ class Careless(Permutation):
     def act_each(self, elements, x):
         return x if self.forgets == "act_each" else super().act_each(elements, x)
 
+    def align_each(self, elements, y):
+        return y if self.forgets == "align_each" else super().align_each(elements, y)
+
     def orbit(self, x, elements=None):
         return super().orbit(x, self.only("orbit", elements))
 
@@ -161,6 +164,7 @@ class Careless(Permutation):
     "verb, law",
     [
         ("act_each", r"act_each\(1, x\) = act\(1, x\)"),
+        ("align_each", r"align_each\(1, act_each\(1, x\)\) = x"),
         ("orbit", r"orbit\(x, \[5, 4, 3, 2, 1, 0, 5\]\)\[0\] = act\(5, x\)"),
         ("align", r"align\(orbit\(x, .*\), \[5, 4, 3, 2, 1, 0, 5\]\)\[0\] = x"),
     ],

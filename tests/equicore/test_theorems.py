@@ -208,7 +208,7 @@ def test_equizero_keeps_the_autoregressive_property():
     conditional = equizero(f, WORDS, WORDS.logits(), lambda p: (p.amax(-1) * places).sum(-1))
     scores = conditional.scores(SENTENCES)
     best = scores.topk(2, dim=0).values
-    alone = best[0] - best[1] > 1e-9  # where elements tie, their mean is taken, and that is a mixture
+    alone = best[0] - best[1] > 1e-9  # the mean of elements that tie is a mixture
     assert 20 < alone.sum() < len(SENTENCES)
     sentences, chosen = SENTENCES[alone], scores.argmax(0)[alone]
     assert len(chosen.unique()) == 6

@@ -222,11 +222,10 @@ def test_features_of_a_model_in_another_type_than_the_weights():
 def test_inputs_have_their_batch_where_the_model_has_it():
     inputs, losses = half_space(100), []
     for batch_dim, x in ((0, inputs), (1, inputs.T)):
-        rep = SIGN
         weight = MLPWeight((2,), hidden=(16,))
-        symmetrized = lambda_equitune(torch.nn.Identity(), rep, rep, weight, batch_dim=batch_dim)
-        losses.append(fit_familiarity(symmetrized, x, **FEW | {"steps": 200}))
-    assert losses[0] == losses[1] < 0.2
+        symmetrized = lambda_equitune(torch.nn.Identity(), SIGN, SIGN, weight, batch_dim=batch_dim)
+        losses.append(fit_familiarity(symmetrized, x, **FEW | {"steps": 100}))
+    assert losses[0] == losses[1] < 0.3
 
 
 class Summed(torch.nn.Module):
