@@ -202,27 +202,9 @@ class Best(Reducer):
             )
         return scores.detach()
 
-    def partial(self, stack: Any, scores: Tensor | None, elements: Elements | None) -> Any:
-        """The scores and the outputs."""
-        assert scores is not None
-        return scores, stack
-
-    def merge(self, first: Any, second: Any) -> Any:
-        """Those elements of both that are among the best of a sample.
-
-        They are kept one by one: what ties with the best so far may not tie with a better one.
-        """
-        scores = torch.cat([first[0], second[0]])
-        stack = tree_map(lambda a, b: torch.cat([a, b]), first[1], second[1])
-        if is_traced():  # a graph has no sizes that depend on values
-            return scores, stack
-        among = near(scores, scores.amax(0), self.tolerance) | scores.isnan()
-        rows = among.any(1).nonzero().squeeze(1)
-        return scores[rows], tree_map(lambda y: y[rows], stack)
-
-    def finish(self, state: Any) -> Any:
+    def whole(self, stack: Any, scores: Tensor | None) -> Any:
         """The mean of those that share the best score."""
-        scores, stack = state
+        assert scores is not None
         tied = near(scores, scores.amax(0), self.tolerance)
         count = tied.sum(0)
 
@@ -232,6 +214,49 @@ class Best(Reducer):
             return total / beside(count, total, 1).to(y.dtype)
 
         return tree_map(average, stack)
+
+    def partial(self, stack: Any, scores: Tensor | None, elements: Elements | None) -> Any:
+        """The candidates, as their scores, samples and outputs; and the number of samples.
+
+        They are kept one by one: what ties with the best so far may not tie with a better one.
+        """
+        assert scores is not None
+        order, batch = scores.shape
+        samples = torch.arange(batch, device=scores.device).repeat(order)
+        outputs = tree_map(lambda y: y.flatten(0, 1), stack)
+        return self._without_losers(scores.flatten(), samples, outputs, batch)
+
+    def merge(self, first: Any, second: Any) -> Any:
+        """The candidates of both."""
+        scores, samples = (torch.cat([first[i], second[i]]) for i in (0, 1))
+        outputs = tree_map(lambda a, b: torch.cat([a, b]), first[2], second[2])
+        return self._without_losers(scores, samples, outputs, first[3])
+
+    def finish(self, state: Any) -> Any:
+        """The mean of each sample's candidates that share its best score."""
+        scores, samples, outputs, batch = state
+        tied = self._tied(scores, samples, batch)
+        count = scores.new_zeros(batch).index_add(0, samples, tied.to(scores.dtype))
+
+        def average(y: Tensor) -> Tensor:
+            best = y.where(beside(tied, y, 1), self.zero.to(y.dtype))
+            total = y.new_zeros(batch, *y.shape[1:]).index_add(0, samples, best)
+            return total / beside(count, total, 1).to(y.dtype)
+
+        return tree_map(average, outputs)
+
+    def _without_losers(self, scores: Tensor, samples: Tensor, outputs: Any, batch: int) -> Any:
+        if is_traced():  # a graph has no sizes that depend on values
+            return scores, samples, outputs, batch
+        # a NaN stays, to make its sample's output NaN
+        kept = (self._tied(scores, samples, batch) | scores.isnan()).nonzero().squeeze(1)
+        return scores[kept], samples[kept], tree_map(lambda y: y[kept], outputs), batch
+
+    def _tied(self, scores: Tensor, samples: Tensor, batch: int) -> Tensor:
+        """Which candidates share the best score of their sample."""
+        lowest = scores.new_full((batch,), -torch.inf)
+        best = lowest.scatter_reduce(0, samples, scores, "amax")
+        return near(scores, best[samples], self.tolerance)
 
 
 class StraightThrough(Reducer):

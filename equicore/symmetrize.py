@@ -10,6 +10,7 @@ of |G| B samples, the aligned outputs g^-1 f(g x) of the whole orbit, and reduce
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -109,20 +110,21 @@ class Symmetrized(nn.Module):
         self.top_k = top_k
         self.batch_dim = batch_dim
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, x: Any = None, /, *args: Any, **kwargs: Any) -> Any:
         """The equivariant output for a batch.
 
         Args:
-            *args: The input, a batch (B, ...) or a tree of batches, B >= 1; whatever follows it
-                is passed to the model as it is. The input may also be given by keywords: those
-                that ``input_rep``, a `Tree`, names.
-            **kwargs: Passed to the model as they are.
+            x: The input, a batch (B, ...) or a tree of batches, B >= 1. It may also be given by
+                keywords: those that ``input_rep``, a `Tree`, names.
+            *args: Passed to the model as they are.
+            **kwargs: Passed to the model as they are; a tensor with a row for each sample is
+                warned of, as the model is given |G| B samples.
 
         Raises:
             ValueError: If the batch is empty, or the model returns another number of samples
                 than it was given.
         """
-        x, call = self._bind(args, kwargs)
+        x, call = self._bind(x, args, kwargs)
         order = len(self.group)
         if self.samples is not None and self.training and self.samples < order:
             output = self._estimate(x, call, self.samples)
@@ -136,33 +138,35 @@ class Symmetrized(nn.Module):
             output = reduce.whole(self.output_rep.align(raw), reduce.scores(seen, raw))
         return output if self.batch_dim == 0 else self._batch_back(output)
 
-    def views(self, *args: Any, **kwargs: Any) -> Any:
+    def views(self, x: Any = None, /, *args: Any, **kwargs: Any) -> Any:
         """What the reducer's scores see: the orbit g x, or the model's features of it.
 
         Args:
+            x: As `forward`.
             *args: As `forward`.
             **kwargs: As `forward`.
 
         Returns:
             A tensor or tree of shape (|G|, B, ...).
         """
-        x, call = self._bind(args, kwargs)
+        x, call = self._bind(x, args, kwargs)
         orbit = self.input_rep.orbit(x)
         return orbit if self.reduce.features is None else self._run(orbit, call)[1]
 
-    def scores(self, *args: Any, **kwargs: Any) -> Tensor:
+    def scores(self, x: Any = None, /, *args: Any, **kwargs: Any) -> Tensor:
         """What the reducer says of each element: log-weights or proxy scores, shape (|G|, B).
 
         The model runs only if they depend on its features or outputs.
 
         Args:
+            x: As `forward`.
             *args: As `forward`.
             **kwargs: As `forward`.
 
         Raises:
             TypeError: If the reducer treats all elements alike.
         """
-        x, call = self._bind(args, kwargs)
+        x, call = self._bind(x, args, kwargs)
         orbit = self.input_rep.orbit(x)
         if isinstance(self.reduce, WeightedMean) and self.reduce.features is None:
             return self.reduce.scores(orbit, None)
@@ -172,13 +176,12 @@ class Symmetrized(nn.Module):
             raise TypeError(f"{type(self.reduce).__name__} treats all elements alike")
         return scores
 
-    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Call]:
+    def _bind(self, x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Call]:
         """The input with its batch on axis 0, and the model as a function of the input alone."""
-        if args:
-            x, rest = args[0], args[1:]
+        if x is not None:
 
             def call(inputs: Any) -> Any:
-                return self.model(inputs, *rest, **kwargs)
+                return self.model(inputs, *args, **kwargs)
 
         elif isinstance(rep := self.input_rep, Tree):
             x = {name: kwargs.pop(name) for name in rep.names if name in kwargs}
@@ -198,7 +201,25 @@ class Symmetrized(nn.Module):
                 raise ValueError(f"empty batch: got an input of shape {tuple(x.shape)}")
         else:
             _check_batches(x)
+        if kwargs and not torch.compiler.is_compiling():
+            self._warn_of_batches(x, kwargs)
         return x, call
+
+    def _warn_of_batches(self, x: Any, kwargs: dict[str, Any]) -> None:
+        """Warn of keywords that look like a part of the input that ``input_rep`` does not name."""
+        batch, dim = leaves(x)[0].shape[0], self.batch_dim
+        suspects = [
+            name
+            for name, value in kwargs.items()
+            if isinstance(value, Tensor) and value.ndim > abs(dim) and value.shape[dim] == batch
+        ]
+        if suspects and len(self.group) > 1:
+            warnings.warn(
+                f"the keywords {suspects} have a row for each of {batch} samples, but are passed "
+                "to the model as they are, which is given |G| times as many; make input_rep a "
+                "Tree that names them (Trivial if no element changes them)",
+                stacklevel=3,
+            )
 
     def _run(self, orbit: Any, call: Call) -> tuple[Any, Any]:
         """Raw outputs (n, B, ...), and what the reducer's scores see."""

@@ -313,7 +313,7 @@ def test_representations_in_graphs_of_any_batch(chunk):
     x = batch(7)
     expected = model(x)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
-    shapes = (({name: {0: Dim("batch", min=2)} for name in x},),)
+    shapes = ({name: {0: Dim("batch", min=2)} for name in x},)
     exported = export(model, (batch(5),), dynamic_shapes=shapes).module()(x)
     for name, entry in expected.items():
         close(compiled[name], entry)
@@ -335,9 +335,8 @@ def test_each_representation_in_graphs_of_any_batch(name, chunk):
 
 # ----------------------------------------------------------------------------------- torch.export
 
-# the model's arguments are *args
-ANY_BATCH = (({0: Dim("batch", min=2)},),)
-ANY_BATCH_AND_TIME = (({0: Dim("batch", min=2), 1: Dim("time", min=2)},),)
+ANY_BATCH = ({0: Dim("batch", min=2)},)
+ANY_BATCH_AND_TIME = ({0: Dim("batch", min=2), 1: Dim("time", min=2)},)
 
 
 @CHUNKS

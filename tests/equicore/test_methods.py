@@ -435,3 +435,12 @@ def test_quarter_turns_of_vectors_with_an_invariant_output(random_model):
     ):
         assert method(x).shape == (6,)
         assert_equivariant(method, QUARTERS, same, x)
+
+
+def test_a_batch_among_the_keywords_is_warned_of():
+    def model(x, mask, table):
+        return x
+
+    symmetrised = equitune(model, S3, S3)
+    with pytest.warns(UserWarning, match=r"keywords \['mask'\] have a row for each of 2 samples"):
+        symmetrised(torch.zeros(2, 3), mask=torch.ones(2, 3), table=torch.ones(5))
