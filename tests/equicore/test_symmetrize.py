@@ -148,11 +148,8 @@ def test_symmetric_images(method, random_model, randomise):
 
 def test_arg_max_alone_is_not_equivariant_on_stabilised_inputs(random_model):
     class First(Best):
-        def partial(self, stack, scores, elements):
+        def whole(self, stack, scores):
             return stack[scores.argmax(0), torch.arange(stack.shape[1])]
-
-        def finish(self, state):
-            return state
 
     model = Symmetrized(random_model((3,), (3,), 1), S3, S3, First(max_probability))
     equal = torch.tensor([[1.0, 1.0, 1.0]])
