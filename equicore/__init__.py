@@ -86,7 +86,7 @@ from equicore.representations import (
     vector_field,
 )
 from equicore.scores import max_probability, max_value, negative_entropy
-from equicore.symmetrize import Symmetrized, equitune, equizero, lambda_equitune
+from equicore.symmetrize import Keywords, Symmetrized, equitune, equizero, lambda_equitune
 from equicore.training import fit
 from equicore.verify import (
     EquivarianceError,
@@ -115,6 +115,7 @@ __all__ = [
     "GroupAugmentation",
     "Identity",
     "Image",
+    "Keywords",
     "MLPWeight",
     "Matrix",
     "Maximum",

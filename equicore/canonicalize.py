@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from equicore.actions import Action, ActionTree, GroupElements
@@ -30,12 +31,14 @@ class SampleSet(Group):
 
     Args:
         count: How many elements.
+        samples: What they are, if two sets are to be told apart.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, samples: object = None) -> None:
         if count < 1:
             raise ValueError("there must be at least one sample")
         self.count = count
+        self.samples = samples
         self.name = f"{count} samples"
         self.names = tuple(f"sample {i}" for i in range(count))
 
@@ -44,8 +47,14 @@ class SampleSet(Group):
         return self.count
 
     def __eq__(self, other: object) -> bool:
-        """Whether there are as many."""
-        return isinstance(other, SampleSet) and other.count == self.count
+        """Whether they are the same elements."""
+        if not isinstance(other, SampleSet) or other.count != self.count:
+            return False
+        one, two = self.samples, other.samples
+        return one is two or (
+            type(one) is type(two)
+            and all(torch.equal(vars(one)[name], vars(two)[name]) for name in vars(one))
+        )
 
     def __hash__(self) -> int:
         """A hash that agrees with ``==``."""
@@ -56,7 +65,8 @@ class Sampled(Representation):
     """Finitely many elements of a continuous group, with the verbs of a representation.
 
     With the identity first, it serves `equivariance_error` and `assert_equivariant` to check a
-    model on these elements, see `random_motions`.
+    model on these elements, see `random_motions`. A mean over elements that are no group is
+    equivariant only inside `Canonicalized`.
 
     Args:
         action: How the continuous group acts.
@@ -64,7 +74,7 @@ class Sampled(Representation):
     """
 
     def __init__(self, action: Action, samples: GroupElements) -> None:
-        super().__init__(SampleSet(len(samples)))
+        super().__init__(SampleSet(len(samples), samples))
         self.action = action
         self.samples = samples
 

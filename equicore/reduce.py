@@ -26,9 +26,11 @@ class Reducer(nn.Module, ABC):
     Attributes:
         features: Name of the model's submodule whose output `scores` wants to see instead of the
             inputs; None for the inputs.
+        averages: Whether outputs are averaged, so that they cannot be integers.
     """
 
     features: str | None = None
+    averages = True
 
     def scores(self, seen: Any, raw: Any) -> Tensor | None:
         """One number for each element and sample, or None.
@@ -103,17 +105,17 @@ class Mean(Reducer):
         return tree_map(lambda y: y.mean(0), stack)
 
     def partial(self, stack: Any, scores: Tensor | None, elements: Elements | None) -> Any:
-        """The sum, and how many."""
-        return tree_map(lambda y: y.sum(0), stack), leaves(stack)[0].shape[0]
+        """The sum, how many, and their type."""
+        return tree_map(lambda y: wide(y).sum(0), stack), leaves(stack)[0].shape[0], empty(stack)
 
     def merge(self, first: Any, second: Any) -> Any:
         """Add."""
-        return tree_map(torch.add, first[0], second[0]), first[1] + second[1]
+        return tree_map(torch.add, first[0], second[0]), first[1] + second[1], first[2]
 
     def finish(self, state: Any) -> Any:
         """Divide."""
-        total, count = state
-        return tree_map(lambda y: y / count, total)
+        total, count, like = state
+        return tree_map(lambda y, e: (y / count).to(e.dtype), total, like)
 
     def estimate(self, stack: Any, scores: Tensor | None, elements: list[int]) -> Any:
         """The mean over the subset."""
@@ -126,6 +128,8 @@ class Maximum(Reducer):
     The largest entry of the result stands where `Best` with the score `max_value` has it, so the
     arg-max is the same. It costs less, and as it treats all elements alike, ties need no care.
     """
+
+    averages = False
 
     def partial(self, stack: Any, scores: Tensor | None, elements: Elements | None) -> Any:
         """Maximum over the first axis."""
@@ -145,6 +149,8 @@ class Identity(Reducer):
 
     Not equivariant; it is there for `StraightThrough`, and as a plain model in comparisons.
     """
+
+    averages = False
 
     def partial(self, stack: Any, scores: Tensor | None, elements: Elements | None) -> Any:
         """The identity's slice, if it is among the elements."""
@@ -187,6 +193,8 @@ class Best(Reducer):
 
     def __init__(self, score: Callable[[Any], Tensor], tolerance: float | None = None) -> None:
         super().__init__()
+        if not callable(score):
+            raise TypeError(f"score is a function, see equicore.scores; got {score!r}")
         self.score = score
         self.tolerance = tolerance
         self.register_buffer("zero", torch.zeros(()), persistent=False)
@@ -210,8 +218,8 @@ class Best(Reducer):
 
         def average(y: Tensor) -> Tensor:
             # outputs that lost may be infinite, so they are replaced, not multiplied by 0
-            total = y.where(beside(tied, y, 2), self.zero.to(y.dtype)).sum(0)
-            return total / beside(count, total, 1).to(y.dtype)
+            total = wide(y.where(beside(tied, y, 2), self.zero.to(y.dtype))).sum(0)
+            return (total / beside(count, total, 1).to(total.dtype)).to(y.dtype)
 
         return tree_map(average, stack)
 
@@ -236,12 +244,12 @@ class Best(Reducer):
         """The mean of each sample's candidates that share its best score."""
         scores, samples, outputs, batch = state
         tied = self._tied(scores, samples, batch)
-        count = scores.new_zeros(batch).index_add(0, samples, tied.to(scores.dtype))
+        count = samples.new_zeros(batch).index_add(0, samples, tied.to(samples.dtype))
 
         def average(y: Tensor) -> Tensor:
-            best = y.where(beside(tied, y, 1), self.zero.to(y.dtype))
-            total = y.new_zeros(batch, *y.shape[1:]).index_add(0, samples, best)
-            return total / beside(count, total, 1).to(y.dtype)
+            best = wide(y.where(beside(tied, y, 1), self.zero.to(y.dtype)))
+            total = best.new_zeros(batch, *y.shape[1:]).index_add(0, samples, best)
+            return (total / beside(count, total, 1).to(total.dtype)).to(y.dtype)
 
         return tree_map(average, outputs)
 
@@ -278,6 +286,9 @@ class StraightThrough(Reducer):
 
     def __init__(self, value: Reducer, gradient: Reducer) -> None:
         super().__init__()
+        for reducer in (value, gradient):
+            if not isinstance(reducer, Reducer):
+                raise TypeError(f"expected a Reducer such as Mean() or Identity(); got {reducer!r}")
         if value.features is not None or gradient.features is not None:
             raise ValueError("StraightThrough is for reducers that capture no features")
         if type(gradient).scores is not Reducer.scores:
@@ -327,7 +338,7 @@ class WeightedMean(Reducer):
     The weights are the softmax over the orbit of log-weights, so they are positive and sum to 1;
     constant log-weights give equitune, one that dominates gives equizero. Elements of log-weight
     plus infinity share all the weight; where every log-weight is minus infinity the weights are
-    equal; a NaN makes the sample's output NaN.
+    equal; a NaN makes the sample's output NaN. So does an infinite output, even of weight zero.
 
     Args:
         weight: Maps inputs of shape (N, ...), or features, to log-weights of shape (N,) or
@@ -363,37 +374,35 @@ class WeightedMean(Reducer):
         """Average over the first axis with the weights."""
         assert scores is not None
         weights = scores.softmax(0)
-        return tree_map(lambda y: (beside(weights, y, 2).to(y.dtype) * y).sum(0), stack)
+        return tree_map(lambda y: _weighted(weights, y).sum(0), stack)
 
     def partial(self, stack: Any, scores: Tensor | None, elements: Elements | None) -> Any:
         """Largest log-weight, and sums of the outputs and of the weights relative to it."""
         assert scores is not None
         largest = scores.detach().amax(0)
         weights = (scores - largest).exp()
-        total = tree_map(lambda y: (beside(weights, y, 2).to(y.dtype) * y).sum(0), stack)
-        return largest, total, weights.sum(0)
+        total = tree_map(lambda y: _weighted(weights, wide(y)).sum(0), stack)
+        return largest, total, wide(weights).sum(0), empty(stack)
 
     def merge(self, first: Any, second: Any) -> Any:
         """Add, relative to the larger of the largest log-weights."""
         largest = torch.maximum(first[0], second[0])
-        one, two = ((state[0] - largest).exp() for state in (first, second))
-        total = tree_map(
-            lambda a, b: beside(one, a, 1).to(a.dtype) * a + beside(two, b, 1).to(b.dtype) * b,
-            first[1],
-            second[1],
-        )
-        return largest, total, one * first[2] + two * second[2]
+        one, two = (wide(state[0] - largest).exp() for state in (first, second))
+        total = tree_map(lambda a, b: _weighted(one, a) + _weighted(two, b), first[1], second[1])
+        return largest, total, one * first[2] + two * second[2], first[3]
 
     def finish(self, state: Any) -> Any:
         """Divide by the sum of the weights."""
-        _, total, weight = state
-        return tree_map(lambda y: y / beside(weight, y, 1).to(y.dtype), total)
+        _, total, weight, like = state
+        return tree_map(
+            lambda y, e: (y / beside(weight, y, weight.ndim).to(y.dtype)).to(e.dtype), total, like
+        )
 
     def estimate(self, stack: Any, scores: Tensor | None, elements: list[int]) -> Any:
         """The subset's share of the weighted sum, times |G| / k."""
         assert scores is not None
         weights = scores.softmax(0)[elements] * (scores.shape[0] / len(elements))
-        return tree_map(lambda y: (beside(weights, y, 2).to(y.dtype) * y).sum(0), stack)
+        return tree_map(lambda y: _weighted(weights, y).sum(0), stack)
 
 
 def near(scores: Tensor, best: Tensor, tolerance: float | None = None) -> Tensor:
@@ -408,3 +417,17 @@ def near(scores: Tensor, best: Tensor, tolerance: float | None = None) -> Tensor
 def beside(numbers: Tensor, y: Tensor, axes: int) -> Tensor:
     """Numbers along the first axes of y, with axes of length 1 for its others."""
     return numbers.view(numbers.shape + (1,) * (y.ndim - axes))
+
+
+def wide(y: Tensor) -> Tensor:
+    """What sums are kept in: 16-bit types would overflow, and stop counting at 256 or 2048."""
+    return y.float() if y.dtype in (torch.float16, torch.bfloat16) else y
+
+
+def empty(tree: Any) -> Any:
+    """A tree of empty tensors of the same types."""
+    return tree_map(lambda y: y.new_empty(0), tree)
+
+
+def _weighted(weights: Tensor, y: Tensor) -> Tensor:
+    return beside(weights, y, weights.ndim).to(y.dtype) * y

@@ -55,7 +55,7 @@ class EquivarianceLoss(nn.Module):
         input_rep: How the group acts on its input.
         output_rep: How the group acts on its output.
         samples: So many elements, drawn for each sample of the batch from torch's random state: an
-            unbiased estimate. All elements when omitted.
+            unbiased estimate. None for all elements.
         divergence: `squared_error`, the penalty ``||f(g x) - g f(x)||^2``, or `kl_divergence` for
             logits; or any function of two batches (or trees).
 
@@ -103,6 +103,8 @@ class EquivarianceLoss(nn.Module):
                 again.
         """
         order, batch = len(self.input_rep.group), leaves(x)[0].shape[0]
+        if batch == 0:
+            raise ValueError(f"empty batch: got an input of shape {tuple(leaves(x)[0].shape)}")
         device = leaves(x)[0].device
         if self.samples is None:
             elements = torch.arange(1, order, device=device).repeat_interleave(batch)
@@ -112,7 +114,15 @@ class EquivarianceLoss(nn.Module):
             output = self.model(x)
         copies = len(elements) // batch
         moved = self._select(self.model(self.input_rep.act_each(elements, _repeat(x, copies))))
-        wanted = self.output_rep.act_each(elements, _repeat(self._select(output), copies))
+        output = self._select(output)
+        for a, b in zip(leaves(moved), leaves(output), strict=True):
+            if a.shape != (len(elements), *b.shape[1:]) or b.shape[:1] != (batch,):
+                raise ValueError(
+                    f"for {len(elements)} transformed samples the model returned shape "
+                    f"{tuple(a.shape)}, but the output of the {batch} samples has "
+                    f"{tuple(b.shape)}"
+                )
+        wanted = self.output_rep.act_each(elements, _repeat(output, copies))
         return self.divergence(moved, wanted)
 
     def _select(self, output: Any) -> Any:
@@ -217,7 +227,8 @@ def select_weight(
             trial = study.ask() if number else None
             weight = trial.suggest_float("weight", low, high, log=True) if trial else 0.0
             model = fine_tune(weight)
-            loss = float(validate(model))
+            measured = validate(model)
+            loss = float(measured.detach() if isinstance(measured, Tensor) else measured)
             tried.append((weight, loss))
             if trial:
                 # a diverged model is a bad one, not a missing one

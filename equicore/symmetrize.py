@@ -71,6 +71,11 @@ class Symmetrized(nn.Module):
         batch_dim: int = 0,
     ) -> None:
         super().__init__()
+        for name, rep in (("input_rep", input_rep), ("output_rep", output_rep)):
+            if not isinstance(rep, Representation):
+                raise TypeError(
+                    f"{name} is a Representation, which says how a group acts; got {rep!r}"
+                )
         if input_rep.group != output_rep.group:
             raise ValueError(
                 "input and output representation must be of one group; got "
@@ -80,7 +85,7 @@ class Symmetrized(nn.Module):
             raise TypeError(f"reduce must be a Reducer; got {type(reduce).__name__}")
         self.group = input_rep.group
         for name, number in (("chunk", chunk), ("samples", samples), ("top_k", top_k)):
-            if number is not None and number < 1:
+            if number is not None and (not isinstance(number, int) or number < 1):
                 raise ValueError(f"{name} is a number of elements, at least 1; got {number}")
         weighs_inputs = isinstance(reduce, WeightedMean) and reduce.features is None
         if top_k is not None and not weighs_inputs:
@@ -109,6 +114,13 @@ class Symmetrized(nn.Module):
         self.samples = samples
         self.top_k = top_k
         self.batch_dim = batch_dim
+        self._weighs_inputs = weighs_inputs
+        # DistributedDataParallel would send the tables of the representations in each forward pass
+        self._ddp_params_and_buffers_to_ignore = [
+            name
+            for name, _ in self.named_buffers()
+            if name.startswith(("input_rep.", "output_rep."))
+        ]
 
     def forward(self, x: Any = None, /, *args: Any, **kwargs: Any) -> Any:
         """The equivariant output for a batch.
@@ -134,8 +146,8 @@ class Symmetrized(nn.Module):
             output = self.reduce.finish(self._stream(x, call, self.chunk))
         else:
             reduce = self.reduce
-            raw, seen = self._run(self.input_rep.orbit(x), call)
-            output = reduce.whole(self.output_rep.align(raw), reduce.scores(seen, raw))
+            raw, scores = self._scored(self.input_rep.orbit(x), call)
+            output = reduce.whole(self.output_rep.align(raw), scores)
         return output if self.batch_dim == 0 else self._batch_back(output)
 
     def views(self, x: Any = None, /, *args: Any, **kwargs: Any) -> Any:
@@ -168,10 +180,8 @@ class Symmetrized(nn.Module):
         """
         x, call = self._bind(x, args, kwargs)
         orbit = self.input_rep.orbit(x)
-        if isinstance(self.reduce, WeightedMean) and self.reduce.features is None:
-            return self.reduce.scores(orbit, None)
-        raw, seen = self._run(orbit, call)
-        scores = self.reduce.scores(seen, raw)
+        weighs_inputs = self._weighs_inputs
+        scores = self.reduce.scores(orbit, None) if weighs_inputs else self._scored(orbit, call)[1]
         if scores is None:
             raise TypeError(f"{type(self.reduce).__name__} treats all elements alike")
         return scores
@@ -185,6 +195,11 @@ class Symmetrized(nn.Module):
 
         elif isinstance(rep := self.input_rep, Tree):
             x = {name: kwargs.pop(name) for name in rep.names if name in kwargs}
+            if not x:
+                raise TypeError(
+                    f"no input: none of the keywords {list(rep.names)} of input_rep is given; got "
+                    f"{list(kwargs)}"
+                )
 
             def call(inputs: Any) -> Any:
                 return self.model(**inputs, **kwargs)
@@ -197,7 +212,7 @@ class Symmetrized(nn.Module):
         if self.batch_dim != 0:
             x = tree_map(lambda t: t.movedim(self.batch_dim, 0), x)
         if isinstance(x, Tensor):
-            if x.shape[0] == 0:
+            if x.ndim == 0 or x.shape[0] == 0:
                 raise ValueError(f"empty batch: got an input of shape {tuple(x.shape)}")
         else:
             _check_batches(x)
@@ -220,6 +235,14 @@ class Symmetrized(nn.Module):
                 "Tree that names them (Trivial if no element changes them)",
                 stacklevel=3,
             )
+
+    def _scored(self, orbit: Any, call: Call) -> tuple[Any, Tensor | None]:
+        """Raw outputs (n, B, ...), and their scores (n, B)."""
+        if self._weighs_inputs:  # before the model runs, which may change its inputs in place
+            scores = self.reduce.scores(orbit, None)
+            return self._run(orbit, call)[0], scores
+        raw, seen = self._run(orbit, call)
+        return raw, self.reduce.scores(seen, raw)
 
     def _run(self, orbit: Any, call: Call) -> tuple[Any, Any]:
         """Raw outputs (n, B, ...), and what the reducer's scores see."""
@@ -247,6 +270,13 @@ class Symmetrized(nn.Module):
                 f"the model returned {type(raw).__name__}; make output_rep a Tree that names the "
                 "entries to keep"
             )
+        if self.reduce.averages:
+            for leaf in (raw,) if isinstance(raw, Tensor) else leaves(raw):
+                if not (leaf.is_floating_point() or leaf.is_complex()):
+                    raise TypeError(
+                        f"outputs of {leaf.dtype} have no mean; symmetrise the scores that they "
+                        "are made of, and leave them out of output_rep"
+                    )
         if self.batch_dim == 0:
             return raw
         return tree_map(lambda t: t.movedim(self.batch_dim, 0), raw)
@@ -256,8 +286,7 @@ class Symmetrized(nn.Module):
 
     def _partial(self, x: Any, call: Call, elements: Elements | None) -> Any:
         """The reducer's state after some elements."""
-        raw, seen = self._run(self.input_rep.orbit(x, elements), call)
-        scores = self.reduce.scores(seen, raw)
+        raw, scores = self._scored(self.input_rep.orbit(x, elements), call)
         return self.reduce.partial(self.output_rep.align(raw, elements), scores, elements)
 
     def _stream(self, x: Any, call: Call, chunk: int) -> Any:
@@ -302,8 +331,9 @@ class Symmetrized(nn.Module):
         scores = self.reduce.scores(orbit, None)
         assert scores is not None
         order, batch = scores.shape
-        threshold = scores.detach().topk(top_k, dim=0).values[-1]
-        kept = near(scores.detach(), threshold)
+        # relative to the largest, as a constant added to all log-weights changes nothing
+        below = scores.detach() - scores.detach().amax(0)
+        kept = near(below, below.topk(top_k, dim=0).values[-1]) | below.isnan()
         places = kept.flatten().nonzero().squeeze(1)
         chosen = tree_map(lambda t: t.flatten(0, 1)[places], orbit)
         raw = _unflatten(self._call(call, chosen), 1, len(places), "the model")
@@ -389,6 +419,31 @@ def lambda_equitune(
         **options: ``chunk``, ``samples``, ``top_k``, ``batch_dim`` of `Symmetrized`.
     """
     return Symmetrized(model, input_rep, output_rep, WeightedMean(weight, features), **options)
+
+
+class Keywords(nn.Module):
+    """A model that takes its inputs by keywords, as one that takes a dict of them.
+
+    Checks, penalties and `fit_familiarity` call a model with one argument; with this around it,
+    they serve models of Hugging Face.
+
+    Args:
+        model: Called as ``model(**batch)``.
+
+    >>> from equicore import Tree, Trivial, cyclic
+    >>> same = Trivial(cyclic(2))
+    >>> total = equitune(Keywords(lambda a, b: a + b), Tree({"a": same, "b": same}), same)
+    >>> total({"a": torch.ones(3), "b": torch.ones(3)})
+    tensor([2., 2., 2.])
+    """
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Any, **kwargs: Any) -> Any:
+        """The model's output for a dict of inputs."""
+        return self.model(**batch, **kwargs)
 
 
 def _unflatten(tree: Any, order: int, batch: int, who: str) -> Any:

@@ -73,6 +73,11 @@ def equivariance_error(
     >>> equivariance_error(corner, rotations, Trivial(rotations.group), x).absolute
     tensor([0., 2., 8., 6.])
     """
+    if input_rep.group != output_rep.group:
+        raise ValueError(
+            "input and output representation must be of one group; got "
+            f"{input_rep.group} and {output_rep.group}"
+        )
     x = tree_map(lambda t: t.movedim(batch_dim, 0), x)
     order, batch = len(input_rep.group), leaves(x)[0].shape[0]
     if batch == 0:

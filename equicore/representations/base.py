@@ -32,6 +32,8 @@ class Representation(nn.Module, ABC):
 
     def __init__(self, group: Group) -> None:
         super().__init__()
+        if not isinstance(group, Group):
+            raise TypeError(f"{type(self).__name__} needs a Group to represent; got {group!r}")
         self.group = group
 
     @abstractmethod
@@ -153,8 +155,10 @@ class Trivial(Representation):
         return x
 
     def orbit(self, x: Tensor, elements: Elements | None = None) -> Tensor:
-        """The batch once for each element, as a view."""
-        return x.expand(len(self._listed(elements)), *x.shape)
+        """The batch once for each element."""
+        # copies, as a model may change its input in place
+        copies = x.expand(len(self._listed(elements)), *x.shape)
+        return copies.clone(memory_format=torch.contiguous_format)
 
     def align(self, y: Tensor, elements: Elements | None = None) -> Tensor:
         """The slices themselves."""

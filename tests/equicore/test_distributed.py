@@ -6,6 +6,7 @@ Run as a script, this file is one of the processes.
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,6 @@ from equicore import (
     Best,
     Identity,
     Matrix,
-    MLPWeight,
     Permutation,
     StraightThrough,
     Symmetrized,
@@ -49,8 +49,7 @@ def made(name):
     if name == "through identity":
         return Symmetrized(model, plane, rep, StraightThrough(Best(max_probability), Identity()))
     size, features = (2, None) if name == "lambda_equitune" else (8, "1")
-    weight = MLPWeight((size,), hidden=(8,)).double()
-    nn.init.normal_(weight.network[-1].weight)
+    weight = nn.Sequential(nn.Linear(size, 8), nn.Tanh(), nn.Linear(8, 1)).double()
     chunk = 4 if name == "chunks" else None
     return lambda_equitune(model, plane, rep, weight, features, chunk=chunk)
 
@@ -93,6 +92,8 @@ def process(rank, folder):
             for parameter in model.parameters():
                 parameter += rank  # what the first process has is what counts
         parallel = DistributedDataParallel(model)
+        sent = {id(buffer) for buffer in parallel.modules_buffers}
+        assert not any(id(table) in sent for table in model.output_rep.buffers())
         results[name] = learn(name, parallel, batches().chunk(PROCESSES, dim=1)[rank])
     torch.save(results, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
@@ -109,22 +110,23 @@ def processes(tmp_path_factory):
         "GLOO_SOCKET_IFNAME": "lo",
         "OMP_NUM_THREADS": "1",
     }
-    started = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(folder)],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(PROCESSES)
-    ]
+    files = [folder / f"{rank}.txt" for rank in range(PROCESSES)]
+    started = []
     try:
-        for one in started:
-            _, errors = one.communicate(timeout=120)
-            assert one.returncode == 0, errors
+        for rank, path in enumerate(files):
+            command = [sys.executable, __file__, str(rank), str(folder)]
+            with path.open("w") as file:
+                started.append(subprocess.Popen(command, env=environment, stderr=file))
+        end = time.monotonic() + 120
+        # one that fails leaves the others waiting
+        while time.monotonic() < end and {one.poll() for one in started} in ({None}, {None, 0}):
+            time.sleep(0.05)
+        errors = "\n".join(path.read_text() for path in files)
+        assert [one.poll() for one in started] == [0] * PROCESSES, errors
     finally:
         for one in started:
             one.kill()
+            one.wait()
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(PROCESSES)]
 
 
