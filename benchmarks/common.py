@@ -205,7 +205,7 @@ def ratio_figure(
     axis.set_yticks(places, labels)
     axis.invert_yaxis()
     axis.set_xlabel(xlabel)
-    axis.legend(frameon=False, fontsize="small")
+    figure.legend(loc="outside upper center", ncols=5, frameon=False, fontsize="small")
     axis.spines[["top", "right"]].set_visible(False)
     return figure
 

@@ -180,8 +180,11 @@ def main(arguments: Arguments) -> None:
         f"Peak memory of equitune on {arguments.batch} images of 64 x 64, and its ratio to that of "
         f"the plain model on the same batch; {common.machine()}. Each is measured once: it is the "
         "sum of torch's allocations and frees, which its profiler reports, beyond what is there "
-        "before the call (parameters and the input), and so the same in every run. The resident "
-        "size of the process is no such measure, as the C library keeps freed pages.",
+        "before the call (parameters and the input), and so the same in every run with as many "
+        "threads. The resident size of the process is no such measure, as the C library keeps "
+        "freed pages. The workspaces of operators count: those of ResNet-18's convolutions grow "
+        "with parameters and threads, not with the batch, so that its peak grows more slowly than "
+        "the group.",
         "",
         "Training is a forward and a backward. With chunk=1 every element is checkpointed: "
         "computed again in the backward. *Total* is a step that begins without gradients and "
