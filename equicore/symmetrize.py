@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -115,6 +115,10 @@ class Symmetrized(nn.Module):
         self.top_k = top_k
         self.batch_dim = batch_dim
         self._weighs_inputs = weighs_inputs
+        # plain attributes, as looking up a submodule costs a microsecond each time
+        self._features = reduce.features
+        self._averages = reduce.averages
+        self._outputs_tree = isinstance(output_rep, Tree)
         # DistributedDataParallel would send the tables of the representations in each forward pass
         self._ddp_params_and_buffers_to_ignore = [
             name
@@ -249,7 +253,7 @@ class Symmetrized(nn.Module):
         first = orbit if isinstance(orbit, Tensor) else leaves(orbit)[0]
         order, batch = first.shape[0], first.shape[1]
         flat = tree_map(lambda x: x.flatten(0, 1), orbit)
-        name = self.reduce.features
+        name = self._features
         if name is None:
             return _unflatten(self._call(call, flat), order, batch, "the model"), orbit
         assert isinstance(self.model, nn.Module)
@@ -263,14 +267,14 @@ class Symmetrized(nn.Module):
     def _call(self, call: Call, flat: Any) -> Any:
         """The model's selected outputs for samples on axis 0, with samples on axis 0."""
         raw = call(flat if self.batch_dim == 0 else self._batch_back(flat))
-        if isinstance(self.output_rep, Tree):
-            raw = self.output_rep.select(raw)
+        if self._outputs_tree:
+            raw = cast(Tree, self.output_rep).select(raw)
         elif not isinstance(raw, Tensor):
             raise TypeError(
                 f"the model returned {type(raw).__name__}; make output_rep a Tree that names the "
                 "entries to keep"
             )
-        if self.reduce.averages:
+        if self._averages:
             for leaf in (raw,) if isinstance(raw, Tensor) else leaves(raw):
                 if not (leaf.is_floating_point() or leaf.is_complex()):
                     raise TypeError(
