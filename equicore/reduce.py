@@ -218,8 +218,8 @@ class Best(Reducer):
 
         def average(y: Tensor) -> Tensor:
             # outputs that lost may be infinite, so they are replaced, not multiplied by 0
-            total = wide(y.where(beside(tied, y, 2), self.zero.to(y.dtype))).sum(0)
-            return (total / beside(count, total, 1).to(total.dtype)).to(y.dtype)
+            total = wide(y.where(beside(tied, y), self.zero.to(y.dtype))).sum(0)
+            return (total / beside(count, total).to(total.dtype)).to(y.dtype)
 
         return tree_map(average, stack)
 
@@ -247,9 +247,9 @@ class Best(Reducer):
         count = samples.new_zeros(batch).index_add(0, samples, tied.to(samples.dtype))
 
         def average(y: Tensor) -> Tensor:
-            best = wide(y.where(beside(tied, y, 1), self.zero.to(y.dtype)))
+            best = wide(y.where(beside(tied, y), self.zero.to(y.dtype)))
             total = best.new_zeros(batch, *y.shape[1:]).index_add(0, samples, best)
-            return (total / beside(count, total, 1).to(total.dtype)).to(y.dtype)
+            return (total / beside(count, total).to(total.dtype)).to(y.dtype)
 
         return tree_map(average, outputs)
 
@@ -394,9 +394,7 @@ class WeightedMean(Reducer):
     def finish(self, state: Any) -> Any:
         """Divide by the sum of the weights."""
         _, total, weight, like = state
-        return tree_map(
-            lambda y, e: (y / beside(weight, y, weight.ndim).to(y.dtype)).to(e.dtype), total, like
-        )
+        return tree_map(lambda y, e: (y / beside(weight, y).to(y.dtype)).to(e.dtype), total, like)
 
     def estimate(self, stack: Any, scores: Tensor | None, elements: list[int]) -> Any:
         """The subset's share of the weighted sum, times |G| / k."""
@@ -414,9 +412,9 @@ def near(scores: Tensor, best: Tensor, tolerance: float | None = None) -> Tensor
     return (scores >= best - tolerance * (best.abs() + 1)) | (scores == best)
 
 
-def beside(numbers: Tensor, y: Tensor, axes: int) -> Tensor:
+def beside(numbers: Tensor, y: Tensor) -> Tensor:
     """Numbers along the first axes of y, with axes of length 1 for its others."""
-    return numbers.view(numbers.shape + (1,) * (y.ndim - axes))
+    return numbers.view(numbers.shape + (1,) * (y.ndim - numbers.ndim))
 
 
 def wide(y: Tensor) -> Tensor:
@@ -430,4 +428,4 @@ def empty(tree: Any) -> Any:
 
 
 def _weighted(weights: Tensor, y: Tensor) -> Tensor:
-    return beside(weights, y, weights.ndim).to(y.dtype) * y
+    return beside(weights, y).to(y.dtype) * y

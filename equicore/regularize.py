@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from equicore.representations import Representation, Tree
+from equicore.representations.base import check_one_group
 from equicore.trees import leaves, tree_map
 
 Divergence = Callable[[Any, Any], Tensor]
@@ -79,11 +80,7 @@ class EquivarianceLoss(nn.Module):
         divergence: Divergence = squared_error,
     ) -> None:
         super().__init__()
-        if input_rep.group != output_rep.group:
-            raise ValueError(
-                "input and output representation must be of one group; got "
-                f"{input_rep.group} and {output_rep.group}"
-            )
+        check_one_group(input_rep, output_rep, "input and output representation")
         if len(input_rep.group) == 1:
             raise ValueError("every model is equivariant under the trivial group")
         if samples is not None and samples < 1:
@@ -147,11 +144,7 @@ class GroupAugmentation(nn.Module):
 
     def __init__(self, input_rep: Representation, target_rep: Representation) -> None:
         super().__init__()
-        if input_rep.group != target_rep.group:
-            raise ValueError(
-                "input and target representation must be of one group; got "
-                f"{input_rep.group} and {target_rep.group}"
-            )
+        check_one_group(input_rep, target_rep, "input and target representation")
         self.input_rep = input_rep
         self.target_rep = target_rep
 

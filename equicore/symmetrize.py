@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from equicore.capture import frozen_statistics, run_and_capture
 from equicore.reduce import Best, Mean, Reducer, StraightThrough, WeightedMean, near
 from equicore.representations import Elements, Representation, Tree
+from equicore.representations.base import check_one_group
 from equicore.scores import max_probability
 from equicore.trees import leaves, tree_map
 
@@ -76,11 +77,7 @@ class Symmetrized(nn.Module):
                 raise TypeError(
                     f"{name} is a Representation, which says how a group acts; got {rep!r}"
                 )
-        if input_rep.group != output_rep.group:
-            raise ValueError(
-                "input and output representation must be of one group; got "
-                f"{input_rep.group} and {output_rep.group}"
-            )
+        check_one_group(input_rep, output_rep, "input and output representation")
         if not isinstance(reduce, Reducer):
             raise TypeError(f"reduce must be a Reducer; got {type(reduce).__name__}")
         self.group = input_rep.group

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from equicore.groups import Group
 from equicore.representations import Representation, Tree
+from equicore.representations.base import check_one_group
 from equicore.symmetrize import equitune
 from equicore.trees import leaves, tree_map
 
@@ -73,11 +74,7 @@ def equivariance_error(
     >>> equivariance_error(corner, rotations, Trivial(rotations.group), x).absolute
     tensor([0., 2., 8., 6.])
     """
-    if input_rep.group != output_rep.group:
-        raise ValueError(
-            "input and output representation must be of one group; got "
-            f"{input_rep.group} and {output_rep.group}"
-        )
+    check_one_group(input_rep, output_rep, "input and output representation")
     x = tree_map(lambda t: t.movedim(batch_dim, 0), x)
     order, batch = len(input_rep.group), leaves(x)[0].shape[0]
     if batch == 0:

@@ -180,6 +180,12 @@ def check_dim(dim: int) -> int:
     return dim
 
 
+def check_one_group(first: Representation, second: Representation, what: str) -> None:
+    """Raise ValueError unless two representations are of the same group."""
+    if first.group != second.group:
+        raise ValueError(f"{what} must be of one group; got {first.group} and {second.group}")
+
+
 def check_elements(group: Group, elements: Tensor, samples: int | None = None) -> Tensor:
     """Return one element for each sample, to index with, or raise ValueError or IndexError.
 
