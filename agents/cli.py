@@ -1,7 +1,9 @@
-"""The command `equirl`: train, evaluate, compare, plot."""
+"""The command `equirl`: train, evaluate, compare, study, plot, landscape, video."""
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
 import sys
 from collections.abc import Callable
@@ -22,18 +24,21 @@ def run(main: Callable[[Any], None], arguments: type) -> None:
 
 def main() -> None:
     """Entry point of the command `equirl`."""
-    from equirl.agents import compare, evaluate, plot, train
+    from equirl.agents import compare, evaluate, landscape, plot, study, train, video
 
     scripts: dict[type, Callable[[Any], None]] = {
         train.Train: train.main,
         evaluate.Evaluate: evaluate.main,
         compare.Compare: compare.main,
+        study.Study: study.main,
         plot.Plot: plot.main,
+        landscape.Landscape: landscape.main,
+        video.Video: video.main,
     }
 
     def dispatch() -> None:
         arguments = tyro.cli(
-            train.Train | evaluate.Evaluate | compare.Compare | plot.Plot,
+            functools.reduce(operator.or_, scripts),
             prog="equirl",
             description="Make pretrained agents equivariant, and see what it does to them.",
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -25,18 +26,17 @@ from equirl.agents import statistics
 from equirl.agents.cli import run
 from equirl.agents.evaluation import (
     FIRST_SEED,
-    POLICIES,
-    PolicyName,
     SavedAgent,
     check_device,
     check_seed,
     episode_returns,
     find_agents,
-    make_policy,
 )
 from equirl.agents.hyperparameters import parse_env_kwargs
 from equirl.agents.plot import plot_returns
-from equirl.agents.statistics import Estimate, as_array
+from equirl.agents.policies import CANDIDATES, MAKERS, POLICIES, PolicyName, Subject, make_policy
+from equirl.agents.selection import SELECTION_SEED, Choice, Race
+from equirl.agents.statistics import Estimate, Returns, as_array
 from equirl.files import check_writable, replacing
 
 CONDITIONS = ("original", "transformed")
@@ -65,8 +65,12 @@ class Compare:
     """Episodes for each agent, policy and condition."""
     seed: int = FIRST_SEED
     """Seed of the first environment; the others follow."""
-    familiarity_states: int = 20_000
-    """States of the plain agent's own rollouts that lambda's weights learn from."""
+    select: bool = False
+    """Also choose a policy for each agent and condition, by validation episodes of its own seeds,
+    allotted by racing; the plain agent is kept unless another is better."""
+    transitions: int = 20_000
+    """Transitions that lambda's weights learn from: the newest of the replay buffer if it was kept
+    (equirl train --experience), else of the plain agent's own rollouts."""
     device: str = "auto"
     """Device of the networks: auto, cpu, cuda."""
     output: Path | None = None
@@ -79,19 +83,20 @@ def play(
     agents: list[SavedAgent],
     episodes: int,
     seed: int = FIRST_SEED,
-    familiarity_states: int = 20_000,
+    transitions: int = 20_000,
     device: str = "auto",
     jobs: int = 1,
+    policies: Sequence[PolicyName] = POLICIES,
 ) -> pd.DataFrame:
-    """Let every agent play every policy under both conditions.
+    """Let every agent play the policies under both conditions.
 
     Returns:
         One row for each episode, with the columns ``COLUMNS``.
     """
-    units = [(agent, policy) for agent in agents for policy in POLICIES]
+    units = [(agent, policy) for agent in agents for policy in policies]
     jobs = max(1, min(jobs, len(units)))
     results = joblib.Parallel(n_jobs=jobs, return_as="generator")(
-        joblib.delayed(_play_unit)(agent, policy, episodes, seed, familiarity_states, device)
+        joblib.delayed(_play_unit)(agent, policy, episodes, seed, transitions, device)
         for agent, policy in units
     )
     frames = list(tqdm(results, total=len(units), desc="playing", unit="policy", disable=None))
@@ -103,14 +108,14 @@ def _play_unit(
     policy_name: PolicyName,
     episodes: int,
     seed: int,
-    familiarity_states: int,
+    transitions: int,
     device: str,
 ) -> pd.DataFrame:
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # more only wait for each other on networks this small
     try:
         model = agent.load(device)
-        policy = make_policy(policy_name, model, agent, familiarity_states)
+        policy = make_policy(policy_name, model, agent, transitions)
         frames = []
         for condition in CONDITIONS:
             returns = episode_returns(policy, agent, condition, episodes, seed)
@@ -134,6 +139,70 @@ def _play_unit(
 
 
 @dataclasses.dataclass(frozen=True)
+class Selection:
+    """What was chosen for an agent under a condition."""
+
+    agent: SavedAgent
+    condition: str
+    choice: Choice
+
+    def __str__(self) -> str:
+        """A line for people."""
+        where = f"{self.agent.name}, {self.agent.setting}"
+        if self.agent.budget is not None:
+            where += f", {self.agent.budget:,} steps"
+        return f"{where}, {self.condition}: use {self.choice}"
+
+
+def select(
+    agents: list[SavedAgent], race: Race, transitions: int, device: str = "auto", jobs: int = 1
+) -> list[Selection]:
+    """Choose a policy for each agent and condition, by a race of the candidates."""
+    units = [(agent, condition) for agent in agents for condition in CONDITIONS]
+    jobs = max(1, min(jobs, len(units)))
+    results = joblib.Parallel(n_jobs=jobs, return_as="generator")(
+        joblib.delayed(_select_unit)(agent, condition, race, transitions, device)
+        for agent, condition in units
+    )
+    return list(tqdm(results, total=len(units), desc="racing", unit="race", disable=None))
+
+
+def _select_unit(
+    agent: SavedAgent, condition: str, race: Race, transitions: int, device: str
+) -> Selection:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        subject = Subject(agent, agent.load(device), transitions)
+        policies = {name: MAKERS[name](subject) for name in CANDIDATES}
+
+        def play(name: str, number: int) -> Returns:
+            seed = SELECTION_SEED + number * race.episodes
+            return episode_returns(policies[name], agent, condition, race.episodes, seed)
+
+        return Selection(agent, condition, race.run(CANDIDATES, play))
+    finally:
+        torch.set_num_threads(before)
+
+
+def add_selected(returns: pd.DataFrame, selections: list[Selection]) -> pd.DataFrame:
+    """The returns, with those of the chosen policies again under the name ``selected``."""
+    chosen = []
+    for selection in selections:
+        agent = selection.agent
+        rows = returns[
+            (returns.env == agent.setting)
+            & (returns.agent == agent.name)
+            & (returns.policy == selection.choice.policy)
+            & (returns.condition == selection.condition)
+        ]
+        if agent.budget is not None:
+            rows = rows[rows.budget == agent.budget]
+        chosen.append(rows.assign(policy="selected"))
+    return pd.concat([returns, *chosen], ignore_index=True)
+
+
+@dataclasses.dataclass(frozen=True)
 class Row:
     """How one policy does in one setting, over all agents of it."""
 
@@ -154,13 +223,13 @@ def summarize(returns: pd.DataFrame) -> list[Row]:
     for (env, budget, condition), group in returns.groupby(
         ["env", "budget", "condition"], sort=False
     ):
-        arrays = {name: as_array(group[group.policy == name]) for name in POLICIES}
+        arrays = {name: as_array(rows) for name, rows in group.groupby("policy", sort=False)}
         rows += [
             Row(
                 env=str(env),
                 budget=int(str(budget)),
                 condition=str(condition),
-                policy=name,
+                policy=str(name),
                 agents=len(array),
                 mean=statistics.mean(array),
                 iqm=statistics.interquartile_mean(array),
@@ -211,7 +280,13 @@ def verdicts(rows: list[Row]) -> list[str]:
     return lines
 
 
-def write_comparison(folder: Path, returns: pd.DataFrame, rows: list[Row], command: str) -> None:
+def write_comparison(
+    folder: Path,
+    returns: pd.DataFrame,
+    rows: list[Row],
+    command: str,
+    selections: Sequence[Selection] = (),
+) -> None:
     """Write table.md, returns.csv and the figures.
 
     Args:
@@ -219,6 +294,7 @@ def write_comparison(folder: Path, returns: pd.DataFrame, rows: list[Row], comma
         returns: As `play` gives them.
         rows: Their summary.
         command: The command that reproduces them, named in the table.
+        selections: What was chosen, if something was.
     """
     seeds = ", ".join(str(int(seed)) for seed in sorted(returns.seed.dropna().unique()))
     parts = [
@@ -229,7 +305,7 @@ def write_comparison(folder: Path, returns: pd.DataFrame, rows: list[Row], comma
         + ". Estimates with 95 % intervals of a bootstrap over agents and episodes; IQM is the "
         "mean of the middle half of the episodes; differences are paired.",
         table(rows),
-        *(f"- {line}" for line in verdicts(rows)),
+        *(f"- {line}" for line in [*map(str, selections), *verdicts(rows)]),
     ]
     text = "\n\n".join(parts[:4]) + "\n\n" + "\n".join(parts[4:]) + "\n"
     # the table first: by it the same command knows the folder again after a kill
@@ -286,7 +362,8 @@ def command_of(arguments: Compare) -> str:
         value = getattr(arguments, field.name)
         if field.name not in ("agents", "output", "device", "jobs") and value != field.default:
             words.append("--" + field.name.replace("_", "-"))
-            words += value if isinstance(value, tuple) else [str(value)]
+            if value is not True:
+                words += value if isinstance(value, tuple) else [str(value)]
     return shlex.join(words)
 
 
@@ -294,7 +371,7 @@ def main(arguments: Compare) -> None:
     """Compare and report."""
     if not arguments.agents:
         raise ValueError("no agents given: name zip files or run folders")
-    for name, least in (("episodes", 1), ("jobs", 1), ("familiarity_states", 10)):
+    for name, least in (("episodes", 1), ("jobs", 1), ("transitions", 10)):
         if getattr(arguments, name) < least:
             option = "--" + name.replace("_", "-")
             raise ValueError(f"{option} must be at least {least}; got {getattr(arguments, name)}")
@@ -312,18 +389,25 @@ def main(arguments: Compare) -> None:
         agent.symmetry()
     if arguments.output is not None:
         check_output(arguments.output, command_of(arguments))
+    selections = []
+    if arguments.select:
+        selections = select(agents, Race(), arguments.transitions, arguments.device, arguments.jobs)
     returns = play(
         agents,
         arguments.episodes,
         arguments.seed,
-        arguments.familiarity_states,
+        arguments.transitions,
         arguments.device,
         arguments.jobs,
+        CANDIDATES if arguments.select else POLICIES,
     )
+    returns = add_selected(returns, selections)
     rows = summarize(returns)
     report(rows)
+    if selections:
+        print("\n" + "\n".join(map(str, selections)))
     if arguments.output is not None:
-        write_comparison(arguments.output, returns, rows, command_of(arguments))
+        write_comparison(arguments.output, returns, rows, command_of(arguments), selections)
         print(f"\nwritten to {arguments.output}")
 
 

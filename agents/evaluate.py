@@ -17,15 +17,14 @@ from equirl.agents import statistics
 from equirl.agents.cli import run
 from equirl.agents.evaluation import (
     FIRST_SEED,
-    PolicyName,
     check_device,
     check_seed,
     episode_returns,
     find_agents,
-    make_policy,
     parse_condition,
 )
 from equirl.agents.hyperparameters import parse_env_kwargs
+from equirl.agents.policies import PolicyName, make_policy
 from equirl.files import check_writable, replacing
 
 

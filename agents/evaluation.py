@@ -1,11 +1,12 @@
-"""Finding saved agents, putting a policy around them, and playing episodes: for all scripts."""
+"""Finding saved agents, and playing episodes with them: for all scripts."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -22,17 +23,11 @@ from equirl.agents.hyperparameters import setting_name
 from equirl.agents.runs import RunFolder
 from equirl.symmetry import Symmetry
 
-PolicyName = Literal["plain", "equitune", "equizero", "lambda"]
-POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
-
 SIDE_BY_SIDE = 20
 """Environments that an evaluation steps together."""
 
 FIRST_SEED = 2_000_000
 """Evaluations use this seed and the following; training and its evaluations stay below."""
-
-FAMILIARITY_SEED = 3_000_000
-"""First seed of the rollouts that lambda's weights learn from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,29 +154,6 @@ def check_device(device: str) -> None:
         raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from error
 
 
-def make_policy(
-    name: PolicyName, model: DQN, agent: SavedAgent, familiarity_states: int = 20_000
-) -> PolicyPredictor:
-    """The agent under a policy; lambda's weights learn from rollouts of the plain agent."""
-    if name == "plain":
-        return model
-    symmetry = agent.symmetry()
-    if name == "equitune":
-        return equirl.EquitunePolicy(model, symmetry)
-    if name == "equizero":
-        return equirl.EquizeroPolicy(model, symmetry)
-    policy = equirl.LambdaEquitunePolicy(model, symmetry)
-    visited = equirl.rollout_observations(
-        model,
-        agent.env_id,
-        familiarity_states,
-        seed=FAMILIARITY_SEED,
-        env_kwargs=agent.env_kwargs,
-    )
-    equirl.fit_familiarity(policy, visited)
-    return policy
-
-
 def parse_condition(text: str, symmetry: Symmetry) -> str | int:
     """``original``, ``transformed``, or a group element.
 
@@ -198,6 +170,32 @@ def parse_condition(text: str, symmetry: Symmetry) -> str | int:
         f"a condition is original, transformed (a random element for each episode), or one "
         f"element of the group: {elements}; got {text!r}"
     )
+
+
+class _AtRest(gym.Wrapper):
+    """An environment that stands still when it has played its share of episodes.
+
+    ``evaluate_policy`` steps all environments until the last has finished.
+    """
+
+    def __init__(self, env: gym.Env, quota: int) -> None:
+        super().__init__(env)
+        self.left = quota
+        self.last: Any = None
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode, if one is left to play."""
+        if self.left:
+            self.last = self.env.reset(**options)
+        return self.last
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step, or show the last observation for ever."""
+        if not self.left:
+            return self.last[0], 0.0, False, False, {}
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self.left -= terminated or truncated
+        return observation, reward, terminated, truncated, info
 
 
 def episode_returns(
@@ -223,21 +221,21 @@ def episode_returns(
     Returns:
         Undiscounted returns, shape (episodes,).
     """
+    count = min(SIDE_BY_SIDE, episodes)
+    quotas = [(episodes + i) // count for i in range(count)]
 
-    def make() -> Monitor:
+    def make(quota: int) -> gym.Env:
         env = gym.make(agent.env_id, **agent.env_kwargs)
         if condition == "transformed":
             env = equirl.RandomSymmetry(env)
         elif condition != "original":
             env = equirl.SymmetryWrapper(env, element=int(condition))
-        return Monitor(env)
+        return _AtRest(Monitor(env), quota)
 
-    count = min(SIDE_BY_SIDE, episodes)
-    envs = DummyVecEnv([make] * count)
+    envs = DummyVecEnv([partial(make, quota) for quota in quotas])
     envs.seed(seed)
     evaluate_policy(policy, envs, episodes)
     # evaluate_policy lists episodes as they end, the monitors list them as they begin
-    quotas = [(episodes + i) // count for i in range(count)]
     played = envs.env_method("get_episode_rewards")
     envs.close()
     return np.concatenate([returns[:n] for returns, n in zip(played, quotas, strict=True)])

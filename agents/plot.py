@@ -21,15 +21,42 @@ from matplotlib.figure import Figure
 
 from equirl.agents import statistics
 from equirl.agents.cli import run
-from equirl.agents.evaluation import POLICIES
 from equirl.files import replacing
 
 # Lightness falls from policy to policy, so the figures read in greyscale too.
-COLOURS = {"plain": "#d9d9d9", "equitune": "#e69f00", "equizero": "#0072b2", "lambda": "#111111"}
-HATCHES = {"plain": "", "equitune": "//", "equizero": "", "lambda": ""}
-MARKERS = {"plain": "o", "equitune": "s", "equizero": "^", "lambda": "D"}
-LINES = {"plain": ":", "equitune": "--", "equizero": "-", "lambda": "-."}
-LABELS = {"plain": "plain", "equitune": "equitune", "equizero": "equizero", "lambda": "λ-equitune"}
+COLOURS = {
+    "plain": "#d9d9d9",
+    "equitune": "#e69f00",
+    "equizero": "#0072b2",
+    "equizero_raw": "#56b4e9",
+    "lambda": "#111111",
+    "selected": "#2ca67c",
+}
+HATCHES = {"equitune": "//", "equizero_raw": "..", "selected": "xx"}
+MARKERS = {
+    "plain": "o",
+    "equitune": "s",
+    "equizero": "^",
+    "equizero_raw": "<",
+    "lambda": "D",
+    "selected": "v",
+}
+LINES: dict[str, str | tuple[int, tuple[int, ...]]] = {
+    "plain": ":",
+    "equitune": "--",
+    "equizero": "-",
+    "equizero_raw": (0, (3, 1)),
+    "lambda": "-.",
+    "selected": (0, (5, 1, 1, 1)),
+}
+LABELS = {
+    "plain": "plain",
+    "equitune": "equitune",
+    "equizero": "equizero",
+    "equizero_raw": "equizero, raw Q",
+    "lambda": "λ-equitune",
+    "selected": "selected",
+}
 
 
 @dataclasses.dataclass
@@ -75,18 +102,20 @@ def bars(returns: pd.DataFrame) -> Figure:
     for axis, env in zip(axes[0], envs, strict=True):
         last = returns[returns.env == env]
         conditions = list(last.condition.unique())
-        for i, policy in enumerate(POLICIES):
+        policies = _drawn(last)
+        width = 0.8 / len(policies)
+        for i, policy in enumerate(policies):
             estimates = [
                 _estimate(last[(last.policy == policy) & (last.condition == condition)])
                 for condition in conditions
             ]
             axis.bar(
-                [j + 0.2 * (i - 1.5) for j in range(len(conditions))],
+                [j + width * (i - (len(policies) - 1) / 2) for j in range(len(conditions))],
                 [e.value for e in estimates],
-                0.18,
+                0.9 * width,
                 yerr=_error_bars(estimates),
                 color=COLOURS[policy],
-                hatch=HATCHES[policy],
+                hatch=HATCHES.get(policy, ""),
                 edgecolor="black",
                 linewidth=0.8,
                 error_kw={"elinewidth": 1.2, "capsize": 3, "ecolor": "#7f7f7f"},
@@ -120,7 +149,7 @@ def curves(returns: pd.DataFrame) -> Figure:
         for row, condition in enumerate(conditions):
             axis = axes[row][column]
             cell = returns[(returns.env == env) & (returns.condition == condition)]
-            for policy in POLICIES:
+            for policy in _drawn(cell):
                 steps, estimates = zip(
                     *(
                         (budget, _estimate(group))
@@ -153,6 +182,11 @@ def curves(returns: pd.DataFrame) -> Figure:
         axes[row][0].set_ylabel("IQM return per episode\n(sum of rewards, higher is better)")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
+
+
+def _drawn(returns: pd.DataFrame) -> list[str]:
+    """The policies that there are returns of, in the order of the tables."""
+    return [policy for policy in LABELS if (returns.policy == policy).any()]
 
 
 def _estimate(rows: pd.DataFrame) -> statistics.Estimate:

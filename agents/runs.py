@@ -4,6 +4,7 @@ results/runs/dqn/CartPole-v1_0/        the environment and the seed
     CartPole-v1.zip                    the finished agent
     best_model.zip                     the agent that was best in evaluation
     rl_model_5000_steps.zip            a checkpoint
+    rl_model_5000_steps.safetensors    the newest of its replay buffer, if asked for
     evaluations.npz                    returns at each checkpoint
     0.monitor.csv, progress.csv        episodes and training statistics; also for TensorBoard
     CartPole-v1/config.yml             hyperparameters
@@ -65,6 +66,10 @@ class RunFolder:
     def checkpoint(self, steps: int) -> Path:
         """The checkpoint after a number of environment steps."""
         return self.path / f"rl_model_{steps}_steps.zip"
+
+    def experience(self, steps: int) -> Path:
+        """The newest transitions of the replay buffer at a checkpoint."""
+        return self.checkpoint(steps).with_suffix(".safetensors")
 
     def checkpoints(self) -> list[tuple[int, Path]]:
         """All checkpoints as (environment steps, file), in that order."""

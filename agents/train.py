@@ -26,7 +26,6 @@ import tyro
 from filelock import FileLock, Timeout
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger, make_output_format
 from stable_baselines3.common.monitor import Monitor
 from tqdm import tqdm
@@ -39,15 +38,13 @@ from equirl.agents.hyperparameters import (
     load_hyperparameters,
     parse_env_kwargs,
 )
+from equirl.agents.resume import Evaluations, restore, write_resume
 from equirl.agents.runs import RunFolder
+from equirl.experience import replay_experience
 from equirl.files import replacing
-from equirl.loading import read_tensors, write_tensors
 
 EVALUATION_SEED = 1_000_000
 """Evaluations during training use this seed and the following; training seeds stay below."""
-
-BUFFER_FIELDS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
-COUNTERS = ("num_timesteps", "_n_updates", "_n_calls", "_episode_num")
 
 
 @dataclasses.dataclass
@@ -76,6 +73,8 @@ class Train:
     """How often, evenly spaced, the agent is saved and evaluated."""
     eval_episodes: int = 20
     """Episodes of each evaluation."""
+    experience: int = 0
+    """How many of the newest transitions in the replay buffer are kept with each checkpoint."""
     device: str = "auto"
     """Device of the networks: auto, cpu, cuda."""
     jobs: int = os.cpu_count() or 1
@@ -94,7 +93,13 @@ class Training:
     eval_episodes: int
     hyperparameters: dict[str, Any]
     folder: RunFolder
+    experience: int = 0
     device: str = "auto"
+
+    @property
+    def budgets(self) -> list[int]:
+        """Environment steps at each checkpoint."""
+        return [round(self.steps * i / self.checkpoints) for i in range(1, self.checkpoints + 1)]
 
     @property
     def description(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -107,6 +112,7 @@ class Training:
             "n_timesteps": self.steps,
             "checkpoints": self.checkpoints,
             "eval_episodes": self.eval_episodes,
+            "experience": self.experience,
         }
         return arguments, self.hyperparameters
 
@@ -124,9 +130,10 @@ def plan(arguments: Train) -> list[Training]:
         raise ValueError(f"seeds are given twice: {arguments.seeds}")
     if not all(0 <= seed < EVALUATION_SEED for seed in arguments.seeds):
         raise ValueError(f"seeds must be 0..{EVALUATION_SEED - 1}; got {arguments.seeds}")
-    for name in ("checkpoints", "eval_episodes", "jobs"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"--{name} must be at least 1; got {getattr(arguments, name)}")
+    for name, least in (("checkpoints", 1), ("eval_episodes", 1), ("jobs", 1), ("experience", 0)):
+        if getattr(arguments, name) < least:
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{option} must be at least {least}; got {getattr(arguments, name)}")
     env_kwargs = parse_env_kwargs(arguments.env_kwargs)
     try:
         gym.make(arguments.env, **env_kwargs).close()
@@ -150,6 +157,7 @@ def plan(arguments: Train) -> list[Training]:
             eval_episodes=arguments.eval_episodes,
             hyperparameters=hyperparameters,
             folder=RunFolder.of(arguments.output, arguments.env, seed),
+            experience=arguments.experience,
             device=arguments.device,
         )
         for seed in arguments.seeds
@@ -180,12 +188,12 @@ def train_all(trainings: list[Training], jobs: int) -> None:
     )
 
 
-def train_agent(training: Training, position: int = 0) -> DQN:
+def train_agent(training: Training, position: int | None = 0) -> DQN:
     """Train one agent, from the start or from where an earlier call was interrupted.
 
     Args:
         training: What to train.
-        position: Line of the progress bar.
+        position: Line of the progress bar; None for none.
 
     Returns:
         The trained agent, which is also saved in the run folder.
@@ -200,14 +208,14 @@ def train_agent(training: Training, position: int = 0) -> DQN:
         raise ValueError(f"another process is training in {folder.path}") from error
 
 
-def _train_legs(training: Training, position: int) -> DQN:
+def _train_legs(training: Training, position: int | None) -> DQN:
     folder = training.folder
     model = _new_agent(training)
     leg, evaluations = 0, Evaluations.empty(training.eval_episodes)
     if folder.resume_file.exists():
-        leg, evaluations = _restore(model, folder.resume_file)
+        leg, evaluations = restore(model, folder.resume_file)
     model.set_logger(_logger(folder.path, suffix=f"-leg{leg}" if leg else ""))
-    ends = np.linspace(0, training.steps, training.checkpoints + 1).round().astype(int)[1:]
+    ends = training.budgets
     try:
         with tqdm(
             total=training.steps,
@@ -215,46 +223,18 @@ def _train_legs(training: Training, position: int) -> DQN:
             desc=folder.path.name,
             unit="step",
             position=position,
-            disable=None,
+            disable=None if position is not None else True,
         ) as progress:
             for number in range(leg, len(ends)):
-                _train_leg(model, training, number, int(ends[number]), progress)
-                evaluations = evaluations.after(model, training)
-                _write_leg(model, training, number, int(ends[number]), evaluations)
+                _train_leg(model, training, number, ends[number], progress)
+                evaluations = _evaluate(model, training, evaluations)
+                _write_leg(model, training, number, ends[number], evaluations)
     finally:
         model.logger.close()
     with replacing(folder.final_agent) as temporary:
         model.save(temporary)
     folder.resume_file.unlink(missing_ok=True)
     return model
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluations:
-    """The returns at each checkpoint so far, as in the zoo's ``evaluations.npz``."""
-
-    timesteps: np.ndarray  # (checkpoints,)
-    results: np.ndarray  # (checkpoints, episodes)
-    ep_lengths: np.ndarray  # (checkpoints, episodes)
-
-    @classmethod
-    def empty(cls, episodes: int) -> Evaluations:
-        """No evaluation yet."""
-        return cls(np.zeros(0, int), np.zeros((0, episodes)), np.zeros((0, episodes), int))
-
-    def after(self, model: DQN, training: Training) -> Evaluations:
-        """These and the evaluation of the model as it is now."""
-        env = Monitor(gym.make(training.env_id, **training.env_kwargs))
-        env.reset(seed=EVALUATION_SEED + training.seed)
-        returns, lengths = evaluate_policy(
-            model, env, training.eval_episodes, return_episode_rewards=True
-        )
-        env.close()
-        return Evaluations(
-            np.append(self.timesteps, model.num_timesteps),
-            np.vstack([self.results, returns]),
-            np.vstack([self.ep_lengths, lengths]),
-        )
 
 
 class _Leg(BaseCallback):
@@ -292,68 +272,35 @@ def _train_leg(model: DQN, training: Training, number: int, end: int, progress: 
     env.close()
 
 
+def _evaluate(model: DQN, training: Training, before: Evaluations) -> Evaluations:
+    env = Monitor(gym.make(training.env_id, **training.env_kwargs))
+    env.reset(seed=EVALUATION_SEED + training.seed)
+    evaluations = before.after(model, env)
+    env.close()
+    return evaluations
+
+
 def _write_leg(
     model: DQN, training: Training, number: int, end: int, evaluations: Evaluations
 ) -> None:
     folder = training.folder
     with replacing(folder.checkpoint(end)) as temporary:
         model.save(temporary)
+    if training.experience:
+        replay_experience(model, training.experience).save(folder.experience(end))
     means = evaluations.results.mean(axis=1)
     if means[-1] > means[:-1].max(initial=-np.inf):
         with replacing(folder.path / "best_model.zip") as temporary:
             model.save(temporary)
     with replacing(folder.path / "evaluations.npz") as temporary:
         np.savez(temporary, **dataclasses.asdict(evaluations))
-    _write_resume(model, folder.resume_file, number + 1, evaluations)
+    write_resume(model, folder.resume_file, number + 1, evaluations)
 
 
 def _new_agent(training: Training, **changes: Any) -> DQN:
     env = gym.make(training.env_id, **training.env_kwargs)
     arguments = dqn_arguments(training.hyperparameters) | changes
     return DQN(env=env, seed=training.seed, device=training.device, **arguments)
-
-
-def _write_resume(model: DQN, path: Path, leg: int, evaluations: Evaluations) -> None:
-    """Everything that the next leg starts from, in one file that holds no code."""
-    buffer = model.replay_buffer
-    assert buffer is not None and model.policy.optimizer is not None
-    tensors = {f"policy.{k}": v for k, v in model.policy.state_dict().items()}
-    for parameter, state in model.policy.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{parameter}.{k}": v for k, v in state.items()}
-    size = buffer.size()
-    for field in BUFFER_FIELDS:
-        tensors[f"buffer.{field}"] = torch.from_numpy(getattr(buffer, field)[:size])
-    header = {
-        "leg": leg,
-        "counters": {name: getattr(model, name) for name in COUNTERS},
-        "buffer": {"pos": buffer.pos, "full": buffer.full},
-        "evaluations": {k: v.tolist() for k, v in dataclasses.asdict(evaluations).items()},
-    }
-    write_tensors(path, tensors, header)
-
-
-def _restore(model: DQN, path: Path) -> tuple[int, Evaluations]:
-    """Put a new agent into the state that `_write_resume` wrote."""
-    tensors, header = read_tensors(path)
-    parts: dict[str, dict[str, torch.Tensor]] = {"policy": {}, "optimizer": {}, "buffer": {}}
-    for name, tensor in tensors.items():
-        part, _, key = name.partition(".")
-        parts[part][key] = tensor
-    model.policy.load_state_dict(parts["policy"])
-    optimizer = model.policy.optimizer.state_dict()
-    for name, tensor in parts["optimizer"].items():
-        parameter, _, key = name.partition(".")
-        optimizer["state"].setdefault(int(parameter), {})[key] = tensor
-    model.policy.optimizer.load_state_dict(optimizer)
-    buffer = model.replay_buffer
-    assert buffer is not None
-    for field, tensor in parts["buffer"].items():
-        getattr(buffer, field)[: len(tensor)] = tensor.numpy()
-    buffer.pos, buffer.full = header["buffer"]["pos"], header["buffer"]["full"]
-    for name, value in header["counters"].items():
-        setattr(model, name, value)
-    evaluations = {k: np.array(v) for k, v in header["evaluations"].items()}
-    return header["leg"], Evaluations(**evaluations)
 
 
 def _logger(folder: Path, suffix: str) -> Logger:

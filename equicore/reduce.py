@@ -346,15 +346,28 @@ class WeightedMean(Reducer):
         features: Name of a submodule of the model, as in ``model.get_submodule(name)``, whose
             output the network sees instead of the inputs. It is captured from the model's own
             forward.
+        score: Maps raw outputs (|G|, B, ...) to numbers (|G|, B) that are added to the network's
+            log-weights: what equizero would choose by. It has no gradient.
     """
 
-    def __init__(self, weight: nn.Module, features: str | None = None) -> None:
+    def __init__(
+        self,
+        weight: nn.Module,
+        features: str | None = None,
+        score: Callable[[Any], Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.weight = weight
         self.features = features
+        self.score = score
 
     def scores(self, seen: Any, raw: Any) -> Tensor:
-        """Log-weights of shape (n, B)."""
+        """Log-weights of shape (n, B): the network's, plus the score of the outputs."""
+        log_weights = self.log_weights(seen)
+        return log_weights if self.score is None else log_weights + self.score(raw).detach()
+
+    def log_weights(self, seen: Any) -> Tensor:
+        """The network's log-weights alone, shape (n, B)."""
         order, batch = leaves(seen)[0].shape[:2]
         log_weights = self.weight(tree_map(lambda x: x.flatten(0, 1), seen))
         if log_weights.shape not in ((order * batch,), (order * batch, 1)):
@@ -366,9 +379,9 @@ class WeightedMean(Reducer):
         limit = torch.finfo(log_weights.dtype).max / 4
         return log_weights.view(order, batch).clamp(-limit, limit)
 
-    def weights(self, orbit: Any) -> Tensor:
-        """The weights of shape (|G|, B) for what `scores` sees, shape (|G|, B, ...)."""
-        return self.scores(orbit, None).softmax(0)
+    def weights(self, orbit: Any, raw: Any = None) -> Tensor:
+        """The weights of shape (|G|, B) for what `scores` sees, of shape (|G|, B, ...)."""
+        return self.scores(orbit, raw).softmax(0)
 
     def whole(self, stack: Any, scores: Tensor | None) -> Any:
         """Average over the first axis with the weights."""

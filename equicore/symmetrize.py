@@ -84,7 +84,9 @@ class Symmetrized(nn.Module):
         for name, number in (("chunk", chunk), ("samples", samples), ("top_k", top_k)):
             if number is not None and (not isinstance(number, int) or number < 1):
                 raise ValueError(f"{name} is a number of elements, at least 1; got {number}")
-        weighs_inputs = isinstance(reduce, WeightedMean) and reduce.features is None
+        weighs_inputs = (
+            isinstance(reduce, WeightedMean) and reduce.features is None and reduce.score is None
+        )
         if top_k is not None and not weighs_inputs:
             raise TypeError(
                 "top_k chooses elements by weights that are known before the model runs: it is "
@@ -94,7 +96,7 @@ class Symmetrized(nn.Module):
             raise ValueError(
                 "top_k already limits how often the model runs; it excludes chunk and samples"
             )
-        if samples is not None and reduce.features is not None:
+        if samples is not None and isinstance(reduce, WeightedMean) and not weighs_inputs:
             raise TypeError(
                 "samples needs weights that are known without running the model on the whole "
                 "group: a weight network that sees the inputs"
@@ -405,6 +407,7 @@ def lambda_equitune(
     output_rep: Representation,
     weight: nn.Module,
     features: str | None = None,
+    score: Callable[[Any], Tensor] | None = None,
     **options: Any,
 ) -> Symmetrized:
     """The mean of g^-1 f(g x) with learned weights (Basu et al., NeurIPS 2023, eq. 4).
@@ -417,9 +420,13 @@ def lambda_equitune(
             softmax over the orbit. See `equicore.weights`.
         features: Name of a submodule of the model whose output the weight network sees instead
             of the inputs; it is captured from the model's own forward, not computed again.
-        **options: ``chunk``, ``samples``, ``top_k``, ``batch_dim`` of `Symmetrized`.
+        score: Added to the log-weights: a proxy score of the model's outputs, as of `equizero`,
+            times how much it counts. A multiple that grows without bound gives equizero.
+        **options: ``chunk``, ``samples``, ``top_k``, ``batch_dim`` of `Symmetrized`; samples and
+            top_k need weights that depend on the inputs alone.
     """
-    return Symmetrized(model, input_rep, output_rep, WeightedMean(weight, features), **options)
+    reduce = WeightedMean(weight, features, score)
+    return Symmetrized(model, input_rep, output_rep, reduce, **options)
 
 
 class Keywords(nn.Module):

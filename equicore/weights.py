@@ -179,7 +179,7 @@ def fit_familiarity(
             weight.standardize(look(_at(known, order[split:][:4096])).flatten(0, 1))
 
     def loss(rows: Tensor) -> Tensor:
-        log_weights = reduce.scores(look(_at(known, rows)), None)
+        log_weights = reduce.log_weights(look(_at(known, rows)))
         identity = torch.zeros(len(rows), dtype=torch.long, device=device)
         return functional.cross_entropy(log_weights.T, identity)
 

@@ -9,7 +9,7 @@ Importing this package registers the environments and symmetries of `equirl.envs
 
 import gymnasium
 
-from equirl.familiarity import fit_familiarity, replay_observations, rollout_observations
+from equirl.experience import Experience, replay_experience, rollout_experience
 from equirl.loading import load_agent
 from equirl.policies import (
     EquitunePolicy,
@@ -18,6 +18,7 @@ from equirl.policies import (
     SymmetrizedPolicy,
 )
 from equirl.symmetry import Symmetry, register_symmetry, registered_symmetries, symmetry_of
+from equirl.weights import fit_familiarity, fit_temporal_difference
 from equirl.wrappers import (
     RandomSymmetry,
     SymmetryWrapper,
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 __all__ = [
     "EquitunePolicy",
     "EquizeroPolicy",
+    "Experience",
     "LambdaEquitunePolicy",
     "RandomSymmetry",
     "SymmetrizedPolicy",
@@ -38,11 +40,12 @@ __all__ = [
     "VectorRandomSymmetry",
     "VectorSymmetryWrapper",
     "fit_familiarity",
+    "fit_temporal_difference",
     "load_agent",
     "register_symmetry",
     "registered_symmetries",
-    "replay_observations",
-    "rollout_observations",
+    "replay_experience",
+    "rollout_experience",
     "symmetry_of",
 ]
 

@@ -2,12 +2,13 @@
 
 Each is a reduction of the aligned action values g^-1 Q(g s, .) over the group, followed by
 arg-max; see `equicore` for the methods. They need no training, `LambdaEquitunePolicy` apart,
-whose weights learn from states that the agent has visited (`equirl.familiarity`).
+whose weights learn from states that the agent has visited (`equirl.weights`).
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -25,6 +26,9 @@ from equirl.symmetry import Symmetry, symmetry_of
 # A dict is refused, but it is part of the signature that Stable-Baselines3 asks of a policy.
 Observation = NDArray[Any] | dict[str, NDArray[Any]]
 Policy = TypeVar("Policy", bound="SymmetrizedPolicy")
+
+SHARPNESS = 3.0
+"""How much an agent's sureness counts in lambda by default; chosen on a validation panel."""
 
 
 class SymmetrizedPolicy:
@@ -285,15 +289,24 @@ class EquizeroPolicy(SymmetrizedPolicy):
 class LambdaEquitunePolicy(SymmetrizedPolicy):
     """The action of the largest learned mean over the group (Basu et al., NeurIPS 2023, eq. 4).
 
-    With the softmax over actions: a*(s) = argmax_a sum_g lambda(g s) softmax(Q(g s, .))[g a],
-    where the weights lambda are the softmax over the orbit of what the weight network returns.
-    Until that is fitted, by `equirl.fit_familiarity`, they are equal and this is equitune.
+    With p = softmax(Q(s, .)): a*(s) = argmax_a sum_g lambda(g s) p(g s)[g a], where
+
+        lambda(g s) ~ familiarity(g s) * sureness(g s) ** sharpness.
+
+    The familiarity comes from the weight network, which `equirl.fit_familiarity` trains; the
+    sureness of the agent is max_a p - mean_a p. With a sharpness of 0 the weights are those of
+    the network alone, with a large one they choose as equizero does; docs/study.md tells why both
+    count by default. Until the network is fitted every state is equally familiar.
 
     Args:
         model: A `DQN`, or the `DQNPolicy` of one.
         symmetry: Of its environment, or the environment's registered id.
         weight: The weight network; a new `equicore.MLPWeight` when omitted.
         normalize: ``"softmax"`` or None, see `SymmetrizedPolicy`.
+        sharpness: How much the agent's sureness counts, at least 0.
+
+    Raises:
+        ValueError: If the sharpness is negative.
     """
 
     def __init__(
@@ -302,24 +315,38 @@ class LambdaEquitunePolicy(SymmetrizedPolicy):
         symmetry: Symmetry | str,
         weight: MLPWeight | None = None,
         normalize: Normalization = "softmax",
+        sharpness: float = SHARPNESS,
     ) -> None:
+        if not sharpness >= 0:
+            raise ValueError(f"sharpness is a number from 0; got {sharpness}")
         symmetry = symmetry_of(symmetry) if isinstance(symmetry, str) else symmetry
         if weight is None:
             shape = dqn_policy(model).observation_space.shape
             assert shape is not None
             weight = MLPWeight(shape)
-        super().__init__(model, symmetry, WeightedMean(weight), normalize)
+        score = partial(_log_sureness, sharpness) if sharpness else None
+        super().__init__(model, symmetry, WeightedMean(weight, score=score), normalize)
         self.weight = weight
+        self.sharpness = sharpness
 
     def _extra_header(self) -> dict[str, Any]:
-        return {"weight": {"shape": self.weight.shape, "hidden": self.weight.hidden}}
+        return {
+            "weight": {"shape": self.weight.shape, "hidden": self.weight.hidden},
+            "sharpness": self.sharpness,
+        }
 
     @classmethod
     def _from_header(
         cls, header: dict[str, Any], agent: DQN, symmetry: Symmetry
     ) -> LambdaEquitunePolicy:
         weight = MLPWeight(**header["weight"])
-        return cls(agent, symmetry, weight, header["normalize"])
+        return cls(agent, symmetry, weight, header["normalize"], header["sharpness"])
+
+
+def _log_sureness(sharpness: float, values: torch.Tensor) -> torch.Tensor:
+    """Log of how far the best action stands out, (|G|, B), for values (|G|, B, actions)."""
+    margin = values.amax(-1) - values.mean(-1)
+    return sharpness * margin.clamp_min(torch.finfo(values.dtype).tiny).log()
 
 
 def _strip(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -9,9 +9,7 @@ from equirl.agents.compare import COLUMNS, Compare, summarize, table, verdicts
 
 @pytest.fixture
 def tiny_compare(tiny_runs, tmp_path):
-    return Compare(
-        tuple(tiny_runs), episodes=4, familiarity_states=60, output=tmp_path / "out", jobs=1
-    )
+    return Compare(tuple(tiny_runs), episodes=4, transitions=60, output=tmp_path / "out", jobs=1)
 
 
 def test_compare_plays_every_policy_under_both_conditions(tiny_compare, capsys):
@@ -77,7 +75,7 @@ def test_folder_of_other_files_is_refused(tiny_compare):
         ({"agents": ()}, "no agents given"),
         ({"episodes": 0}, "--episodes"),
         ({"jobs": 0}, "--jobs"),
-        ({"familiarity_states": 5}, "--familiarity-states must be at least 10"),
+        ({"transitions": 5}, "--transitions must be at least 10"),
         ({"seed": -3}, "--seed"),
         ({"device": "cudaa"}, "--device cudaa"),
     ],

@@ -11,9 +11,9 @@ from equirl.agents.evaluation import (
     SavedAgent,
     episode_returns,
     find_agents,
-    make_policy,
     parse_condition,
 )
+from equirl.agents.policies import make_policy
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_a_policy_that_is_not_equivariant_fails_through_the_others(tiny_runs):
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_policy_is_made(tiny_runs, name):
     (agent,) = find_agents(tiny_runs[0])
-    policy = make_policy(name, agent.load(), agent, familiarity_states=100)
+    policy = make_policy(name, agent.load(), agent, transitions=100)
     assert episode_returns(policy, agent, "transformed", 3).shape == (3,)
 
 

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from equirl.agents import plot
-from equirl.agents.evaluation import POLICIES
 from equirl.agents.plot import COLOURS, Plot, bars, curves, plot_returns
+from equirl.agents.policies import POLICIES
 
 
 def test_bars_show_each_policy_and_condition(make_returns):

@@ -3,12 +3,18 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from equirl.agents import statistics
 from equirl.agents.statistics import (
     Estimate,
     as_array,
     interquartile_mean,
     mean,
     mean_difference,
+    paired_difference,
+    performance_profile,
+    probability_of_improvement,
+    stratified_iqm,
+    stratified_mean,
     verdict,
 )
 
@@ -95,3 +101,142 @@ def test_as_array_refuses_two_sets_and_missing_episodes(make_returns):
         as_array(pd.concat([plain, plain]))
     with pytest.raises(ValueError, match="different episodes"):
         as_array(plain.iloc[:-1])
+
+
+def test_estimates_in_a_format_of_ones_own():
+    assert f"{Estimate(0.5, 0.25, -0.0001):z.2f}" == "0.50 [0.25, 0.00]"
+    assert f"{Estimate(0.5, 0.25, 0.75)}" == "0.50 [0.25, 0.75]"
+
+
+def simulated(seed, shape=(3, 10, 4), spread=1.0):
+    """Scores of 3 tasks, 10 runs each, 4 measurements that share the luck of their run."""
+    rng = np.random.default_rng(seed)
+    luck = rng.normal(scale=spread, size=(*shape[:2], 1))
+    return list(luck + rng.normal(scale=0.1, size=shape))
+
+
+def test_stratified_estimates_pool_all_runs():
+    scores = simulated(0)
+    assert stratified_mean(scores).value == pytest.approx(np.mean(scores))
+    assert stratified_iqm(scores).value == stats.trim_mean(np.ravel(scores), 0.25)
+    flat = [task[:, 0] for task in scores]
+    assert stratified_mean(flat).value == pytest.approx(np.mean(flat))
+
+
+def test_tasks_may_have_different_numbers_of_runs_and_measurements():
+    scores = [np.zeros((2, 3)), np.ones(4)]
+    assert stratified_mean(scores).value == pytest.approx(0.4)
+
+
+def test_stratified_iqm_does_not_mind_outliers():
+    scores = [np.full(10, 0.5), np.array([0.5] * 8 + [-1000.0, 1000.0])]
+    estimate = stratified_iqm(scores)
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((0.5, 0.5, 0.5))
+    assert stratified_mean(scores).high > 10
+
+
+def test_runs_are_drawn_within_each_task():
+    apart = [np.full(5, 0.0), np.full(5, 100.0)]  # chance decides nothing
+    estimate = stratified_mean(apart)
+    assert (estimate.low, estimate.high) == pytest.approx((50, 50))
+
+
+def test_measurements_of_one_run_do_not_count_as_runs():
+    once = [task[:, 0] for task in simulated(0)]
+    estimate, repeated = (
+        stratified_mean(tasks) for tasks in (once, [np.tile(t[:, None], 20) for t in once])
+    )
+    assert (repeated.low, repeated.high) == pytest.approx((estimate.low, estimate.high))
+
+
+@pytest.mark.parametrize("statistic", [stratified_mean, stratified_iqm])
+def test_stratified_intervals_cover_the_truth_about_as_often_as_they_say(statistic, monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 400)
+    hits = 0
+    for seed in range(100):
+        estimate = statistic(simulated(seed, (8, 10, 2)))
+        hits += estimate.low <= 0 <= estimate.high
+    assert 88 <= hits <= 99
+
+
+def test_differences_of_tasks_are_paired_by_run():
+    baseline = simulated(0, spread=100)
+    better = [task + 10 for task in baseline]
+    difference = paired_difference(better, baseline)
+    assert (difference.value, difference.low, difference.high) == pytest.approx((10, 10, 10))
+    shuffled = [task[::-1] for task in better]
+    unpaired = paired_difference(shuffled, baseline)
+    assert unpaired.value == pytest.approx(10)
+    assert unpaired.high - unpaired.low > 20
+
+
+def test_probability_of_improvement():
+    tasks = [np.arange(4.0), np.arange(6.0)]
+    above = probability_of_improvement([task + 10 for task in tasks], tasks)
+    assert (above.value, above.low, above.high) == pytest.approx((1, 1, 1))
+    assert probability_of_improvement(tasks, tasks).value == pytest.approx(0.5)
+    equal = probability_of_improvement([np.ones(4)], [np.ones(4)])
+    assert (equal.value, equal.low, equal.high) == (0.5, 0.5, 0.5)
+    # 2 beats 1, 0 loses to 1 and equals 0, 2 beats 0: (1 + 1 + 0 + 0.5) / 4
+    assert probability_of_improvement([np.array([2.0, 0])], [np.array([1.0, 0])]).value == 0.625
+
+
+def test_probability_of_improvement_is_within_its_interval_for_runs_in_common():
+    baseline = simulated(0)
+    estimate = probability_of_improvement([task + 0.3 for task in baseline], baseline)
+    assert estimate.low < estimate.value < estimate.high
+    assert abs(estimate.low + estimate.high - 2 * estimate.value) < 0.05
+
+
+def test_each_measurement_is_a_task_of_the_probability_of_improvement():
+    ours, theirs = simulated(1), simulated(2)
+    apart = [
+        probability_of_improvement([a[:, i]], [b[:, i]]).value
+        for a, b in zip(ours, theirs, strict=True)
+        for i in range(4)
+    ]
+    assert probability_of_improvement(ours, theirs).value == pytest.approx(np.mean(apart))
+
+
+def test_performance_profile_is_the_fraction_above_each_threshold():
+    scores = simulated(0)
+    thresholds = np.array([-10.0, 0.0, 10.0])
+    values, low, high = performance_profile(scores, thresholds)
+    assert values == pytest.approx([1, (np.array(scores) > 0).mean(), 0])
+    assert low[1] < values[1] < high[1]
+    assert (low[[0, 2]] == high[[0, 2]]).all()
+    at_threshold, _, _ = performance_profile([np.array([1.0, 2.0])], np.array([1.0]))
+    assert at_threshold == [0.5]  # more than, not at least
+
+
+@pytest.mark.parametrize(
+    "tasks", [[np.array([3.0])], [np.full(5, 3.0)], [np.full(5, 3.0), np.full((1, 2), 3.0)]]
+)
+def test_one_run_or_equal_runs_give_a_point(tasks):
+    zero = [task - 3 for task in tasks]
+    for estimate, value in (
+        (stratified_mean(tasks), 3),
+        (stratified_iqm(tasks), 3),
+        (paired_difference(tasks, zero), 3),
+        (probability_of_improvement(tasks, zero), 1),
+    ):
+        assert (estimate.value, estimate.low, estimate.high) == pytest.approx((value,) * 3)
+    profile = performance_profile(tasks, np.array([2.0, 4.0]))
+    assert np.array_equal(profile, [[1, 0]] * 3)
+
+
+def test_an_only_run_adds_no_chance_to_other_tasks():
+    scores = simulated(0)[:1]
+    alone, beside = stratified_mean(scores), stratified_mean([*scores, np.zeros((1, 40))])
+    assert beside.high - beside.low == pytest.approx((alone.high - alone.low) / 2, rel=0.15)
+
+
+def test_wrong_tasks_are_refused():
+    with pytest.raises(ValueError, match="no tasks to summarise"):
+        stratified_iqm([])
+    with pytest.raises(ValueError, match=r"\(runs,\) or \(runs, k\); got \(0,\)"):
+        stratified_mean([np.zeros(3), np.zeros(0)])
+    with pytest.raises(ValueError, match="cannot pair tasks of shapes"):
+        paired_difference([np.zeros(3)], [np.zeros(4)])
+    with pytest.raises(ValueError, match="cannot pair tasks of shapes"):
+        probability_of_improvement([np.zeros(3)], [np.zeros(3), np.zeros(3)])

@@ -1,0 +1,198 @@
+"""Draw what symmetrising does to an agent's values, and where lambda trusts the agent.
+
+equirl landscape dqn-CartPole-v1.zip --env CartPole-v1 --axes 0 2
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import cast
+
+import matplotlib
+
+matplotlib.use("Agg")  # no screen is needed
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import tyro
+from gymnasium import spaces
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from stable_baselines3 import DQN
+
+from equicore import Symmetrized
+from equirl.agents import evaluation, policies
+from equirl.agents.cli import run
+from equirl.agents.hyperparameters import parse_env_kwargs
+from equirl.agents.plot import LABELS
+from equirl.experience import rollout_experience
+from equirl.files import check_writable, replacing
+from equirl.heads import Normalization, QValues
+from equirl.policies import LambdaEquitunePolicy, SymmetrizedPolicy
+
+Array = NDArray[np.floating]
+Policy = DQN | SymmetrizedPolicy
+RESOLUTION = 101  # states along each axis; odd, so that 0 is one of them
+DOTS = 400  # so many of the visited states are drawn
+SIGNED = "PuOr"  # the colours of numbers of which 0 is the middle
+ENTRIES = {
+    "CartPole-v1": ("cart position", "cart velocity", "pole angle", "pole angular velocity"),
+    "Acrobot-v1": ("cos a", "sin a", "cos b", "sin b", "velocity of a", "velocity of b"),
+}
+
+
+@dataclasses.dataclass
+class Landscape:
+    """Draw the Q-landscape of an agent, plain and symmetrised, and the weights of lambda.
+
+    Writes q_landscape.png and lambda.png. The states lie on a plane of two entries of the
+    observation, as wide as the plain agent's own rollouts and their mirror image; all other
+    entries are 0. Lambda's weights learn from the same rollouts.
+
+    Example: equirl landscape dqn.zip --env CartPole-v1 --axes 0 2
+    """
+
+    agent: tyro.conf.Positional[Path]
+    """A zip file that Stable-Baselines3 saved, or a run folder. Nothing in it is executed."""
+    env: str | None = None
+    """Environment id; known from the run folder when omitted."""
+    env_kwargs: tuple[str, ...] = ()
+    """Arguments of the environment, name=value; known from the run folder when omitted."""
+    axes: tuple[int, int] = (0, 2)
+    """The entries of the observation, counted from 0, that the plane shows: across, and up."""
+    transitions: int = 20_000
+    """Transitions of the plain agent's own rollouts."""
+    device: str = "auto"
+    """Device of the networks: auto, cpu, cuda."""
+    output: Path = Path("results/landscape")
+    """Folder for the figures."""
+
+
+def grid(visited: Array, axes: tuple[int, int]) -> Array:
+    """States, 0 but in two entries, as far from 0 as the 1st and 99th percentile of the visited.
+
+    Shape (RESOLUTION * RESOLUTION, entries), symmetric about 0; the first axis varies fastest.
+
+    Raises:
+        ValueError: If the axes are not two entries, or one is 0 in the visited states.
+    """
+    entries = visited.shape[1]
+    if axes[0] == axes[1] or not all(0 <= axis < entries for axis in axes):
+        raise ValueError(f"--axes must be two different entries of 0..{entries - 1}; got {axes}")
+    limits = [np.abs(np.percentile(visited[:, axis], [1, 99])).max() for axis in axes]
+    if 0 in limits:
+        raise ValueError(f"--axes: entry {axes[limits.index(0)]} is never but 0; name another")
+    lines = [np.linspace(-limit, limit, RESOLUTION) for limit in limits]
+    states = np.zeros((RESOLUTION**2, entries), dtype=visited.dtype)
+    states[:, axes] = np.stack([x.ravel() for x in np.meshgrid(*lines)], axis=1)
+    return states
+
+
+def values(policy: Policy, states: Array, normalize: Normalization = None) -> Array:
+    """Q-values, or probabilities, of states, as a policy reduces them, shape (B, actions)."""
+    network: torch.nn.Module = QValues(policy.policy.q_net, normalize)
+    if isinstance(policy, SymmetrizedPolicy):
+        symmetry, reduce = policy.symmetry, policy.symmetrized.reduce
+        network = Symmetrized(network, symmetry.observation, symmetry.action, reduce)
+    device = policy.policy.device
+    with torch.inference_mode():
+        return network.to(device)(torch.from_numpy(states).to(device)).cpu().numpy()
+
+
+def margins(probabilities: Array) -> Array:
+    """That of action 1 minus that of action 0 if there are two; else the best minus the second."""
+    ordered = probabilities if probabilities.shape[1] == 2 else np.sort(probabilities, axis=1)
+    return ordered[:, -1] - ordered[:, -2]
+
+
+def identity_weights(policy: LambdaEquitunePolicy, states: Array) -> Array:
+    """The weights, between 0 and 1, that lambda gives to the identity, shape (B,)."""
+    with torch.inference_mode():
+        scores = policy.symmetrized.scores(torch.from_numpy(states).to(policy.policy.device))
+        return scores.softmax(0)[0].cpu().numpy()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Row:
+    """Panels side by side: numbers for the states of a `grid`, by title; one colour scale."""
+
+    label: str
+    panels: dict[str, Array]
+    low: float
+    high: float
+    colours: str = "viridis"
+
+
+def value_rows(policies: dict[str, Policy], states: Array) -> list[Row]:
+    """The largest Q-value of each policy, by its title, and its margin."""
+    best = {title: values(policy, states).max(1) for title, policy in policies.items()}
+    chances = {title: values(policy, states, "softmax") for title, policy in policies.items()}
+    margin = {title: margins(p) for title, p in chances.items()}
+    q, m = np.stack([*best.values()]), np.abs([*margin.values()]).max()
+    above = Row("largest Q-value", best, q.min(), q.max())
+    if next(iter(chances.values())).shape[1] == 2:
+        return [above, Row("p(action 1) − p(action 0)", margin, -m, m, SIGNED)]
+    return [above, Row("p(best action) − p(second best)", margin, 0, m)]
+
+
+def draw(rows: list[Row], states: Array, visited: Array, axes: dict[int, str]) -> Figure:
+    """Rows of panels over a `grid` of the axes, which are given with their names; dots: visited."""
+    columns, (right, top) = len(rows[0].panels), states[-1, [*axes]]
+    dots = np.random.default_rng(0).choice(visited, DOTS)[:, [*axes]]
+    dots = dots[(np.abs(dots) <= (right, top)).all(axis=1)]  # others would widen the panels
+    figure = plt.figure(figsize=(1.6 + 2.7 * columns, 0.9 + 2.6 * len(rows)), layout="constrained")
+    shown = {"origin": "lower", "extent": (-right, right, -top, top)}
+    for line, row in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
+        for axis, (title, array) in zip(line, row.panels.items(), strict=True):
+            square = array.reshape(RESOLUTION, RESOLUTION)
+            colours = matplotlib.colormaps[row.colours].resampled(21)  # few: small files
+            scale = {"vmin": row.low, "vmax": row.high, "interpolation": "nearest"}
+            image = axis.imshow(square, colours, aspect="auto", **scale, **shown)
+            if row.colours == SIGNED and row.high > 0:  # dashed where negative, for greyscale
+                levels = np.array([-0.25, 0, 0.25]) * row.high
+                axis.contour(square, levels, colors="black", linewidths=[1, 2, 1], **shown)
+            axis.scatter(*dots.T, s=5, color="white", edgecolors="black", linewidths=0.3)
+            axis.set(title=title, **dict(zip(("xlabel", "ylabel"), axes.values(), strict=True)))
+            axis.label_outer()
+        figure.colorbar(image, ax=list(line), label=row.label)
+    return figure
+
+
+def main(arguments: Landscape) -> None:
+    """Draw the figures and say where they are."""
+    if (count := arguments.transitions) < 10:
+        raise ValueError(f"--transitions must be at least 10; got {count}")
+    evaluation.check_device(arguments.device)
+    check_writable(arguments.output / "lambda.png")
+    env_kwargs = parse_env_kwargs(arguments.env_kwargs)
+    (agent,) = evaluation.find_agents(arguments.agent, arguments.env, env_kwargs)
+    model = agent.load(arguments.device)
+    space = model.observation_space
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+        raise ValueError(f"a landscape needs observations that are vectors; got {space}")
+    visited = rollout_experience(
+        model, agent.env_id, count, seed=policies.ROLLOUT_SEED, env_kwargs=agent.env_kwargs
+    ).observations
+    states = grid(visited, arguments.axes)
+    titles = {name: LABELS[name] for name in policies.POLICIES}
+    if len(agent.symmetry().group) == values(model, states).shape[1] == 2:
+        del titles["equizero"]
+        titles["equitune"] = "equitune (equizero acts alike)"
+    made = {name: policies.make_policy(name, model, agent, count) for name in titles}
+    drawn = {titles[name]: cast(Policy, policy) for name, policy in made.items()}
+    weights = identity_weights(cast(LambdaEquitunePolicy, made["lambda"]), states)
+    names = ENTRIES.get(agent.env_id, [f"entry {i}" for i in range(states.shape[1])])
+    row = Row("weight of the identity", {titles["lambda"]: weights}, 0, 1)
+    for name, rows in (("q_landscape", value_rows(drawn, states)), ("lambda", [row])):
+        figure = draw(rows, states, visited, {axis: names[axis] for axis in arguments.axes})
+        figure.suptitle(f"{agent.setting}\n{agent.name}\nother entries 0; dots: visited")
+        with replacing(arguments.output / f"{name}.png") as temporary:
+            figure.savefig(temporary, dpi=120)
+        plt.close(figure)
+        print(arguments.output / f"{name}.png")
+
+
+if __name__ == "__main__":
+    run(main, Landscape)

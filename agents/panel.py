@@ -1,0 +1,360 @@
+"""Read and summarise a study: many agents, each evaluated under every policy.
+
+A panel has one row for each environment, setting, seed, budget, policy and condition. Scores are
+normalised returns, (return - worst) / (best - worst), so that environments can be averaged. A run
+is one training; its budgets and conditions are repeated measurements of it, see
+`equirl.agents.statistics`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from equirl.agents import statistics
+from equirl.agents.hyperparameters import setting_name
+from equirl.agents.statistics import Estimate, Returns
+
+KEYS = ["env", "setting", "seed", "budget", "policy", "condition"]
+COLUMNS = [*KEYS, "mean_return", "n_episodes"]
+BASELINE = "plain"
+FIRST_POLICIES = (BASELINE, "equitune", "equizero", "equizero_raw", "lambda")
+SELECTED = "selected"
+"""Chooses among the policies for each agent; all others are fixed."""
+CLAIM = ("equizero", "equitune", "plain")
+"""Best to worst, in figure 2 of Basu et al. (NeurIPS 2023)."""
+STAGES = ("early", "middle", "late")
+CHANCE = 0.05
+"""How often an interval of ten equal runs (normal scores) lies wholly below 0; simulated."""
+
+SCORE, RETURN = "z.3f", "z.2f"  # how they are written in tables
+
+
+def read_panel(path: Path) -> pd.DataFrame:
+    """The panel that `equirl study` wrote.
+
+    Args:
+        path: Its folder, or returns.csv in it; study.yaml lies beside that.
+
+    Returns:
+        The rows, in an order that does not depend on that of the file. Columns besides those of
+        the file: ``score`` (normalised), ``family`` (its environment's id),
+        ``rank`` (of the budget, 0 is the smallest) and ``stage`` (its third of the training).
+
+    Raises:
+        FileNotFoundError: If there is no returns.csv or no study.yaml.
+        ValueError: If one of them is not what `equirl study` writes, or rows are missing or double.
+    """
+    file = path / "returns.csv" if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(f"no study at {path}: make one with equirl study")
+    panel = pd.read_csv(file)
+    missing = [name for name in COLUMNS if name not in panel]
+    if missing:
+        raise ValueError(f"{file} has no columns {', '.join(missing)}; write it with equirl study")
+    if panel.empty:
+        raise ValueError(f"{file} has no rows; finish it with equirl study")
+    scales, families, settings = _read_definition(file.with_name("study.yaml"))
+    _check(panel, file, list(scales), settings)
+
+    order: dict[Any, Callable[[Any], Any]] = {
+        "env": list(scales).index,
+        "setting": settings.index,
+        "policy": _policy_position,
+    }
+    panel = panel.sort_values(
+        KEYS,
+        key=lambda column: column.map(order[column.name]) if column.name in order else column,
+        ignore_index=True,
+    )
+    worst, best = np.array([scales[env] for env in panel.env]).T
+    panel["score"] = (panel.mean_return - worst) / (best - worst)
+    panel["family"] = panel.env.map(families)
+    budgets = panel.groupby(["env", "setting"]).budget
+    panel["rank"] = budgets.rank("dense").astype(int) - 1
+    thirds = (panel["rank"] + 0.5) / budgets.transform("nunique") * len(STAGES)
+    panel["stage"] = [STAGES[int(third)] for third in thirds]
+    return panel
+
+
+def _read_definition(
+    file: Path,
+) -> tuple[dict[str, tuple[float, float]], dict[str, str], list[str]]:
+    """Scale and family of each environment, and the names of the settings, all in their order."""
+    if not file.is_file():
+        raise FileNotFoundError(f"no {file}: scores need the scale of each environment from it")
+    try:
+        document = yaml.safe_load(file.read_text())
+        scales, families = {}, {}
+        for name, entry in document["environments"].items():
+            worst, best = (float(end) for end in entry["scale"])
+            if not worst < best:
+                raise ValueError(f"scale {entry['scale']} is not [worst, best]")
+            # rows may call it by its name here, or by its id and arguments
+            for env in (name, setting_name(entry["env"], entry.get("env_kwargs") or {})):
+                scales[env], families[env] = (worst, best), entry["env"]
+        return scales, families, list(document["settings"])
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{file} is no definition of a study, {type(error).__name__}: {error}; it needs "
+            "environments, each with env and scale: [worst, best], and settings, as in "
+            "agents/study.yaml"
+        ) from error
+
+
+def _check(panel: pd.DataFrame, file: Path, envs: list[str], settings: list[str]) -> None:
+    """Raise ValueError unless a panel has each combination once, with a finite return."""
+    for name, known in (("env", envs), ("setting", settings)):
+        unknown = [value for value in panel[name].unique() if value not in known]
+        if unknown:
+            raise ValueError(f"{file}: study.yaml beside it has no {name} {unknown[0]}")
+    wrong = panel[~np.isfinite(pd.to_numeric(panel.mean_return, errors="coerce"))]
+    if len(wrong):
+        raise ValueError(f"{file}: no finite mean_return for {_named(wrong[KEYS].iloc[0])}")
+    double = panel[panel.duplicated(KEYS)]
+    if len(double):
+        raise ValueError(f"{file} has two rows for {_named(double[KEYS].iloc[0])}; delete one")
+    if BASELINE not in panel.policy.unique():
+        raise ValueError(f"{file} has no policy {BASELINE}, to which the others are compared")
+    present = set(panel[KEYS].itertuples(index=False, name=None))
+    budgets = panel.groupby(["env", "setting"]).budget.unique()
+    seeds, policies, conditions = (
+        sorted(panel[name].unique()) for name in ("seed", "policy", "condition")
+    )
+    for env, setting in itertools.product(panel.env.unique(), panel.setting.unique()):
+        steps = sorted(budgets.get((env, setting), ["any"]))
+        for rest in itertools.product(seeds, steps, policies, conditions):
+            if (env, setting, *rest) not in present:
+                key = dict(zip(KEYS, (env, setting, *rest), strict=True))
+                raise ValueError(f"{file} has no row for {_named(key)}; finish it by equirl study")
+
+
+def _named(key: Any) -> str:
+    return ", ".join(f"{name} {value}" for name, value in key.items())
+
+
+def _policy_position(name: str) -> tuple[int, str]:
+    """Policies are shown in this order: known ones, variants and others, the selected one."""
+    if name in FIRST_POLICIES:
+        return FIRST_POLICIES.index(name), name
+    return len(FIRST_POLICIES) + (name == SELECTED), name
+
+
+def tasks(rows: pd.DataFrame, value: str = "score") -> dict[str, list[Returns]]:
+    """For each policy, the values of each environment and setting, shape (seeds, k).
+
+    Each run is a row of an array; its k columns are the budgets and conditions of ``rows``.
+    """
+    columns = ["policy", "condition", "budget"]
+    strata = [
+        group.pivot(index="seed", columns=columns, values=value)
+        for _, group in rows.groupby(["env", "setting"], sort=False)
+    ]
+    return {name: [stratum[name].to_numpy() for stratum in strata] for name in rows.policy.unique()}
+
+
+def summarize(rows: pd.DataFrame, by: list[str], value: str = "score") -> pd.DataFrame:
+    """How each policy does in each group of rows.
+
+    Args:
+        rows: Of a panel.
+        by: Columns that tell the groups.
+        value: The column that is summarised.
+
+    Returns:
+        A row for each group and policy: ``by``, ``policy``, and as `Estimate` ``mean``, ``iqm``,
+        ``difference`` (paired, to plain) and ``probability`` (of improvement over plain); the last
+        two are None for plain itself.
+    """
+    records = []
+    for key, group in rows.groupby(by, sort=False):
+        scores = tasks(group, value)
+        plain = scores[BASELINE]
+        for policy, own in scores.items():
+            record = {**dict(zip(by, key, strict=True)), "policy": policy}
+            record |= {
+                "mean": statistics.stratified_mean(own),
+                "iqm": statistics.stratified_iqm(own),
+                "difference": None,
+                "probability": None,
+            }
+            if policy != BASELINE:
+                record["difference"] = statistics.paired_difference(own, plain)
+                record["probability"] = statistics.probability_of_improvement(own, plain)
+            records.append(record)
+    return pd.DataFrame(records)
+
+
+def family_table(panel: pd.DataFrame) -> pd.DataFrame:
+    """Scores of each family, setting, condition and policy, at the last budget and over all."""
+    by = ["family", "setting", "condition"]
+    last = panel.groupby(["env", "setting"])["rank"].transform("max")
+    at_end = summarize(panel[panel["rank"] == last], by)
+    over_all = summarize(panel, by)
+    table = over_all[[*by, "policy"]].copy()
+    for name, summary in (("last budget", at_end), ("all budgets", over_all)):
+        table[f"IQM, {name}"] = summary.iqm
+        table[f"mean, {name}"] = summary["mean"]
+    return table
+
+
+def budget_table(panel: pd.DataFrame) -> pd.DataFrame:
+    """Returns of each environment, setting, condition, budget and policy, compared to plain."""
+    table = summarize(panel, ["env", "setting", "condition", "budget"], "mean_return")
+    table["than plain"] = [_word(difference) for difference in table.difference]
+    return table
+
+
+def _word(difference: Estimate | None) -> str:
+    if difference is None:
+        return ""
+    if difference.low == difference.high == 0:
+        return "equal"
+    if difference.low > 0:
+        return "better"
+    return "worse" if difference.high < 0 else "not clear"
+
+
+def stage_table(panel: pd.DataFrame) -> pd.DataFrame:
+    """Differences to plain in each family, third of the training and condition.
+
+    Returns:
+        Columns ``family``, ``stage``, ``condition``, ``best`` (the fixed policy of the largest
+        mean difference), ``best - plain``, and the difference of each policy to plain.
+    """
+    by = ["family", "stage", "condition"]
+    records = []
+    for key, group in panel.groupby(by, sort=False):
+        differences = _differences(group)
+        fixed = [name for name in differences if name != SELECTED]
+        best = max(fixed, key=lambda name: differences[name].value, default=None)
+        chosen = {"best": best or "", "best - plain": differences[best] if best else None}
+        records.append({**dict(zip(by, key, strict=True)), **chosen, **differences})
+    return pd.DataFrame(records)
+
+
+def _differences(rows: pd.DataFrame, value: str = "score") -> dict[str, Estimate]:
+    scores = tasks(rows, value)
+    plain = scores.pop(BASELINE)
+    return {name: statistics.paired_difference(own, plain) for name, own in scores.items()}
+
+
+def panel_table(panel: pd.DataFrame) -> pd.DataFrame:
+    """Scores over the whole panel, in each condition and in all of them, best IQM first."""
+    conditions = list(panel.condition.unique())
+    parts = {name: panel[panel.condition == name] for name in conditions}
+    if len(conditions) > 1:
+        parts[" and ".join(conditions)] = panel
+    tables = []
+    for name, rows in parts.items():
+        table = summarize(rows.assign(part=name), ["part"]).rename(columns={"part": "condition"})
+        order = table.iqm.map(lambda iqm: -iqm.value).sort_values(kind="stable").index
+        tables.append(table.loc[order])
+    return pd.concat(tables, ignore_index=True)
+
+
+def findings(panel: pd.DataFrame) -> list[str]:
+    """What the panel says about the claims that can be made of it, in plain words."""
+    lines = []
+    policies = set(panel.policy)
+    for (family, condition), rows in panel.groupby(["family", "condition"], sort=False):
+        where = f"{family}, {condition}"
+        scores = tasks(rows)
+        if policies.issuperset(CLAIM):
+            lines.append(f"{where}: {_order(rows, scores, str(family))}")
+        if policies.issuperset({"lambda", "equitune", "equizero"}):
+            lines.append(f"{where}: {_lambda(scores)}")
+    if SELECTED in policies:
+        lines.append(_selected(panel))
+    return lines
+
+
+def _order(rows: pd.DataFrame, scores: dict[str, list[Returns]], family: str) -> str:
+    """Whether the order of the paper's figure 2 holds, over all settings and in each."""
+    steps = [
+        statistics.paired_difference(scores[better], scores[worse])
+        for better, worse in itertools.pairwise(CLAIM)
+    ]
+    claim = f"the paper's {' > '.join(CLAIM)}"
+    if family.startswith("CartPole"):
+        judgement = f"equizero and equitune are provably the same policy, so {claim} cannot hold"
+    elif all(step.low > 0 for step in steps):
+        judgement = f"{claim} holds"
+    elif all(step.value > 0 for step in steps):
+        judgement = f"{claim} holds on average, not beyond noise"
+    else:
+        judgement = f"{claim} does not hold"
+    orders = [f"over all settings {_ranking(rows)}"]
+    if rows.setting.nunique() > 1:
+        orders += [f"{name} {_ranking(r)}" for name, r in rows.groupby("setting", sort=False)]
+    words = [
+        statistics.verdict(better, step, worse, SCORE)
+        for step, (better, worse) in zip(steps, itertools.pairwise(CLAIM), strict=True)
+    ]
+    return f"{judgement}; mean scores: {', '.join(orders)}; {'; '.join(words)}"
+
+
+def _ranking(rows: pd.DataFrame) -> str:
+    """As in ``equizero 0.91 > plain 0.85 = equitune 0.85``."""
+    means = (
+        rows.groupby("policy").score.mean()[list(CLAIM)].sort_values(ascending=False, kind="stable")
+    )
+    text = ""
+    for (name, score), before in zip(means.items(), [None, *means], strict=False):
+        sign = "" if before is None else " = " if np.isclose(before, score) else " > "
+        text += f"{sign}{name} {score:.2f}"
+    return text
+
+
+def _lambda(scores: dict[str, list[Returns]]) -> str:
+    iqm = {
+        name: statistics.stratified_iqm(scores[name]) for name in ("lambda", "equitune", "equizero")
+    }
+    below = [name for name in ("equitune", "equizero") if iqm["lambda"].value < iqm[name].value]
+    words = f"is below that of {' and '.join(below)}" if below else "is at least that of both"
+    numbers = ", ".join(f"{name} {value:{SCORE}}" for name, value in iqm.items())
+    return f"lambda's IQM {words}: {numbers}"
+
+
+def _selected(panel: pd.DataFrame) -> str:
+    """Where the selected policy is worse than plain, in returns."""
+    by = ["env", "setting", "budget", "condition"]
+    rows = panel[panel.policy.isin([BASELINE, SELECTED])]
+    differences = {
+        key: _differences(group, "mean_return")[SELECTED]
+        for key, group in rows.groupby(by, sort=False)
+    }
+    count = f"{len(differences)} comparisons (of environment, setting, budget and condition)"
+    worse = {key: difference for key, difference in differences.items() if difference.high < 0}
+    if not worse:
+        return f"selected is worse than plain beyond noise nowhere, in {count}"
+    where = "; ".join(
+        f"{env}, {setting}, {budget:,} steps, {condition}: {difference:{RETURN}}"
+        for (env, setting, budget, condition), difference in worse.items()
+    )
+    return (
+        f"selected is worse than plain beyond noise in {len(worse)} of {count}, where chance alone "
+        f"would give about {CHANCE * len(differences):.0f}, were they equal: {where}"
+    )
+
+
+def markdown(table: pd.DataFrame, spec: str) -> str:
+    """A table as Markdown, its estimates written as in ``f"{estimate:{spec}}"``."""
+    lines = [f"| {' | '.join(table.columns)} |", "|" + "---|" * table.shape[1]]
+    for row in table.itertuples(index=False):
+        cells = []
+        for cell in row:
+            if isinstance(cell, Estimate):
+                cells.append(format(cell, spec))
+            elif isinstance(cell, int | np.integer):
+                cells.append(f"{cell:,}")
+            else:
+                cells.append("" if cell is None else str(cell))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

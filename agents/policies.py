@@ -1,0 +1,103 @@
+"""The policies that are compared: a name for each, and how it is made around a saved agent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, get_args
+
+from stable_baselines3 import DQN
+from stable_baselines3.common.type_aliases import PolicyPredictor
+
+import equirl
+from equirl.agents.evaluation import SavedAgent
+from equirl.experience import Experience, rollout_experience
+from equirl.symmetry import Symmetry
+
+PolicyName = Literal["plain", "equitune", "equizero", "equizero_raw", "lambda"]
+CANDIDATES: tuple[PolicyName, ...] = get_args(PolicyName)
+"""What `equirl compare --select` chooses from."""
+
+POLICIES: tuple[PolicyName, ...] = ("plain", "equitune", "equizero", "lambda")
+"""What `equirl compare` compares: the methods of the papers."""
+
+ROLLOUT_SEED = 3_000_000
+"""First seed of the rollouts that lambda's weights learn from."""
+
+
+@dataclass
+class Subject:
+    """An agent, its symmetry, and what lambda's weights may learn from.
+
+    Attributes:
+        agent: Where it is saved, and for which environment.
+        model: The agent itself.
+        transitions: How many of its transitions lambda's weights learn from.
+    """
+
+    agent: SavedAgent
+    model: DQN
+    transitions: int = 20_000
+
+    @cached_property
+    def symmetry(self) -> Symmetry:
+        """The symmetry of its environment."""
+        return self.agent.symmetry()
+
+    @cached_property
+    def replay(self) -> Experience:
+        """The newest transitions of its replay buffer; of rollouts where it was not kept."""
+        file = self.agent.path.with_suffix(".safetensors")
+        if not file.exists():
+            return self.rollouts
+        return Experience.load(file).newest(self.transitions)
+
+    @cached_property
+    def rollouts(self) -> Experience:
+        """Transitions of the plain agent, acting greedily."""
+        return rollout_experience(
+            self.model,
+            self.agent.env_id,
+            self.transitions,
+            seed=ROLLOUT_SEED,
+            env_kwargs=self.agent.env_kwargs,
+        )
+
+
+def _default(subject: Subject) -> PolicyPredictor:
+    policy = equirl.LambdaEquitunePolicy(subject.model, subject.symmetry)
+    equirl.fit_familiarity(policy, subject.replay.observations)
+    return policy
+
+
+def _familiarity(subject: Subject, experience: Experience) -> PolicyPredictor:
+    policy = equirl.LambdaEquitunePolicy(subject.model, subject.symmetry, sharpness=0)
+    equirl.fit_familiarity(policy, experience.observations)
+    return policy
+
+
+def _temporal_difference(subject: Subject) -> PolicyPredictor:
+    policy = equirl.LambdaEquitunePolicy(subject.model, subject.symmetry, sharpness=0)
+    equirl.fit_temporal_difference(policy, subject.replay)
+    return policy
+
+
+MAKERS: dict[str, Callable[[Subject], PolicyPredictor]] = {
+    "plain": lambda s: s.model,
+    "equitune": lambda s: equirl.EquitunePolicy(s.model, s.symmetry),
+    "equizero": lambda s: equirl.EquizeroPolicy(s.model, s.symmetry),
+    "equizero_raw": lambda s: equirl.EquizeroPolicy(s.model, s.symmetry, normalize=None),
+    "lambda": _default,
+    "lambda_rollouts": lambda s: _familiarity(s, s.rollouts),
+    "lambda_replay": lambda s: _familiarity(s, s.replay),
+    "lambda_td": _temporal_difference,
+}
+"""Every policy of a study, by its name; what the names mean stands in docs/study.md."""
+
+
+def make_policy(
+    name: PolicyName, model: DQN, agent: SavedAgent, transitions: int = 20_000
+) -> PolicyPredictor:
+    """A saved agent, opened, under a policy."""
+    return MAKERS[name](Subject(agent, model, transitions))

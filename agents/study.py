@@ -1,0 +1,318 @@
+"""The evidence: train agents in all environments and settings, and evaluate every policy of each.
+
+    equirl study
+    equirl study --panel validation --output results/validation
+    equirl study --backend dask --address tcp://head:8786
+
+The definition is one YAML file, see study.yaml. Each (environment, setting, seed) is a unit of
+work. What is finished is skipped, and what was killed goes on from its last checkpoint with its
+replay buffer, so that the result is the same, byte for byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import joblib
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from equirl.agents.cli import run
+from equirl.agents.compare import CONDITIONS
+from equirl.agents.definition import DEFAULT_FILE, Unit, read_units
+from equirl.agents.evaluation import SavedAgent, episode_returns
+from equirl.agents.panel_plot import write_panel
+from equirl.agents.policies import MAKERS, Subject
+from equirl.agents.selection import SELECTION_SEED
+from equirl.agents.statistics import Returns
+from equirl.agents.train import train_agent
+from equirl.files import check_writable, replacing
+
+COLUMNS = ["env", "setting", "seed", "budget", "policy", "condition", "mean_return", "n_episodes"]
+CHOICE_COLUMNS = ["chosen", "difference", "low", "high", "spent"]
+
+EVALUATION_SEED = 4_000_000
+"""The episodes that are reported have this seed and the following."""
+
+
+CLUSTERS = {"dask": "distributed", "ray": "ray"}
+"""Backends of joblib that connect to a cluster, and the package that each needs."""
+
+
+@dataclasses.dataclass
+class Study:
+    """Train agents in all environments and settings, and evaluate every policy of each.
+
+    Writes returns.csv, selection.csv, tables and figures. Run again after an interruption or a
+    kill, the same command goes on where it was.
+
+    Example: equirl study --jobs 2
+    """
+
+    definition: Path = DEFAULT_FILE
+    """YAML file: environments, settings, seeds, budgets, episodes."""
+    panel: str = "test"
+    """Which of its panels."""
+    output: Path = Path("results/study")
+    """Folder for the tables and figures."""
+    runs: Path = Path("results/runs/study")
+    """Folder for the trained agents; on a cluster, one that all machines see."""
+    backend: str = "loky"
+    """A backend of joblib: loky (processes of this machine), threading, dask, ray, ..."""
+    address: str | None = None
+    """Scheduler of a dask or ray cluster, as in tcp://head:8786."""
+    jobs: int = os.cpu_count() or 1
+    """Units side by side; each uses one core."""
+
+
+def run_unit(unit: Unit) -> str | None:
+    """Train and evaluate, as far as that is not done yet.
+
+    Returns:
+        None, or what went wrong; the traceback is in the unit's ``error.log``.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the other cores have units of their own
+    try:
+        with _waiting_lock(unit.training.folder.path / ".unit.lock"):
+            if not unit.training.folder.final_agent.exists():
+                train_agent(unit.training, position=None)
+            for budget, part in zip(unit.training.budgets, unit.parts, strict=True):
+                if not part.exists():
+                    rows = evaluate_checkpoint(unit, budget)
+                    with replacing(part) as temporary:
+                        rows.to_csv(temporary, index=False)
+            unit.error_log.unlink(missing_ok=True)
+        return None
+    except Exception as error:  # a unit that fails must not stop the others
+        with replacing(unit.error_log) as temporary:
+            temporary.write_text(traceback.format_exc())
+        return f"{type(error).__name__}: {error}"
+    finally:
+        torch.set_num_threads(threads)
+
+
+def evaluate_checkpoint(unit: Unit, budget: int) -> pd.DataFrame:
+    """The mean returns of all policies of one checkpoint under both conditions.
+
+    Returns:
+        A row for each policy and condition, with ``COLUMNS`` and ``CHOICE_COLUMNS``; the latter
+        say how ``selected`` came about.
+    """
+    training, evaluation = unit.training, unit.evaluation
+    file = training.folder.checkpoint(budget)
+    agent = SavedAgent(str(unit), file, training.env_id, training.env_kwargs, training.seed, budget)
+    subject = Subject(agent, agent.load("cpu"), evaluation.transitions)
+    policies = {name: make(subject) for name, make in MAKERS.items()}
+    rows = []
+    for condition in CONDITIONS:
+        means = {
+            name: episode_returns(
+                policy, agent, condition, evaluation.episodes, EVALUATION_SEED
+            ).mean()
+            for name, policy in policies.items()
+        }
+
+        def play(name: str, number: int, condition: str = condition) -> Returns:
+            race = evaluation.race
+            seed = SELECTION_SEED + number * race.episodes
+            return episode_returns(policies[name], agent, condition, race.episodes, seed)
+
+        choice = evaluation.race.run(evaluation.candidates, play)
+        rows += [{"policy": n, "condition": condition, "mean_return": m} for n, m in means.items()]
+        rows.append(
+            {
+                "policy": "selected",
+                "condition": condition,
+                "mean_return": means[choice.policy],
+                "chosen": choice.policy,
+                "difference": choice.difference.value,
+                "low": choice.difference.low,
+                "high": choice.difference.high,
+                "spent": choice.spent,
+            }
+        )
+    table = pd.DataFrame(rows).assign(
+        env=unit.env,
+        setting=unit.setting,
+        seed=training.seed,
+        budget=budget,
+        n_episodes=evaluation.episodes,
+    )
+    return table[COLUMNS + CHOICE_COLUMNS]
+
+
+def run_units(units: list[Unit], backend: str, address: str | None, jobs: int) -> dict[str, str]:
+    """Run all units side by side.
+
+    Returns:
+        What went wrong, for each unit that failed, by its name.
+    """
+    failed = {}
+    with cluster(backend, address), joblib.parallel_config(backend=backend, n_jobs=jobs):
+        active, _ = joblib.parallel.get_active_backend()
+        streams = active.supports_return_generator
+        results = joblib.Parallel(
+            batch_size=1, return_as="generator_unordered" if streams else "list"
+        )(joblib.delayed(_work)(unit, os.getpid()) for unit in units)
+        with _progress(units) as progress:
+            for name, error in results:
+                if error is not None:
+                    failed[name] = error
+                    progress.write(f"failed: {name}: {error}")
+    return failed
+
+
+def collect(units: list[Unit]) -> pd.DataFrame:
+    """The evaluations of all units that are finished, in the order of the study."""
+    ordered = sorted(units, key=lambda u: (u.env, u.setting, u.training.seed))
+    parts = [part for unit in ordered if all(p.exists() for p in unit.parts) for part in unit.parts]
+    if not parts:
+        raise ValueError("no unit of the study is finished")
+    return pd.concat([pd.read_csv(part) for part in parts], ignore_index=True)
+
+
+def write_study(folder: Path, table: pd.DataFrame, definition: Path) -> None:
+    """Write returns.csv, selection.csv and the definition."""
+    chosen = table[table.policy == "selected"]
+    keys = [c for c in COLUMNS if c not in ("policy", "mean_return", "n_episodes")]
+    for name, columns, rows in (
+        ("returns.csv", COLUMNS, table),
+        ("selection.csv", keys + CHOICE_COLUMNS, chosen.astype({"spent": int})),
+    ):
+        with replacing(folder / name) as temporary:
+            rows[columns].to_csv(temporary, index=False, float_format="%.6g")
+    with replacing(folder / "study.yaml") as temporary:
+        temporary.write_text(definition.read_text())
+
+
+def check_backend(backend: str, address: str | None) -> None:
+    """Raise ValueError if joblib has no such backend, or it is not installed, or has no address."""
+    if backend in CLUSTERS:
+        module = CLUSTERS[backend]
+        if importlib.util.find_spec(module) is None:
+            raise ValueError(f"--backend {backend} needs {module}: pip install {module}")
+    elif backend not in joblib.parallel.BACKENDS:
+        known = ", ".join({**joblib.parallel.BACKENDS, **CLUSTERS})
+        raise ValueError(f"joblib has no backend {backend!r}; it has {known}")
+    elif address is not None:
+        raise ValueError(f"--address is for {' and '.join(CLUSTERS)}; {backend} has none")
+
+
+@contextlib.contextmanager
+def cluster(backend: str, address: str | None) -> Iterator[None]:
+    """Connect to the cluster that a backend of joblib needs; without an address, a local one."""
+    if backend == "dask":
+        from dask.distributed import Client
+
+        with Client(address):
+            yield
+    elif backend == "ray":
+        import ray
+        from ray.util.joblib import register_ray
+
+        ray.init(address)
+        register_ray()
+        yield
+        ray.shutdown()
+    else:
+        yield
+
+
+def end_with(parent: int) -> None:
+    """Let this worker end when the process that started it is killed."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    watched = any(thread.name == "end_with" for thread in threading.enumerate())
+    if os.getppid() == parent and not watched:  # not in the study's own process
+        threading.Thread(target=watch, name="end_with", daemon=True).start()
+
+
+def _work(unit: Unit, study: int) -> tuple[str, str | None]:
+    end_with(study)
+    return str(unit), run_unit(unit)
+
+
+@contextlib.contextmanager
+def _waiting_lock(path: Path) -> Iterator[None]:
+    """Hold a lock; if another process has it, wait until that has finished or died."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        tqdm.write(f"waiting for another process that works in {path.parent}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _progress(units: list[Unit]) -> Iterator[tqdm]:
+    """A bar over the environment steps of all checkpoints that are evaluated, looked up on disk."""
+    weights = {p: u.training.steps / u.training.checkpoints for u in units for p in u.parts}
+
+    def done() -> float:
+        return sum(weight for part, weight in weights.items() if part.exists())
+
+    stopped = threading.Event()
+    with tqdm(
+        total=sum(weights.values()),
+        initial=done(),
+        desc="study",
+        unit="step",
+        unit_scale=True,
+        disable=None,
+    ) as progress:
+
+        def watch() -> None:
+            while not stopped.wait(2):
+                progress.update(done() - progress.n)
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield progress
+        finally:
+            stopped.set()
+            watcher.join()
+            progress.update(done() - progress.n)
+
+
+def main(arguments: Study) -> None:
+    """Run the study, and write what it has found."""
+    if arguments.jobs < 1:
+        raise ValueError(f"--jobs must be at least 1; got {arguments.jobs}")
+    check_writable(arguments.output / "returns.csv")
+    check_backend(arguments.backend, arguments.address)
+    units = read_units(arguments.definition, arguments.panel, arguments.runs)
+    print(f"{len(units)} units; agents in {arguments.runs}, results in {arguments.output}")
+    failed = run_units(units, arguments.backend, arguments.address, arguments.jobs)
+    write_study(arguments.output, collect(units), arguments.definition)
+    for file in write_panel(arguments.output):
+        print(file)
+    if failed:
+        raise ValueError(
+            f"{len(failed)} of {len(units)} units failed, and are missing in the results; see "
+            "error.log in their run folders, and run the same command again:\n"
+            + "\n".join(f"  {name}: {error}" for name, error in failed.items())
+        )
+
+
+if __name__ == "__main__":
+    run(main, Study)

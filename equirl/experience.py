@@ -1,0 +1,161 @@
+"""What an agent has lived through: transitions of its replay buffer, or of rollouts."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3 import DQN
+from stable_baselines3.common.type_aliases import PolicyPredictor
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from equirl.loading import read_tensors, write_tensors
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experience:
+    """N transitions; within an episode they stand in the order in which they happened.
+
+    Attributes:
+        observations: Before the step, shape (N, ...).
+        actions: Discrete actions, shape (N,).
+        rewards: Shape (N,).
+        next_observations: After the step, shape (N, ...); at the end of an episode the last one
+            of that episode.
+        terminated: Whether the environment ended the episode, so that nothing follows, shape (N,).
+        ended: Whether the next row begins another episode or stands elsewhere in one, because
+            this one was terminated or truncated or the record stops, shape (N,).
+    """
+
+    observations: NDArray[Any]
+    actions: NDArray[Any]
+    rewards: NDArray[Any]
+    next_observations: NDArray[Any]
+    terminated: NDArray[np.bool_]
+    ended: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        """Check that the parts belong together."""
+        lengths = {f.name: len(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"each transition needs all its parts; got numbers of rows {lengths}")
+
+    def __len__(self) -> int:
+        """The number of transitions."""
+        return len(self.observations)
+
+    def newest(self, limit: int) -> Experience:
+        """The last ``limit`` rows, or all if there are fewer."""
+        rows = slice(max(0, len(self) - limit), None)
+        return Experience(**{name: part[rows] for name, part in self._parts().items()})
+
+    def save(self, path: str | Path) -> None:
+        """Write it as a safetensors file, which holds no code."""
+        write_tensors(path, {n: torch.from_numpy(p) for n, p in self._parts().items()}, {})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Experience:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is damaged, or holds something else.
+        """
+        tensors, _ = read_tensors(path)
+        if tensors.keys() != {field.name for field in dataclasses.fields(cls)}:
+            raise ValueError(f"{path} holds no experience, but {', '.join(sorted(tensors))}")
+        return cls(**{name: tensor.numpy() for name, tensor in tensors.items()})
+
+    def _parts(self) -> dict[str, NDArray[Any]]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+def replay_experience(model: DQN, limit: int = 20_000) -> Experience:
+    """The last transitions in an agent's replay buffer.
+
+    Args:
+        model: The agent, as it was trained in this process or with its buffer loaded.
+        limit: Largest number of transitions.
+
+    Raises:
+        ValueError: If the buffer is empty; archives of Stable-Baselines3 do not hold it.
+    """
+    buffer = model.replay_buffer
+    if buffer is None or buffer.size() == 0:
+        raise ValueError(
+            "the replay buffer is empty (saved agents come without it); "
+            "use rollout_experience instead"
+        )
+    newest = buffer.pos if buffer.full else buffer.size()
+    # one row of the buffer holds a step of each environment that ran side by side
+    rows = min(-(-limit // buffer.n_envs), buffer.size())
+    places = (newest - np.arange(rows)[::-1] - 1) % len(buffer.observations)
+    follows = (
+        buffer.observations[(places + 1) % len(buffer.observations)]
+        if buffer.optimize_memory_usage
+        else buffer.next_observations[places]
+    )
+    observations = buffer.observations[places]
+    dones = buffer.dones[places].astype(bool)
+    # a training may also have reset the environment between two steps
+    ended = dones.copy()
+    moved = (follows[:-1] != observations[1:]).reshape(rows - 1, buffer.n_envs, -1)
+    ended[:-1] |= moved.any(axis=-1)
+    ended[-1] = True
+    return _one_after_the_other(
+        observations,
+        buffer.actions[places].squeeze(-1),
+        buffer.rewards[places],
+        follows,
+        dones & ~buffer.timeouts[places].astype(bool),
+        ended,
+    ).newest(limit)
+
+
+def rollout_experience(
+    model: PolicyPredictor,
+    env_id: str,
+    steps: int = 20_000,
+    *,
+    seed: int,
+    n_envs: int = 8,
+    env_kwargs: dict[str, Any] | None = None,
+) -> Experience:
+    """What an agent lives through when it acts greedily.
+
+    Args:
+        model: The agent.
+        env_id: Id of its environment.
+        steps: At least this many transitions.
+        seed: The first of ``n_envs`` consecutive seeds; keep them apart from those of evaluation.
+        n_envs: Environments that run side by side.
+        env_kwargs: Passed to ``gymnasium.make``.
+    """
+    envs = DummyVecEnv([lambda: gym.make(env_id, **(env_kwargs or {}))] * n_envs)
+    envs.seed(seed)
+    before = envs.reset()
+    lived = []
+    for _ in range(-(-steps // n_envs)):
+        actions, _ = model.predict(before, deterministic=True)  # type: ignore[arg-type]
+        after, rewards, dones, infos = envs.step(actions)
+        last = after.copy()  # type: ignore[union-attr]
+        truncated = np.zeros(n_envs, dtype=bool)
+        for i in np.flatnonzero(dones):
+            last[i] = infos[i]["terminal_observation"]
+            truncated[i] = infos[i]["TimeLimit.truncated"]
+        lived.append((before, actions, rewards, last, dones & ~truncated, dones))
+        before = after
+    envs.close()
+    stacked = [np.stack(part) for part in zip(*lived, strict=True)]
+    stacked[-1][-1] = True
+    return _one_after_the_other(*stacked)
+
+
+def _one_after_the_other(*parts: NDArray[Any]) -> Experience:
+    """Steps of environments side by side, (T, n_envs, ...), as those of each in turn."""
+    return Experience(*(np.concatenate(part.swapaxes(0, 1)) for part in parts))

@@ -1,0 +1,148 @@
+"""Teaching lambda what an agent knows, from what it has lived through; the agent stays as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+import equicore
+from equicore import MLPWeight, WeightedMean
+from equirl.experience import Experience
+from equirl.heads import QValues
+from equirl.policies import LambdaEquitunePolicy
+
+
+def fit_familiarity(
+    policy: LambdaEquitunePolicy, observations: NDArray[Any], **options: Any
+) -> float:
+    """Train the weights of lambda-equitune on states that the agent has visited.
+
+    No reward and no further interaction is needed: the weight network learns to tell the
+    visited states from their transforms (`equicore.fit_familiarity`).
+
+    Args:
+        policy: The policy; its weight network is trained in place.
+        observations: Visited observations (N, ...), for instance those of `replay_experience` or
+            `rollout_experience`; some ten thousand are plenty.
+        **options: ``steps``, ``batch_size``, ``learning_rate``, ``held_out``, ``seed`` of
+            `equicore.fit_familiarity`.
+
+    Returns:
+        The cross-entropy on held-out observations, in nats: log |G| if the agent has visited all
+        transforms of a state alike, 0 if it has visited only one.
+
+    Raises:
+        TypeError: If the policy has no weights to fit.
+        ValueError: If the observations are too few, of another shape, or hold NaN.
+    """
+    _check_policy(policy)
+    inputs = torch.from_numpy(np.array(observations))
+    return equicore.fit_familiarity(policy.symmetrized, inputs, **options)
+
+
+def fit_temporal_difference(
+    policy: LambdaEquitunePolicy,
+    experience: Experience,
+    *,
+    gamma: float | None = None,
+    steps: int = 1000,
+    batch_size: int = 256,
+    learning_rate: float = 3e-3,
+    seed: int = 0,
+) -> float:
+    """Train the weights of lambda-equitune on the temporal-difference loss, the agent frozen.
+
+    The weighted Q-values Q'(s, .) = sum_g lambda(g s) Q(g s, .)[g .] shall satisfy Bellman's
+    equation: minimises the Huber loss of Q'(s, a) - r - gamma max_b Q'(s', b), whose target has
+    no gradient, as in the training of a DQN. The weights then go to the views whose Q-values are
+    consistent with what happened.
+
+    Args:
+        policy: The policy; its weight network is trained in place.
+        experience: Transitions, for instance of `replay_experience`.
+        gamma: Discount; that of the policy's agent when omitted.
+        steps: Optimiser steps (Adam, cosine schedule).
+        batch_size: Transitions in a step.
+        learning_rate: The first step's.
+        seed: Of the order of the transitions; the global random state is left alone.
+
+    Returns:
+        The loss over all transitions after the training.
+
+    Raises:
+        TypeError: If the policy has no weights to fit.
+        ValueError: If the experience is empty, or no discount is known.
+    """
+    _check_policy(policy)
+    gamma = getattr(policy.model, "gamma", None) if gamma is None else gamma
+    if gamma is None:
+        raise ValueError("a DQNPolicy does not know its discount; give gamma=, or the whole DQN")
+    if len(experience) == 0:
+        raise ValueError("the experience is empty")
+    reduce = policy.symmetrized.reduce
+    assert isinstance(reduce, WeightedMean)
+    values = _View(policy)
+    device = policy.policy.device
+    before, after = (
+        torch.from_numpy(np.ascontiguousarray(x)).to(device)
+        for x in (experience.observations, experience.next_observations)
+    )
+    actions, rewards, terminated = (
+        torch.from_numpy(np.ascontiguousarray(x)).to(device)
+        for x in (experience.actions, experience.rewards, experience.terminated)
+    )
+    if isinstance(reduce.weight, MLPWeight):
+        with torch.no_grad():
+            reduce.weight.standardize(values.orbit(before[:4096]).flatten(0, 1))
+
+    def loss(rows: Tensor) -> Tensor:
+        with torch.no_grad():
+            best = values.reduced(after[rows], reduce).amax(1)
+            target = rewards[rows] + gamma * best.where(~terminated[rows], 0)
+        chosen = values.reduced(before[rows], reduce).gather(1, actions[rows].long()[:, None])
+        return functional.smooth_l1_loss(chosen.squeeze(1), target.to(chosen.dtype))
+
+    optimizer = torch.optim.Adam(reduce.weight.parameters(), lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        rows = torch.randint(len(experience), (batch_size,), generator=generator).to(device)
+        optimizer.zero_grad()
+        loss(rows).backward()
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        return float(loss(torch.arange(len(experience), device=device)))
+
+
+class _View:
+    """The Q-values of a policy's agent, as they are, for the whole orbit of observations."""
+
+    def __init__(self, policy: LambdaEquitunePolicy) -> None:
+        self.symmetry = policy.symmetry
+        self.q_values = QValues(policy.policy.q_net)
+
+    def orbit(self, observations: Tensor) -> Tensor:
+        """The observations under each element, (|G|, B, ...)."""
+        return self.symmetry.observation.orbit(observations)
+
+    def reduced(self, observations: Tensor, reduce: WeightedMean) -> Tensor:
+        """Weighted Q-values (B, actions); only the weights have a gradient."""
+        orbit = self.orbit(observations)
+        with torch.no_grad():
+            raw = self.q_values(orbit.flatten(0, 1)).view(*orbit.shape[:2], -1)
+            aligned = self.symmetry.action.align(raw)
+        weights = reduce.log_weights(orbit).softmax(0)
+        return (weights[..., None] * aligned).sum(0)
+
+
+def _check_policy(policy: LambdaEquitunePolicy) -> None:
+    if not isinstance(policy, LambdaEquitunePolicy):
+        raise TypeError(
+            f"only LambdaEquitunePolicy has weights to fit; got {type(policy).__name__}"
+        )

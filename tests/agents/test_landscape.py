@@ -1,0 +1,201 @@
+import dataclasses
+import functools
+
+import gymnasium as gym
+import matplotlib.image
+import numpy as np
+import pytest
+from stable_baselines3 import DQN
+
+import equirl
+from equirl.agents import landscape
+from equirl.agents.landscape import (
+    RESOLUTION,
+    Landscape,
+    Row,
+    draw,
+    grid,
+    identity_weights,
+    margins,
+    value_rows,
+    values,
+)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Lambda's weights learn for a moment only."""
+    few = functools.partial(equirl.fit_familiarity, steps=20)
+    monkeypatch.setattr(equirl, "fit_familiarity", few)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return DQN("MlpPolicy", "CartPole-v1", seed=0, device="cpu", buffer_size=1)
+
+
+@pytest.fixture(scope="module")
+def visited():
+    """States on one side only, as of a lopsided agent."""
+    return np.random.default_rng(0).uniform(0, [1, 2, 0.1, 3], (500, 4)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def states(visited):
+    return grid(visited, (0, 2))
+
+
+@pytest.fixture(scope="module")
+def weighted(model, visited):
+    policy = equirl.LambdaEquitunePolicy(model, "CartPole-v1")
+    equirl.fit_familiarity(policy, visited, steps=100)
+    return policy
+
+
+@pytest.fixture
+def cartpole(model, tmp_path):
+    model.save(tmp_path / "mine.zip")
+    return Landscape(
+        tmp_path / "mine.zip", env="CartPole-v1", transitions=80, output=tmp_path / "out"
+    )
+
+
+def test_grid_is_as_wide_as_the_visited_states_and_their_mirror_image(states, visited):
+    assert states.shape == (RESOLUTION**2, 4)
+    assert (states[:, [1, 3]] == 0).all()
+    square = states.reshape(RESOLUTION, RESOLUTION, 4)
+    assert (np.diff(square[0, :, 0]) > 0).all() and (np.diff(square[:, 0, 2]) > 0).all()
+    assert states[:, 0].max() == pytest.approx(np.percentile(visited[:, 0], 99), abs=1e-6)
+    np.testing.assert_allclose(states[::-1], -states, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [equirl.EquitunePolicy, equirl.EquizeroPolicy, None])
+def test_symmetrised_landscape_is_equivariant(kind, model, states, weighted):
+    policy = weighted if kind is None else kind(model, "CartPole-v1")
+    margin = margins(values(policy, states, "softmax"))
+    # the mirror image of the i-th state is the i-th from the end
+    np.testing.assert_allclose(margin[::-1], -margin, atol=1e-5)
+    best = values(policy, states).max(1)
+    np.testing.assert_allclose(best[::-1], best, atol=1e-5)
+    plain = margins(values(model, states, "softmax"))
+    assert np.abs(plain[::-1] + plain).max() > 1e-2
+
+
+def test_landscape_is_that_of_the_policy(model, states, weighted):
+    for policy in (equirl.EquitunePolicy(model, "CartPole-v1"), weighted):
+        shown = values(policy, states, "softmax")
+        np.testing.assert_allclose(shown, policy.action_values(states), atol=1e-6)
+    actions, _ = model.predict(states, deterministic=True)
+    np.testing.assert_array_equal(values(model, states).argmax(1), actions)
+
+
+def test_equitune_and_equizero_act_alike_with_two_actions(model, states):
+    tune, zero = (
+        margins(values(kind(model, "CartPole-v1"), states, "softmax"))
+        for kind in (equirl.EquitunePolicy, equirl.EquizeroPolicy)
+    )
+    clear = np.abs(tune) > 1e-5
+    assert clear.any()
+    np.testing.assert_array_equal(tune[clear] > 0, zero[clear] > 0)
+
+
+def test_margins():
+    np.testing.assert_allclose(margins(np.array([[0.9, 0.1], [0.2, 0.8]])), [-0.8, 0.6])
+    np.testing.assert_allclose(margins(np.array([[0.2, 0.7, 0.1], [0.5, 0.5, 0.0]])), [0.5, 0])
+
+
+def test_lambda_trusts_the_agent_where_it_has_been(weighted, visited):
+    here, there = (identity_weights(weighted, states) for states in (visited, -visited))
+    assert here.shape == (len(visited),)
+    assert 0 <= there.min() and here.max() <= 1
+    assert np.median(here) > 0.9 and np.median(there) < 0.1
+    np.testing.assert_allclose(here + there, 1, atol=1e-5)
+
+
+def test_panels_of_a_row_share_one_scale(model, states, visited):
+    policies = {"plain": model, "equitune": equirl.EquitunePolicy(model, "CartPole-v1")}
+    rows = value_rows(policies, states)
+    figure = draw(rows, states, visited, {0: "cart position", 2: "pole angle"})
+    panels = [axis for axis in figure.axes if axis.get_images()]
+    assert [panel.get_title() for panel in panels] == ["plain", "equitune"] * 2
+    limits = [panel.get_images()[0].get_clim() for panel in panels]
+    assert limits[0] == limits[1] and limits[2] == limits[3]
+    assert limits[2][0] == -limits[2][1]  # of two actions, centred at 0
+    assert panels[2].get_xlabel() == "cart position" and panels[2].get_ylabel() == "pole angle"
+    assert panels[0].get_xlim() == pytest.approx((states[0, 0], states[-1, 0]))
+    landscape.plt.close(figure)
+
+
+def test_panels_show_the_right_states(states, visited):
+    up = Row("up", {"": states[:, 2]}, -1, 1)
+    figure = draw([up], states, visited, {0: "x", 2: "y"})
+    image = figure.axes[0].get_images()[0]
+    shown = image.get_array()
+    assert image.origin == "lower" and (shown[0] < shown[-1]).all()
+    assert (shown[:, 0] == shown[:, -1]).all()
+    landscape.plt.close(figure)
+
+
+def test_landscape_of_cartpole(cartpole, capsys):
+    landscape.main(cartpole)
+    files = sorted(cartpole.output.iterdir())
+    assert [file.name for file in files] == ["lambda.png", "q_landscape.png"]
+    assert set(capsys.readouterr().out.split()) == {str(file) for file in files}
+    for file in files:
+        assert file.stat().st_size < 250_000
+        assert matplotlib.image.imread(file)[..., :3].std() > 0.05
+    again = dataclasses.replace(cartpole, output=cartpole.output.parent / "again")
+    landscape.main(again)
+    for file in files:
+        assert (again.output / file.name).read_bytes() == file.read_bytes()
+
+
+def test_landscape_of_a_run_folder(tiny_runs, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(landscape, "draw", lambda *args: drawn.append(args) or draw(*args))
+    landscape.main(Landscape(tiny_runs[0], axes=(0, 1), transitions=80, output=tmp_path))
+    (values_above, margins_below), *_, axes = drawn[0]
+    assert list(margins_below.panels) == ["plain", "equitune", "equizero", "λ-equitune"]
+    assert margins_below.low == 0 and axes == {0: "entry 0", 1: "entry 1"}
+    (weights,), *_ = drawn[1]
+    assert (weights.low, weights.high) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"axes": (1, 1)}, r"--axes must be two different entries of 0..3; got \(1, 1\)"),
+        ({"axes": (0, 4)}, "two different entries of 0..3"),
+        ({"axes": (-1, 2)}, "two different entries of 0..3"),
+        ({"transitions": 9}, "--transitions must be at least 10; got 9"),
+        ({"device": "cudaa"}, "--device cudaa"),
+        ({"env": None}, "--env CartPole-v1"),
+    ],
+)
+def test_wrong_arguments(cartpole, change, message):
+    with pytest.raises(ValueError, match=message):
+        landscape.main(dataclasses.replace(cartpole, **change))
+
+
+def test_a_file_is_no_output_folder(cartpole):
+    cartpole.output.touch()
+    with pytest.raises(ValueError, match="is a file, not a folder"):
+        landscape.main(cartpole)
+
+
+def test_entry_that_is_always_0_is_refused(visited):
+    with pytest.raises(ValueError, match="entry 2 is never but 0; name another"):
+        grid(visited * [1, 1, 0, 1], (0, 2))
+
+
+def test_images_have_no_landscape(tmp_path):
+    env = gym.make("equirl/Gridworld-v0", observation="image", n=4)
+    DQN("MlpPolicy", env, device="cpu", buffer_size=1).save(tmp_path / "images.zip")
+    arguments = Landscape(
+        tmp_path / "images.zip",
+        env="equirl/Gridworld-v0",
+        env_kwargs=("observation=image", "n=4"),
+        output=tmp_path,
+    )
+    with pytest.raises(ValueError, match=r"needs observations that are vectors; got .*\(2, 4, 4\)"):
+        landscape.main(arguments)
