@@ -48,7 +48,7 @@ class Compare:
     """Compare plain, equitune, equizero and lambda policies of saved agents.
 
     Every policy plays the same episodes, on the original environment and on one seen through a
-    random group element in each episode. Lambda's weights learn from rollouts of the plain agent.
+    random group element in each episode.
 
     Example: equirl compare dqn.zip --env Acrobot-v1 --episodes 200 --output results/mine
     """
@@ -376,6 +376,11 @@ def main(arguments: Compare) -> None:
             option = "--" + name.replace("_", "-")
             raise ValueError(f"{option} must be at least {least}; got {getattr(arguments, name)}")
     check_seed(arguments.seed)
+    if arguments.select and arguments.seed + arguments.episodes > SELECTION_SEED:
+        raise ValueError(
+            f"with --select, the seeds from {SELECTION_SEED} are those that policies are chosen "
+            f"by; give a smaller --seed than {arguments.seed}"
+        )
     check_device(arguments.device)
     env_kwargs = parse_env_kwargs(arguments.env_kwargs)
     agents = [

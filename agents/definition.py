@@ -61,6 +61,16 @@ class Unit:
         """What went wrong, if something did."""
         return self.training.folder.path / "error.log"
 
+    @property
+    def clock(self) -> Path:
+        """Holds the seconds that the unit has taken so far, but for what a kill has cost."""
+        return self.training.folder.path / "seconds.txt"
+
+    @property
+    def seconds(self) -> float:
+        """What the clock shows."""
+        return float(self.clock.read_text()) if self.clock.exists() else 0.0
+
     def __str__(self) -> str:
         """As in ``CartPole-v1, tuned, seed 3``."""
         return f"{self.env}, {self.setting}, seed {self.training.seed}"

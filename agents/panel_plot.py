@@ -55,7 +55,7 @@ def write_panel(folder: Path, command: str = "equirl study") -> list[Path]:
     panel = panels.read_panel(folder)
     files = draw_panel(panel, folder)
     for name, text in (
-        ("table.md", _table_page(panel, command, files)),
+        ("table.md", _table_page(panel, command, files, _record(folder))),
         ("budgets.md", _budgets_page(panel, command)),
     ):
         with replacing(folder / name) as temporary:
@@ -64,7 +64,29 @@ def write_panel(folder: Path, command: str = "equirl study") -> list[Path]:
     return files
 
 
-def _table_page(panel: pd.DataFrame, command: str, figures: list[Path]) -> str:
+def _record(folder: Path) -> list[str]:
+    """How long the study has taken, and what was selected, as far as it is on record."""
+    parts = []
+    if (folder / "seconds.csv").exists():
+        seconds = pd.read_csv(folder / "seconds.csv").seconds
+        parts.append(
+            f"The {len(seconds)} units took {seconds.sum() / 3600:.1f} hours of one core, the "
+            f"longest {seconds.max() / 60:.0f} minutes: {seconds.sum() / 7200:.1f} hours of wall "
+            "time on two cores."
+        )
+    if (folder / "selection.csv").exists():
+        selection = pd.read_csv(folder / "selection.csv")
+        counts = selection.groupby(["condition", "chosen"]).size().unstack(fill_value=0)
+        parts += [
+            "## What was selected",
+            f"Checkpoints at which each policy won. A race took {selection.spent.median():.0f} "
+            f"episodes in the median, {selection.spent.max():.0f} at most.",
+            markdown(counts.reset_index(), ""),
+        ]
+    return parts
+
+
+def _table_page(panel: pd.DataFrame, command: str, figures: list[Path], record: list[str]) -> str:
     pictures = [f"![{file.stem}]({file.name})" for file in figures if file.suffix == ".png"]
     parts = [
         "# A panel of agents under every policy",
@@ -84,6 +106,7 @@ def _table_page(panel: pd.DataFrame, command: str, figures: list[Path]) -> str:
         "## Each family and setting",
         "Normalised scores. Returns at each budget: [budgets.md](budgets.md).",
         _markdown(panels.family_table(panel), SCORE),
+        *record,
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -283,7 +306,8 @@ def _band(
 
 def _legend(figure: Figure, axis: Axes) -> None:
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    columns = min(len(labels), max(1, int(figure.get_figwidth() / 1.3)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def _save(figure: Figure, stem: Path) -> list[Path]:

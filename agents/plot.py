@@ -2,6 +2,7 @@
 
 equirl plot results/demo
 equirl plot results/cartpole/returns.csv results/acrobot/returns.csv --output figures
+equirl plot results/study
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ COLOURS = {
     "plain": "#d9d9d9",
     "equitune": "#e69f00",
     "equizero": "#0072b2",
-    "equizero_raw": "#56b4e9",
+    "equizero_raw": "#88cdf5",
     "lambda": "#111111",
     "selected": "#2ca67c",
 }
@@ -61,16 +62,17 @@ LABELS = {
 
 @dataclasses.dataclass
 class Plot:
-    """Plot what `equirl compare --output` wrote.
+    """Plot what `equirl compare --output` or `equirl study` wrote.
 
-    Writes returns.png and returns.svg, seed-averaged bars for each policy; and, for each
-    environment with several training budgets, curves of return against training steps.
+    For comparisons: returns.png and returns.svg, seed-averaged bars for each policy; and, for each
+    environment with several training budgets, curves of return against training steps. For a
+    study: all its tables and figures, anew.
 
     Example: equirl plot results/mine
     """
 
     comparisons: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of comparisons, or their returns.csv; several are drawn together."""
+    """Folders of comparisons, or their returns.csv; several are drawn together. Or a study."""
     output: Path | None = None
     """Folder for the figures; that of the first comparison when omitted."""
 
@@ -161,7 +163,7 @@ def curves(returns: pd.DataFrame) -> Figure:
                 axis.plot(
                     steps,
                     [e.value for e in estimates],
-                    LINES[policy],
+                    linestyle=LINES[policy],
                     marker=MARKERS[policy],
                     markersize=4,
                     color=colour,
@@ -245,8 +247,16 @@ def main(arguments: Plot) -> None:
     """Draw the figures and say where they are."""
     if not arguments.comparisons:
         raise ValueError("nothing to plot: name folders that equirl compare --output wrote")
-    returns = pd.concat([read_comparison(path) for path in arguments.comparisons])
     first = arguments.comparisons[0]
+    if (first / "study.yaml").exists():
+        from equirl.agents.panel_plot import write_panel  # which draws with this module
+
+        if len(arguments.comparisons) > 1 or arguments.output is not None:
+            raise ValueError("a study is plotted alone, into its own folder")
+        for file in write_panel(first):
+            print(file)
+        return
+    returns = pd.concat([read_comparison(path) for path in arguments.comparisons])
     folder = arguments.output or (first if first.is_dir() else first.parent)
     for file in plot_returns(returns, folder):
         print(file)

@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 
 import equirl
 from equirl.agents.evaluation import SavedAgent
+from equirl.agents.runs import RunFolder
 from equirl.experience import Experience, rollout_experience
 from equirl.symmetry import Symmetry
 
@@ -48,7 +49,8 @@ class Subject:
     @cached_property
     def replay(self) -> Experience:
         """The newest transitions of its replay buffer; of rollouts where it was not kept."""
-        file = self.agent.path.with_suffix(".safetensors")
+        budget = self.agent.budget or self.model.num_timesteps
+        file = RunFolder(self.agent.path.parent, self.agent.env_id).experience(budget)
         if not file.exists():
             return self.rollouts
         return Experience.load(file).newest(self.transitions)

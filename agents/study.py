@@ -86,12 +86,12 @@ def run_unit(unit: Unit) -> str | None:
     try:
         with _waiting_lock(unit.training.folder.path / ".unit.lock"):
             if not unit.training.folder.final_agent.exists():
-                train_agent(unit.training, position=None)
+                with _timed(unit):
+                    train_agent(unit.training, position=None)
             for budget, part in zip(unit.training.budgets, unit.parts, strict=True):
                 if not part.exists():
-                    rows = evaluate_checkpoint(unit, budget)
-                    with replacing(part) as temporary:
-                        rows.to_csv(temporary, index=False)
+                    with _timed(unit), replacing(part) as temporary:
+                        evaluate_checkpoint(unit, budget).to_csv(temporary, index=False)
             unit.error_log.unlink(missing_ok=True)
         return None
     except Exception as error:  # a unit that fails must not stop the others
@@ -182,16 +182,22 @@ def collect(units: list[Unit]) -> pd.DataFrame:
     return pd.concat([pd.read_csv(part) for part in parts], ignore_index=True)
 
 
-def write_study(folder: Path, table: pd.DataFrame, definition: Path) -> None:
-    """Write returns.csv, selection.csv and the definition."""
-    chosen = table[table.policy == "selected"]
+def write_study(folder: Path, units: list[Unit], definition: Path) -> None:
+    """Write returns.csv, selection.csv, seconds.csv and the definition."""
+    table = collect(units)
+    chosen = table[table.policy == "selected"].astype({"spent": int})
     keys = [c for c in COLUMNS if c not in ("policy", "mean_return", "n_episodes")]
-    for name, columns, rows in (
-        ("returns.csv", COLUMNS, table),
-        ("selection.csv", keys + CHOICE_COLUMNS, chosen.astype({"spent": int})),
+    seconds = pd.DataFrame(
+        {"env": u.env, "setting": u.setting, "seed": u.training.seed, "seconds": u.seconds}
+        for u in units
+    )
+    for name, rows in (
+        ("returns.csv", table[COLUMNS]),
+        ("selection.csv", chosen[keys + CHOICE_COLUMNS]),
+        ("seconds.csv", seconds.sort_values(["env", "setting", "seed"])),
     ):
         with replacing(folder / name) as temporary:
-            rows[columns].to_csv(temporary, index=False, float_format="%.6g")
+            rows.to_csv(temporary, index=False, float_format="%.6g")
     with replacing(folder / "study.yaml") as temporary:
         temporary.write_text(definition.read_text())
 
@@ -245,6 +251,17 @@ def end_with(parent: int) -> None:
 def _work(unit: Unit, study: int) -> tuple[str, str | None]:
     end_with(study)
     return str(unit), run_unit(unit)
+
+
+@contextlib.contextmanager
+def _timed(unit: Unit) -> Iterator[None]:
+    """Add the seconds that something takes to those that the unit has taken so far."""
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        with replacing(unit.clock) as temporary:
+            temporary.write_text(f"{unit.seconds + time.monotonic() - start:.1f}")
 
 
 @contextlib.contextmanager
@@ -303,15 +320,15 @@ def main(arguments: Study) -> None:
     units = read_units(arguments.definition, arguments.panel, arguments.runs)
     print(f"{len(units)} units; agents in {arguments.runs}, results in {arguments.output}")
     failed = run_units(units, arguments.backend, arguments.address, arguments.jobs)
-    write_study(arguments.output, collect(units), arguments.definition)
-    for file in write_panel(arguments.output):
-        print(file)
+    write_study(arguments.output, units, arguments.definition)
     if failed:
         raise ValueError(
-            f"{len(failed)} of {len(units)} units failed, and are missing in the results; see "
+            f"{len(failed)} of {len(units)} units failed, and are missing in returns.csv; see "
             "error.log in their run folders, and run the same command again:\n"
             + "\n".join(f"  {name}: {error}" for name, error in failed.items())
         )
+    for file in write_panel(arguments.output):
+        print(file)
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ class Training:
     @property
     def description(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Arguments and hyperparameters, as they stand in the run folder."""
-        arguments = {
+        arguments: dict[str, Any] = {
             "algo": "dqn",
             "env": self.env_id,
             "env_kwargs": self.env_kwargs,
@@ -112,8 +112,9 @@ class Training:
             "n_timesteps": self.steps,
             "checkpoints": self.checkpoints,
             "eval_episodes": self.eval_episodes,
-            "experience": self.experience,
         }
+        if self.experience:
+            arguments["experience"] = self.experience
         return arguments, self.hyperparameters
 
 

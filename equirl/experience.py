@@ -80,32 +80,35 @@ def replay_experience(model: DQN, limit: int = 20_000) -> Experience:
 
     Args:
         model: The agent, as it was trained in this process or with its buffer loaded.
-        limit: Largest number of transitions.
+        limit: Largest number of transitions, at least 1.
 
     Raises:
-        ValueError: If the buffer is empty; archives of Stable-Baselines3 do not hold it.
+        ValueError: If the buffer is empty, as that of a loaded archive is, or saves memory by
+            keeping no next observations.
     """
+    if limit < 1:
+        raise ValueError(f"limit is a number of transitions, at least 1; got {limit}")
     buffer = model.replay_buffer
     if buffer is None or buffer.size() == 0:
         raise ValueError(
             "the replay buffer is empty (saved agents come without it); "
             "use rollout_experience instead"
         )
+    if buffer.optimize_memory_usage:
+        raise ValueError(
+            "a replay buffer with optimize_memory_usage keeps no next observations; use "
+            "rollout_experience instead"
+        )
     newest = buffer.pos if buffer.full else buffer.size()
     # one row of the buffer holds a step of each environment that ran side by side
     rows = min(-(-limit // buffer.n_envs), buffer.size())
     places = (newest - np.arange(rows)[::-1] - 1) % len(buffer.observations)
-    follows = (
-        buffer.observations[(places + 1) % len(buffer.observations)]
-        if buffer.optimize_memory_usage
-        else buffer.next_observations[places]
-    )
-    observations = buffer.observations[places]
+    observations, follows = buffer.observations[places], buffer.next_observations[places]
     dones = buffer.dones[places].astype(bool)
     # a training may also have reset the environment between two steps
     ended = dones.copy()
-    moved = (follows[:-1] != observations[1:]).reshape(rows - 1, buffer.n_envs, -1)
-    ended[:-1] |= moved.any(axis=-1)
+    moved = follows[:-1] != observations[1:]
+    ended[:-1] |= moved.any(axis=tuple(range(2, moved.ndim)))
     ended[-1] = True
     return _one_after_the_other(
         observations,
@@ -135,7 +138,12 @@ def rollout_experience(
         seed: The first of ``n_envs`` consecutive seeds; keep them apart from those of evaluation.
         n_envs: Environments that run side by side.
         env_kwargs: Passed to ``gymnasium.make``.
+
+    Raises:
+        ValueError: If a number is less than 1.
     """
+    if steps < 1 or n_envs < 1:
+        raise ValueError(f"steps and n_envs are at least 1; got {steps} and {n_envs}")
     envs = DummyVecEnv([lambda: gym.make(env_id, **(env_kwargs or {}))] * n_envs)
     envs.seed(seed)
     before = envs.reset()

@@ -236,7 +236,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ValueError: If the file is damaged, none of equirl's, or of a newer format.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no policy at {path}")
+        raise FileNotFoundError(f"no file at {path}")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -340,7 +340,7 @@ class LambdaEquitunePolicy(SymmetrizedPolicy):
         cls, header: dict[str, Any], agent: DQN, symmetry: Symmetry
     ) -> LambdaEquitunePolicy:
         weight = MLPWeight(**header["weight"])
-        return cls(agent, symmetry, weight, header["normalize"], header["sharpness"])
+        return cls(agent, symmetry, weight, header["normalize"], header.get("sharpness", 0.0))
 
 
 def _log_sureness(sharpness: float, values: torch.Tensor) -> torch.Tensor:

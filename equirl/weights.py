@@ -60,7 +60,8 @@ def fit_temporal_difference(
     The weighted Q-values Q'(s, .) = sum_g lambda(g s) Q(g s, .)[g .] shall satisfy Bellman's
     equation: minimises the Huber loss of Q'(s, a) - r - gamma max_b Q'(s', b), whose target has
     no gradient, as in the training of a DQN. The weights then go to the views whose Q-values are
-    consistent with what happened.
+    consistent with what happened. They are those of the network alone, so give the policy a
+    ``sharpness`` of 0.
 
     Args:
         policy: The policy; its weight network is trained in place.
@@ -98,7 +99,8 @@ def fit_temporal_difference(
     )
     if isinstance(reduce.weight, MLPWeight):
         with torch.no_grad():
-            reduce.weight.standardize(values.orbit(before[:4096]).flatten(0, 1))
+            some = before[:: -(-len(before) // 4096)]
+            reduce.weight.standardize(values.orbit(some).flatten(0, 1))
 
     def loss(rows: Tensor) -> Tensor:
         with torch.no_grad():

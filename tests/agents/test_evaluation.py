@@ -1,19 +1,14 @@
 import json
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from stable_baselines3 import DQN, PPO
 
 import equirl
 from equirl.agents import evaluate
-from equirl.agents.evaluation import (
-    POLICIES,
-    SavedAgent,
-    episode_returns,
-    find_agents,
-    parse_condition,
-)
-from equirl.agents.policies import make_policy
+from equirl.agents.evaluation import SavedAgent, episode_returns, find_agents, parse_condition
+from equirl.agents.policies import CANDIDATES, make_policy
 
 
 @pytest.fixture
@@ -144,6 +139,82 @@ def test_number_of_episodes_need_not_divide(cartpole_zip):
     assert episode_returns(Alternating(), agent, "original", 33).shape == (33,)
 
 
+def played_by_hand(make, episodes, seed):
+    """Returns of Alternating in one environment after the other, as the monitors list them."""
+    count = min(20, episodes)
+    returns = []
+    for i in range(count):
+        env = make()
+        for number in range((episodes + i) // count):
+            observation, _ = env.reset(seed=seed + i) if number == 0 else env.reset()
+            total, over = 0.0, False
+            while not over:
+                action = Alternating().predict(observation[None])[0][0]
+                observation, reward, terminated, truncated, _ = env.step(action)
+                total, over = total + reward, terminated or truncated
+            returns.append(total)
+    return returns
+
+
+@pytest.mark.parametrize("episodes", [1, 3, 20, 33, 60])
+def test_environments_at_rest_do_not_change_the_returns(cartpole_zip, episodes):
+    (agent,) = find_agents(cartpole_zip, "CartPole-v1")
+    together = episode_returns(Alternating(), agent, "original", episodes, seed=7)
+    assert together.tolist() == played_by_hand(lambda: gym.make("CartPole-v1"), episodes, seed=7)
+    assert len(set(together)) > min(3, episodes) - 1
+
+
+def test_environments_at_rest_do_not_change_the_elements_that_are_drawn(cartpole_zip):
+    (agent,) = find_agents(cartpole_zip, "CartPole-v1")
+    together = episode_returns(LeansRight(), agent, "transformed", 30, seed=7)
+    half = episode_returns(LeansRight(), agent, "transformed", 20, seed=7)
+    # environments 10 to 19 play two episodes of the 30, and their first as before
+    assert together[:10].tolist() == half[:10].tolist()
+    assert together[10::2].tolist() == half[10:].tolist()
+
+
+class LeansRight:
+    """Not equivariant, so that its returns tell through which element it looked."""
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        return (observation[:, 2] + 0.1 > 0).astype(int), state
+
+
+class Ledger(gym.Env):
+    """Episodes of 1, 5, 9, ... steps by its seed; writes down each reset and step."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+    books: dict = {}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.length = 1 + 4 * (seed % 20)
+            self.book = self.books[seed] = []
+        self.book.append(0)
+        return np.full(4, self.length, np.float32), {}
+
+    def step(self, action):
+        self.book[-1] += 1
+        over = self.book[-1] >= self.length
+        return np.full(4, self.length, np.float32), 1.0, over, False, {}
+
+
+@pytest.mark.parametrize("episodes", [7, 20, 33])
+@pytest.mark.parametrize("condition", ["original", "transformed", 1])
+def test_no_environment_is_stepped_after_its_quota(cartpole_zip, monkeypatch, episodes, condition):
+    monkeypatch.setattr(Ledger, "books", {})
+    gym.register("test/Ledger-v0", Ledger)
+    equirl.register_symmetry("test/Ledger-v0", "equirl.envs.classic_control:cartpole_symmetry")
+    (agent,) = find_agents(cartpole_zip, "test/Ledger-v0")
+    returns = episode_returns(Alternating(), agent, condition, episodes, seed=40)
+    count = min(20, episodes)
+    expected = {40 + i: [1 + 4 * i] * ((episodes + i) // count) for i in range(count)}
+    assert Ledger.books == expected  # whole episodes and nothing more, not even a reset
+    assert returns.tolist() == [length for lengths in expected.values() for length in lengths]
+
+
 def test_equivariant_policies_do_as_well_through_every_element(tiny_runs):
     (agent,) = find_agents(tiny_runs[0])
     policy = make_policy("equitune", agent.load(), agent)
@@ -168,7 +239,7 @@ def test_a_policy_that_is_not_equivariant_fails_through_the_others(tiny_runs):
     assert 5 <= (mixed > -50).sum() <= 25
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", CANDIDATES)
 def test_every_policy_is_made(tiny_runs, name):
     (agent,) = find_agents(tiny_runs[0])
     policy = make_policy(name, agent.load(), agent, transitions=100)

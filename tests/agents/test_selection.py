@@ -3,6 +3,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from equirl.agents.evaluation import FIRST_SEED, SIDE_BY_SIDE
+from equirl.agents.policies import CANDIDATES, ROLLOUT_SEED
 from equirl.agents.selection import SELECTION_SEED, Choice, Race
 from equirl.agents.statistics import Estimate
 
@@ -39,8 +41,8 @@ def test_plain_is_kept_when_none_is_better():
     """In about 5 % of races only is another chosen; 8.5 % is 2.3 deviations more."""
     false = 0
     for seed in range(200):
-        games = Games(nothing_gained(), seed, episodes=10, rounds=3, common=3)
-        choice = Race(rounds=3, episodes=10, error=0.05).run(NAMES, games)
+        games = Games(nothing_gained(CANDIDATES), seed, episodes=10, rounds=2, common=3)
+        choice = Race(rounds=2, episodes=10, error=0.05).run(CANDIDATES, games)
         false += choice.policy != "plain"
     assert false <= 17
 
@@ -88,7 +90,9 @@ def test_of_two_that_are_better_the_best_is_chosen():
     assert Race().run(["plain", "equitune", "equizero"], games).policy == "equizero"
 
 
-@pytest.mark.parametrize("names", [["plain", "equitune", "lambda"], ["equitune", "lambda", "plain"]])
+@pytest.mark.parametrize(
+    "names", [["plain", "equitune", "lambda"], ["equitune", "lambda", "plain"]]
+)
 def test_plain_is_preferred_among_equals(names):
     games = Games(nothing_gained(names))
     for name in names:
@@ -199,7 +203,4 @@ def test_policies_that_make_no_race(names):
 
 
 def test_validation_episodes_are_not_those_that_are_reported():
-    from equirl.agents.evaluation import FIRST_SEED, SIDE_BY_SIDE
-    from equirl.agents.policies import ROLLOUT_SEED
-
     assert max(FIRST_SEED, ROLLOUT_SEED) + SIDE_BY_SIDE < SELECTION_SEED < 2**31

@@ -13,6 +13,7 @@ import yaml
 from filelock import FileLock
 
 import equirl
+from equirl import Experience, replay_experience
 from equirl.agents import train
 from equirl.agents.train import plan, train_agent, train_all
 
@@ -146,6 +147,7 @@ def test_folder_of_other_files_is_refused(tiny_train):
         ({"seeds": ()}, "no seeds given"),
         ({"seeds": (1, 1)}, "given twice"),
         ({"seeds": (-1,)}, "seeds must be"),
+        ({"experience": -1}, "--experience must be at least 0; got -1"),
         ({"checkpoints": 0}, "--checkpoints must be at least 1"),
         ({"steps": 2}, "too few for 3 checkpoints"),
         ({"env": "CartPole-v9"}, "cannot make CartPole-v9.* is known: Acrobot-v1, CartPole-v1"),
@@ -219,3 +221,90 @@ def test_seeds_train_side_by_side(tiny_train):
     trainings = plan(dataclasses.replace(tiny_train, seeds=(0, 1)))
     train_all(trainings, jobs=2)
     assert all(training.folder.final_agent.exists() for training in trainings)
+
+
+PARTS = [field.name for field in dataclasses.fields(Experience)]
+
+
+def kept(training):
+    """The experience beside each checkpoint, by steps."""
+    return {n: Experience.load(training.folder.experience(n)) for n in training.budgets}
+
+
+def test_no_experience_is_kept_unasked(tiny_runs):
+    assert not list(tiny_runs[0].rglob("*.safetensors"))
+    arguments = yaml.safe_load((tiny_runs[0] / "equirl-Gridworld-v0" / "args.yml").read_text())
+    assert not arguments.get("experience")
+
+
+@pytest.mark.parametrize(
+    ("limit", "lengths"),
+    [(1, [1, 1, 1]), (60, [60, 60, 60]), (100, [80, 100, 100]), (1000, [80, 160, 200])],
+)
+def test_the_newest_experience_is_kept_with_each_checkpoint(tiny_train, limit, lengths):
+    """As many as asked, or as there are; the buffer holds 200."""
+    (training,) = plan(dataclasses.replace(tiny_train, experience=limit))
+    model = train_agent(training)
+    names = {path.name for path in training.folder.path.glob("*.safetensors")}
+    assert names == {f"rl_model_{n}_steps.safetensors" for n in (80, 160, 240)}
+    experiences = kept(training)
+    assert [len(experience) for experience in experiences.values()] == lengths
+    expected = replay_experience(model, limit)
+    for name in PARTS:
+        ours, theirs = getattr(experiences[240], name), getattr(expected, name)
+        assert ours.dtype == theirs.dtype
+        assert np.array_equal(ours, theirs)
+
+
+def test_experience_goes_on_from_checkpoint_to_checkpoint(tiny_train):
+    (training,) = plan(dataclasses.replace(tiny_train, experience=160))
+    train_agent(training)
+    first, second, third = kept(training).values()
+    for name in PARTS:
+        assert np.array_equal(getattr(second, name)[:80], getattr(first, name))
+        assert np.array_equal(getattr(third, name)[:80], getattr(second, name)[80:])
+    assert first.ended[-1] and second.ended[79]  # where a leg ends, the environment is reset
+    inside = ~second.ended[:-1]
+    follows = (second.next_observations[:-1] == second.observations[1:]).all(axis=1)
+    assert follows[inside].all()
+    assert inside.mean() > 0.5
+
+
+def test_keeping_experience_does_not_change_the_agent(tiny_train, tiny_runs):
+    (training,) = plan(dataclasses.replace(tiny_train, experience=60))
+    model = train_agent(training)
+    assert states_equal(model, equirl.load_agent(tiny_runs[0] / "equirl-Gridworld-v0.zip"))
+
+
+@pytest.mark.parametrize("stop", ["before", "after"])
+def test_a_resumed_training_keeps_the_same_experience(tiny_train, tmp_path, monkeypatch, stop):
+    """Interrupted before, or after, the second checkpoint's experience was written."""
+    whole = dataclasses.replace(tiny_train, experience=150, output=tmp_path / "whole")
+    (undisturbed,) = plan(whole)
+    train_agent(undisturbed)
+    (training,) = plan(dataclasses.replace(whole, output=tmp_path / "interrupted"))
+    save = Experience.save
+
+    def interrupted(experience, path):
+        if "160" in path.name:
+            if stop == "after":
+                save(experience, path)
+            raise KeyboardInterrupt
+        save(experience, path)
+
+    monkeypatch.setattr(Experience, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_agent(training)
+    monkeypatch.setattr(Experience, "save", save)
+    assert training.folder.experience(160).exists() == (stop == "after")
+    train_agent(training)
+    for steps in training.budgets:
+        ours, theirs = (t.folder.experience(steps).read_bytes() for t in (training, undisturbed))
+        assert ours == theirs
+
+
+def test_a_folder_that_keeps_other_experience_is_refused(tiny_train):
+    (training,) = plan(dataclasses.replace(tiny_train, experience=60))
+    train_agent(training)
+    with pytest.raises(FileExistsError, match=r"args\.yml has experience = 60, this one 70"):
+        plan(dataclasses.replace(tiny_train, experience=70))

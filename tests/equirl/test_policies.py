@@ -163,16 +163,17 @@ def test_lambda_is_the_weighted_mean(case, normalize):
             ],
             axis=1,
         )
-    weights = softmax(log_weights).T
+    sureness = stack.max(-1) - stack.mean(-1)
+    weights = softmax(log_weights + policy.sharpness * np.log(sureness).T).T
     assert weights.max() > 0.9  # far from equal
     expected = (weights[:, :, None] * stack).sum(0)
     np.testing.assert_allclose(policy.action_values(observations), expected, 1e-12, 1e-13)
 
 
-def test_a_new_lambda_is_equitune(case):
+def test_a_new_lambda_of_no_sharpness_is_equitune(case):
     agent, observations = case.agent(), case.observations(20)
     np.testing.assert_allclose(
-        LambdaEquitunePolicy(agent, case.symmetry()).action_values(observations),
+        LambdaEquitunePolicy(agent, case.symmetry(), sharpness=0).action_values(observations),
         EquitunePolicy(agent, case.symmetry()).action_values(observations),
         rtol=1e-6,
     )
