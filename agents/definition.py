@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+import equirl
 from equirl.agents.policies import MAKERS
 from equirl.agents.selection import Race
 from equirl.agents.train import Train, Training, plan
@@ -103,13 +104,19 @@ def read_units(file: Path, panel: str, runs: Path) -> list[Unit]:
             Race(**document["race"]),
         )
         chosen = panels[panel]
+        for name, entry in document["environments"].items():
+            _check_scale(name, entry["scale"])
+            equirl.symmetry_of(entry["env"])
         arguments = [
             (
                 name,
                 setting,
                 Train(
                     env=entry["env"],
-                    env_kwargs=tuple(f"{k}={v}" for k, v in entry.get("env_kwargs", {}).items()),
+                    env_kwargs=tuple(
+                        f"{k}={yaml.safe_dump(v, default_flow_style=True)}"
+                        for k, v in entry.get("env_kwargs", {}).items()
+                    ),
                     seeds=tuple(chosen["seeds"]),
                     hyperparameters=file.parent / hyperparameters,
                     output=runs.resolve() / setting / name,
@@ -122,16 +129,16 @@ def read_units(file: Path, panel: str, runs: Path) -> list[Unit]:
             for setting, hyperparameters in document["settings"].items()
             for name, entry in document["environments"].items()
         ]
+        _check_evaluation(evaluation, file)
+        units = [
+            Unit(name, setting, training, evaluation)
+            for name, setting, train in arguments
+            for training in plan(train)
+        ]
     except yaml.YAMLError as error:
         raise ValueError(f"{file.name} is not readable as YAML: {error}") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file.name} is no definition of a study: {error!r}") from error
-    _check_evaluation(evaluation, file)
-    units = [
-        Unit(name, setting, training, evaluation)
-        for name, setting, train in arguments
-        for training in plan(train)
-    ]
     return sorted(units, key=lambda unit: -unit.training.steps)
 
 
@@ -140,9 +147,15 @@ def _check_evaluation(evaluation: Evaluation, file: Path) -> None:
         number: Any = getattr(evaluation, name)
         if not isinstance(number, int) or number < least:
             raise ValueError(f"{file.name}: {name} must be at least {least}; got {number!r}")
-    unknown = [name for name in evaluation.candidates if name not in MAKERS]
-    if unknown or "plain" not in evaluation.candidates:
+    names = evaluation.candidates
+    if not set(names) <= set(MAKERS) or "plain" not in names or len(set(names)) < len(names):
         raise ValueError(
-            f"{file.name}: candidates are plain and others of {', '.join(MAKERS)}; got "
-            f"{', '.join(evaluation.candidates)}"
+            f"{file.name}: candidates are plain and others of {', '.join(MAKERS)}, each once; got "
+            f"{', '.join(map(str, names))}"
         )
+
+
+def _check_scale(name: str, scale: Any) -> None:
+    numbers = isinstance(scale, list) and all(isinstance(n, int | float) for n in scale)
+    if not numbers or len(scale) != 2 or not scale[0] < scale[1]:
+        raise ValueError(f"the scale of {name} is [worst, best] return; got {scale!r}")

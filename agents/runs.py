@@ -119,6 +119,8 @@ class RunFolder:
         """Remove what a kill left half-written; for whoever holds the folder's lock."""
         for leftover in self.path.rglob(".unfinished-*"):
             leftover.unlink()
+        if self.final_agent.exists():
+            self.resume_file.unlink(missing_ok=True)
 
     @property
     def _described(self) -> Path:

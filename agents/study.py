@@ -75,6 +75,9 @@ class Study:
     """Units side by side; each uses one core."""
 
 
+_ONE_AT_A_TIME = threading.Lock()  # in a process: training seeds the global generators
+
+
 def run_unit(unit: Unit) -> str | None:
     """Train and evaluate, as far as that is not done yet.
 
@@ -84,7 +87,8 @@ def run_unit(unit: Unit) -> str | None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the other cores have units of their own
     try:
-        with _waiting_lock(unit.training.folder.path / ".unit.lock"):
+        with _ONE_AT_A_TIME, _waiting_lock(unit.training.folder.path / ".unit.lock"):
+            unit.training.folder.clear_leftovers()
             if not unit.training.folder.final_agent.exists():
                 with _timed(unit):
                     train_agent(unit.training, position=None)
@@ -159,12 +163,13 @@ def run_units(units: list[Unit], backend: str, address: str | None, jobs: int) -
         What went wrong, for each unit that failed, by its name.
     """
     failed = {}
-    with cluster(backend, address), joblib.parallel_config(backend=backend, n_jobs=jobs):
+    study = None if backend in CLUSTERS else os.getpid()
+    with cluster(backend, address, jobs), joblib.parallel_config(backend=backend, n_jobs=jobs):
         active, _ = joblib.parallel.get_active_backend()
         streams = active.supports_return_generator
         results = joblib.Parallel(
             batch_size=1, return_as="generator_unordered" if streams else "list"
-        )(joblib.delayed(_work)(unit, os.getpid()) for unit in units)
+        )(joblib.delayed(_work)(unit, study) for unit in units)
         with _progress(units) as progress:
             for name, error in results:
                 if error is not None:
@@ -174,11 +179,11 @@ def run_units(units: list[Unit], backend: str, address: str | None, jobs: int) -
 
 
 def collect(units: list[Unit]) -> pd.DataFrame:
-    """The evaluations of all units that are finished, in the order of the study."""
+    """The evaluations of all units that are finished, ordered by environment, setting and seed."""
     ordered = sorted(units, key=lambda u: (u.env, u.setting, u.training.seed))
     parts = [part for unit in ordered if all(p.exists() for p in unit.parts) for part in unit.parts]
     if not parts:
-        raise ValueError("no unit of the study is finished")
+        return pd.DataFrame(columns=COLUMNS + CHOICE_COLUMNS)
     return pd.concat([pd.read_csv(part) for part in parts], ignore_index=True)
 
 
@@ -216,12 +221,13 @@ def check_backend(backend: str, address: str | None) -> None:
 
 
 @contextlib.contextmanager
-def cluster(backend: str, address: str | None) -> Iterator[None]:
+def cluster(backend: str, address: str | None, jobs: int) -> Iterator[None]:
     """Connect to the cluster that a backend of joblib needs; without an address, a local one."""
     if backend == "dask":
         from dask.distributed import Client
 
-        with Client(address):
+        local = {} if address else {"n_workers": jobs, "threads_per_worker": 1}
+        with Client(address, **local):
             yield
     elif backend == "ray":
         import ray
@@ -229,8 +235,10 @@ def cluster(backend: str, address: str | None) -> Iterator[None]:
 
         ray.init(address)
         register_ray()
-        yield
-        ray.shutdown()
+        try:
+            yield
+        finally:
+            ray.shutdown()
     else:
         yield
 
@@ -244,12 +252,13 @@ def end_with(parent: int) -> None:
         os._exit(1)
 
     watched = any(thread.name == "end_with" for thread in threading.enumerate())
-    if os.getppid() == parent and not watched:  # not in the study's own process
+    if os.getpid() != parent and not watched:
         threading.Thread(target=watch, name="end_with", daemon=True).start()
 
 
-def _work(unit: Unit, study: int) -> tuple[str, str | None]:
-    end_with(study)
+def _work(unit: Unit, study: int | None) -> tuple[str, str | None]:
+    if study is not None:  # the workers of a cluster are not ours
+        end_with(study)
     return str(unit), run_unit(unit)
 
 

@@ -159,7 +159,10 @@ def test_default_definition_is_one(tmp_path):
         ({"episodes": "many"}, "episodes must be at least 1; got 'many'"),
         ({"transitions": 9}, "transitions must be at least 10"),
         ({"environments": {"e": {"scale": [0, 1]}}}, "no definition of a study.*env"),
-        ({"environments": {"e": {**GRIDWORLD, "env": "Nowhere-v0"}}}, "cannot make Nowhere-v0"),
+        (
+            {"environments": {"e": {**GRIDWORLD, "env": "Nowhere-v0"}}},
+            "no symmetry is registered for 'Nowhere-v0'",
+        ),
         ({"environments": {"e": {**GRIDWORLD, "env_kwargs": [4]}}}, "no definition of a study"),
         ({"environments": {"e": {"env": "equirl/Gridworld-v0"}}}, "scale"),
         ({"environments": {"e": {**GRIDWORLD, "scale": [0, -50]}}}, "scale"),
