@@ -11,6 +11,7 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.type_aliases import PolicyPredictor
 
 import equirl
+from equicore import MLPWeight
 from equirl.agents.evaluation import SavedAgent
 from equirl.agents.runs import RunFolder
 from equirl.experience import Experience, rollout_experience
@@ -66,20 +67,27 @@ class Subject:
             env_kwargs=self.agent.env_kwargs,
         )
 
+    @cached_property
+    def replay_familiarity(self) -> MLPWeight:
+        """A weight network that knows the states of the replay buffer."""
+        return self._familiarity(self.replay)
 
-def _default(subject: Subject) -> PolicyPredictor:
-    policy = equirl.LambdaEquitunePolicy(subject.model, subject.symmetry)
-    equirl.fit_familiarity(policy, subject.replay.observations)
-    return policy
+    @cached_property
+    def rollout_familiarity(self) -> MLPWeight:
+        """A weight network that knows the states of the rollouts."""
+        return self._familiarity(self.rollouts)
+
+    def _familiarity(self, experience: Experience) -> MLPWeight:
+        policy = equirl.LambdaEquitunePolicy(self.model, self.symmetry)
+        equirl.fit_familiarity(policy, experience.observations)
+        return policy.weight
 
 
-def _familiarity(subject: Subject, experience: Experience) -> PolicyPredictor:
-    policy = equirl.LambdaEquitunePolicy(subject.model, subject.symmetry, sharpness=0)
-    equirl.fit_familiarity(policy, experience.observations)
-    return policy
+def _by_familiarity(subject: Subject, weight: MLPWeight) -> PolicyPredictor:
+    return equirl.LambdaEquitunePolicy(subject.model, subject.symmetry, weight, sharpness=0)
 
 
-def _temporal_difference(subject: Subject) -> PolicyPredictor:
+def _by_temporal_difference(subject: Subject) -> PolicyPredictor:
     policy = equirl.LambdaEquitunePolicy(subject.model, subject.symmetry, sharpness=0)
     equirl.fit_temporal_difference(policy, subject.replay)
     return policy
@@ -90,10 +98,10 @@ MAKERS: dict[str, Callable[[Subject], PolicyPredictor]] = {
     "equitune": lambda s: equirl.EquitunePolicy(s.model, s.symmetry),
     "equizero": lambda s: equirl.EquizeroPolicy(s.model, s.symmetry),
     "equizero_raw": lambda s: equirl.EquizeroPolicy(s.model, s.symmetry, normalize=None),
-    "lambda": _default,
-    "lambda_rollouts": lambda s: _familiarity(s, s.rollouts),
-    "lambda_replay": lambda s: _familiarity(s, s.replay),
-    "lambda_td": _temporal_difference,
+    "lambda": lambda s: equirl.LambdaEquitunePolicy(s.model, s.symmetry, s.replay_familiarity),
+    "lambda_rollouts": lambda s: _by_familiarity(s, s.rollout_familiarity),
+    "lambda_replay": lambda s: _by_familiarity(s, s.replay_familiarity),
+    "lambda_td": _by_temporal_difference,
 }
 """Every policy of a study, by its name; what the names mean stands in docs/study.md."""
 

@@ -29,8 +29,8 @@ def fit_familiarity(
         policy: The policy; its weight network is trained in place.
         observations: Visited observations (N, ...), for instance those of `replay_experience` or
             `rollout_experience`; some ten thousand are plenty.
-        **options: ``steps``, ``batch_size``, ``learning_rate``, ``held_out``, ``seed`` of
-            `equicore.fit_familiarity`.
+        **options: ``steps`` (1000), ``batch_size`` (128), ``learning_rate`` (3e-3), ``held_out``,
+            ``seed`` of `equicore.fit_familiarity`.
 
     Returns:
         The cross-entropy on held-out observations, in nats: log |G| if the agent has visited all
@@ -42,6 +42,8 @@ def fit_familiarity(
     """
     _check_policy(policy)
     inputs = torch.from_numpy(np.array(observations))
+    # vectors of a few entries need no more than these
+    options = {"steps": 1000, "batch_size": 128, "learning_rate": 3e-3} | options
     return equicore.fit_familiarity(policy.symmetrized, inputs, **options)
 
 
@@ -50,7 +52,7 @@ def fit_temporal_difference(
     experience: Experience,
     *,
     gamma: float | None = None,
-    steps: int = 1000,
+    steps: int = 500,
     batch_size: int = 256,
     learning_rate: float = 3e-3,
     seed: int = 0,
