@@ -25,6 +25,7 @@ from tqdm import tqdm
 from equirl.agents import statistics
 from equirl.agents.cli import run
 from equirl.agents.evaluation import (
+    CONDITIONS,
     FIRST_SEED,
     SavedAgent,
     check_device,
@@ -34,12 +35,11 @@ from equirl.agents.evaluation import (
 )
 from equirl.agents.hyperparameters import parse_env_kwargs
 from equirl.agents.plot import plot_returns
-from equirl.agents.policies import CANDIDATES, MAKERS, POLICIES, PolicyName, Subject, make_policy
-from equirl.agents.selection import SELECTION_SEED, Choice, Race
-from equirl.agents.statistics import Estimate, Returns, as_array
+from equirl.agents.policies import CANDIDATES, POLICIES, PolicyName, make_policy
+from equirl.agents.selection import SELECTION_SEED, Race, Selection, select
+from equirl.agents.statistics import Estimate, as_array
 from equirl.files import check_writable, replacing
 
-CONDITIONS = ("original", "transformed")
 COLUMNS = ["env", "agent", "seed", "budget", "policy", "condition", "episode", "episode_return"]
 
 
@@ -134,53 +134,6 @@ def _play_unit(
                 )
             )
         return pd.concat(frames)
-    finally:
-        torch.set_num_threads(before)
-
-
-@dataclasses.dataclass(frozen=True)
-class Selection:
-    """What was chosen for an agent under a condition."""
-
-    agent: SavedAgent
-    condition: str
-    choice: Choice
-
-    def __str__(self) -> str:
-        """A line for people."""
-        where = f"{self.agent.name}, {self.agent.setting}"
-        if self.agent.budget is not None:
-            where += f", {self.agent.budget:,} steps"
-        return f"{where}, {self.condition}: use {self.choice}"
-
-
-def select(
-    agents: list[SavedAgent], race: Race, transitions: int, device: str = "auto", jobs: int = 1
-) -> list[Selection]:
-    """Choose a policy for each agent and condition, by a race of the candidates."""
-    units = [(agent, condition) for agent in agents for condition in CONDITIONS]
-    jobs = max(1, min(jobs, len(units)))
-    results = joblib.Parallel(n_jobs=jobs, return_as="generator")(
-        joblib.delayed(_select_unit)(agent, condition, race, transitions, device)
-        for agent, condition in units
-    )
-    return list(tqdm(results, total=len(units), desc="racing", unit="race", disable=None))
-
-
-def _select_unit(
-    agent: SavedAgent, condition: str, race: Race, transitions: int, device: str
-) -> Selection:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        subject = Subject(agent, agent.load(device), transitions)
-        policies = {name: MAKERS[name](subject) for name in CANDIDATES}
-
-        def play(name: str, number: int) -> Returns:
-            seed = SELECTION_SEED + number * race.episodes
-            return episode_returns(policies[name], agent, condition, race.episodes, seed)
-
-        return Selection(agent, condition, race.run(CANDIDATES, play))
     finally:
         torch.set_num_threads(before)
 

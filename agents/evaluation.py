@@ -23,6 +23,9 @@ from equirl.agents.hyperparameters import setting_name
 from equirl.agents.runs import RunFolder
 from equirl.symmetry import Symmetry
 
+CONDITIONS = ("original", "transformed")
+"""The environment as it is, or each episode seen through a random group element."""
+
 SIDE_BY_SIDE = 20
 """Environments that an evaluation steps together."""
 

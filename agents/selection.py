@@ -11,9 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import joblib
 import numpy as np
+import torch
 from scipy import stats
+from tqdm import tqdm
 
+from equirl.agents.evaluation import CONDITIONS, SavedAgent, episode_returns
+from equirl.agents.policies import CANDIDATES, MAKERS, Subject
 from equirl.agents.statistics import Estimate, Returns
 
 SELECTION_SEED = 5_000_000
@@ -129,3 +134,50 @@ def _interval(differences: Returns) -> Estimate:
     mean = float(differences.mean())
     half = float(stats.sem(differences) * stats.t.ppf(0.975, len(differences) - 1))
     return Estimate(mean, mean - half, mean + half)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was chosen for an agent under a condition."""
+
+    agent: SavedAgent
+    condition: str
+    choice: Choice
+
+    def __str__(self) -> str:
+        """A line for people."""
+        where = f"{self.agent.name}, {self.agent.setting}"
+        if self.agent.budget is not None:
+            where += f", {self.agent.budget:,} steps"
+        return f"{where}, {self.condition}: use {self.choice}"
+
+
+def select(
+    agents: list[SavedAgent], race: Race, transitions: int, device: str = "auto", jobs: int = 1
+) -> list[Selection]:
+    """Choose a policy for each agent and condition, by a race of the candidates."""
+    units = [(agent, condition) for agent in agents for condition in CONDITIONS]
+    jobs = max(1, min(jobs, len(units)))
+    results = joblib.Parallel(n_jobs=jobs, return_as="generator")(
+        joblib.delayed(_select_unit)(agent, condition, race, transitions, device)
+        for agent, condition in units
+    )
+    return list(tqdm(results, total=len(units), desc="racing", unit="race", disable=None))
+
+
+def _select_unit(
+    agent: SavedAgent, condition: str, race: Race, transitions: int, device: str
+) -> Selection:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        subject = Subject(agent, agent.load(device), transitions)
+        policies = {name: MAKERS[name](subject) for name in CANDIDATES}
+
+        def play(name: str, number: int) -> Returns:
+            seed = SELECTION_SEED + number * race.episodes
+            return episode_returns(policies[name], agent, condition, race.episodes, seed)
+
+        return Selection(agent, condition, race.run(CANDIDATES, play))
+    finally:
+        torch.set_num_threads(before)

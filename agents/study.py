@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import os
 import threading
 import time
@@ -28,9 +27,9 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from equirl.agents.cli import run
-from equirl.agents.compare import CONDITIONS
+from equirl.agents.cluster import CLUSTERS, check_backend, cluster, end_with
 from equirl.agents.definition import DEFAULT_FILE, Unit, read_units
-from equirl.agents.evaluation import SavedAgent, episode_returns
+from equirl.agents.evaluation import CONDITIONS, SavedAgent, episode_returns
 from equirl.agents.panel_plot import write_panel
 from equirl.agents.policies import MAKERS, Subject
 from equirl.agents.selection import SELECTION_SEED
@@ -43,10 +42,6 @@ CHOICE_COLUMNS = ["chosen", "difference", "low", "high", "spent"]
 
 EVALUATION_SEED = 4_000_000
 """The episodes that are reported have this seed and the following."""
-
-
-CLUSTERS = {"dask": "distributed", "ray": "ray"}
-"""Backends of joblib that connect to a cluster, and the package that each needs."""
 
 
 @dataclasses.dataclass
@@ -205,55 +200,6 @@ def write_study(folder: Path, units: list[Unit], definition: Path) -> None:
             rows.to_csv(temporary, index=False, float_format="%.6g")
     with replacing(folder / "study.yaml") as temporary:
         temporary.write_text(definition.read_text())
-
-
-def check_backend(backend: str, address: str | None) -> None:
-    """Raise ValueError if joblib has no such backend, or it is not installed, or has no address."""
-    if backend in CLUSTERS:
-        module = CLUSTERS[backend]
-        if importlib.util.find_spec(module) is None:
-            raise ValueError(f"--backend {backend} needs {module}: pip install {module}")
-    elif backend not in joblib.parallel.BACKENDS:
-        known = ", ".join({**joblib.parallel.BACKENDS, **CLUSTERS})
-        raise ValueError(f"joblib has no backend {backend!r}; it has {known}")
-    elif address is not None:
-        raise ValueError(f"--address is for {' and '.join(CLUSTERS)}; {backend} has none")
-
-
-@contextlib.contextmanager
-def cluster(backend: str, address: str | None, jobs: int) -> Iterator[None]:
-    """Connect to the cluster that a backend of joblib needs; without an address, a local one."""
-    if backend == "dask":
-        from dask.distributed import Client
-
-        local = {} if address else {"n_workers": jobs, "threads_per_worker": 1}
-        with Client(address, **local):
-            yield
-    elif backend == "ray":
-        import ray
-        from ray.util.joblib import register_ray
-
-        ray.init(address)
-        register_ray()
-        try:
-            yield
-        finally:
-            ray.shutdown()
-    else:
-        yield
-
-
-def end_with(parent: int) -> None:
-    """Let this worker end when the process that started it is killed."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    watched = any(thread.name == "end_with" for thread in threading.enumerate())
-    if os.getpid() != parent and not watched:
-        threading.Thread(target=watch, name="end_with", daemon=True).start()
 
 
 def _work(unit: Unit, study: int | None) -> tuple[str, str | None]:

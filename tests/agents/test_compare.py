@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from equirl.agents import compare
+from equirl.agents import compare, selection
 from equirl.agents.compare import (
     COLUMNS,
     Compare,
@@ -115,7 +115,8 @@ def selecting(tiny_compare, quick_lambda, monkeypatch):
     """A comparison in which raw equizero is best transformed, plain original."""
     monkeypatch.setattr(compare, "Race", lambda: Race(rounds=2, episodes=5))
     play = best({(RAW, "transformed"): 3.0, (EQUIZERO, "original"): -2.0})
-    monkeypatch.setattr(compare, "episode_returns", play)
+    for module in (compare, selection):
+        monkeypatch.setattr(module, "episode_returns", play)
     return dataclasses.replace(tiny_compare, select=True), play
 
 

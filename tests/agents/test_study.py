@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib
+import importlib.util
 import json
 import os
 import random
@@ -21,8 +22,8 @@ from joblib.externals.loky import get_reusable_executor
 
 import equirl
 from equirl.agents import evaluation, selection, study, train
-from equirl.agents.compare import CONDITIONS
 from equirl.agents.definition import DEFAULT_FILE, read_units
+from equirl.agents.evaluation import CONDITIONS
 from equirl.agents.policies import MAKERS, ROLLOUT_SEED
 from equirl.agents.study import CHOICE_COLUMNS, COLUMNS, EVALUATION_SEED, Study
 from equirl.agents.train import EVALUATION_SEED as TRAINING_EVALUATION_SEED
@@ -566,7 +567,7 @@ def test_wrong_arguments_are_refused_before_training(tiny_study, change, message
 
 
 def test_missing_cluster_package_is_named(tiny_study, monkeypatch):
-    monkeypatch.setattr(study.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="--backend ray needs ray: pip install ray"):
         study.main(dataclasses.replace(tiny_study, backend="ray"))
 
