@@ -37,7 +37,7 @@ def main() -> None:
     }
 
     def dispatch() -> None:
-        arguments = tyro.cli(
+        arguments: Any = tyro.cli(
             functools.reduce(operator.or_, scripts),
             prog="equirl",
             description="Make pretrained agents equivariant, and see what it does to them.",

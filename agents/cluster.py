@@ -38,8 +38,8 @@ def cluster(backend: str, address: str | None, jobs: int) -> Iterator[None]:
         with Client(address, **local):
             yield
     elif backend == "ray":
-        import ray
-        from ray.util.joblib import register_ray
+        import ray  # type: ignore[import-not-found]
+        from ray.util.joblib import register_ray  # type: ignore[import-not-found]
 
         ray.init(address)
         register_ray()

@@ -172,7 +172,7 @@ def _select_unit(
     torch.set_num_threads(1)
     try:
         subject = Subject(agent, agent.load(device), transitions)
-        policies = {name: MAKERS[name](subject) for name in CANDIDATES}
+        policies = {str(name): MAKERS[name](subject) for name in CANDIDATES}
 
         def play(name: str, number: int) -> Returns:
             seed = SELECTION_SEED + number * race.episodes

@@ -151,7 +151,8 @@ def rollout_experience(
     for _ in range(-(-steps // n_envs)):
         actions, _ = model.predict(before, deterministic=True)  # type: ignore[arg-type]
         after, rewards, dones, infos = envs.step(actions)
-        last = after.copy()  # type: ignore[union-attr]
+        assert isinstance(after, np.ndarray)  # a Symmetry acts on Box observations only
+        last = after.copy()
         truncated = np.zeros(n_envs, dtype=bool)
         for i in np.flatnonzero(dones):
             last[i] = infos[i]["terminal_observation"]
