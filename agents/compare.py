@@ -35,8 +35,14 @@ from equirl.agents.evaluation import (
 )
 from equirl.agents.hyperparameters import parse_env_kwargs
 from equirl.agents.plot import plot_returns
-from equirl.agents.policies import CANDIDATES, POLICIES, PolicyName, make_policy
-from equirl.agents.selection import SELECTION_SEED, Race, Selection, select
+from equirl.agents.policies import (
+    CANDIDATES,
+    POLICIES,
+    ROLLOUT_SEED,
+    PolicyName,
+    make_policy,
+)
+from equirl.agents.selection import Race, Selection, select
 from equirl.agents.statistics import Estimate, as_array
 from equirl.files import check_writable, replacing
 
@@ -329,10 +335,10 @@ def main(arguments: Compare) -> None:
             option = "--" + name.replace("_", "-")
             raise ValueError(f"{option} must be at least {least}; got {getattr(arguments, name)}")
     check_seed(arguments.seed)
-    if arguments.select and arguments.seed + arguments.episodes > SELECTION_SEED:
+    if arguments.seed + arguments.episodes > ROLLOUT_SEED:
         raise ValueError(
-            f"with --select, the seeds from {SELECTION_SEED} are those that policies are chosen "
-            f"by; give a smaller --seed than {arguments.seed}"
+            f"the seeds from {ROLLOUT_SEED} are those that lambda learns from and policies are "
+            f"chosen by; give a smaller --seed than {arguments.seed}"
         )
     check_device(arguments.device)
     env_kwargs = parse_env_kwargs(arguments.env_kwargs)

@@ -105,7 +105,9 @@ def read_units(file: Path, panel: str, runs: Path) -> list[Unit]:
         )
         chosen = panels[panel]
         for name, entry in document["environments"].items():
-            _check_scale(name, entry["scale"])
+            if unknown := set(entry) - {"env", "env_kwargs", "scale"}:
+                raise ValueError(f"{file.name}: {name} has an unknown {', '.join(sorted(unknown))}")
+            _check_scale(name, entry.get("scale"))
             equirl.symmetry_of(entry["env"])
         arguments = [
             (

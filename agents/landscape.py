@@ -22,7 +22,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from stable_baselines3 import DQN
 
-from equicore import Symmetrized
 from equirl.agents import evaluation, policies
 from equirl.agents.cli import run
 from equirl.agents.hyperparameters import parse_env_kwargs
@@ -92,13 +91,18 @@ def grid(visited: Array, axes: tuple[int, int]) -> Array:
 
 def values(policy: Policy, states: Array, normalize: Normalization = None) -> Array:
     """Q-values, or probabilities, of states, as a policy reduces them, shape (B, actions)."""
-    network: torch.nn.Module = QValues(policy.policy.q_net, normalize)
-    if isinstance(policy, SymmetrizedPolicy):
-        symmetry, reduce = policy.symmetry, policy.symmetrized.reduce
-        network = Symmetrized(network, symmetry.observation, symmetry.action, reduce)
-    device = policy.policy.device
+    network = QValues(policy.policy.q_net, normalize)
+    inputs = torch.from_numpy(states).to(policy.policy.device)
     with torch.inference_mode():
-        return network.to(device)(torch.from_numpy(states).to(device)).cpu().numpy()
+        if not isinstance(policy, SymmetrizedPolicy):
+            return network(inputs).cpu().numpy()
+        symmetry, reduce = policy.symmetry, policy.symmetrized.reduce
+        orbit = symmetry.observation.orbit(inputs)
+        aligned = symmetry.action.align(network(orbit.flatten(0, 1)).unflatten(0, orbit.shape[:2]))
+        # the weights are those that the policy acts by, whatever is reduced with them
+        weighs = isinstance(policy, LambdaEquitunePolicy)
+        scores = policy.symmetrized.scores(inputs) if weighs else None
+        return reduce.whole(aligned, scores).cpu().numpy()
 
 
 def margins(probabilities: Array) -> Array:
@@ -140,7 +144,7 @@ def value_rows(policies: dict[str, Policy], states: Array) -> list[Row]:
 def draw(rows: list[Row], states: Array, visited: Array, axes: dict[int, str]) -> Figure:
     """Rows of panels over a `grid` of the axes, which are given with their names; dots: visited."""
     columns, (right, top) = len(rows[0].panels), states[-1, [*axes]]
-    dots = np.random.default_rng(0).choice(visited, DOTS)[:, [*axes]]
+    dots = np.random.default_rng(0).permutation(visited)[:DOTS, [*axes]]
     dots = dots[(np.abs(dots) <= (right, top)).all(axis=1)]  # others would widen the panels
     figure = plt.figure(figsize=(1.6 + 2.7 * columns, 0.9 + 2.6 * len(rows)), layout="constrained")
     shown = {"origin": "lower", "extent": (-right, right, -top, top)}
@@ -187,7 +191,9 @@ def main(arguments: Landscape) -> None:
     row = Row("weight of the identity", {titles["lambda"]: weights}, 0, 1)
     for name, rows in (("q_landscape", value_rows(drawn, states)), ("lambda", [row])):
         figure = draw(rows, states, visited, {axis: names[axis] for axis in arguments.axes})
-        figure.suptitle(f"{agent.setting}\n{agent.name}\nother entries 0; dots: visited")
+        figure.suptitle(
+            f"{agent.setting}\n{agent.name}\nother entries 0; dots: projections of visited states"
+        )
         with replacing(arguments.output / f"{name}.png") as temporary:
             figure.savefig(temporary, dpi=120)
         plt.close(figure)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
+from scipy import stats
 
 from equirl.agents import statistics
 from equirl.agents.hyperparameters import setting_name
@@ -30,9 +31,6 @@ SELECTED = "selected"
 CLAIM = ("equizero", "equitune", "plain")
 """Best to worst, in figure 2 of Basu et al. (NeurIPS 2023)."""
 STAGES = ("early", "middle", "late")
-CHANCE = 0.05
-"""How often an interval of ten equal runs (normal scores) lies wholly below 0; simulated."""
-
 SCORE, RETURN = "z.3f", "z.2f"  # how they are written in tables
 
 
@@ -340,8 +338,20 @@ def _selected(panel: pd.DataFrame) -> str:
     )
     return (
         f"selected is worse than plain beyond noise in {len(worse)} of {count}, where chance alone "
-        f"would give about {CHANCE * len(differences):.0f}, were they equal: {where}"
+        f"would give about {chance(panel.seed.nunique()) * len(differences):.0f}, were they equal: "
+        f"{where}"
     )
+
+
+def chance(runs: int) -> float:
+    """How often the percentile interval of the mean of equal runs lies wholly below 0.
+
+    For normal scores: the interval is about that of the normal distribution, with the deviation
+    of the sample, which is too narrow for few runs.
+    """
+    if runs < 2:
+        return 0.5
+    return float(stats.t.cdf(-1.96 * np.sqrt(1 - 1 / runs), runs - 1))
 
 
 def markdown(table: pd.DataFrame, spec: str) -> str:

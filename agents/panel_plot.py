@@ -38,12 +38,11 @@ _HEADINGS = {
 }
 
 
-def write_panel(folder: Path, command: str = "equirl study") -> list[Path]:
+def write_panel(folder: Path) -> list[Path]:
     """Write table.md, budgets.md and the figures of a study.
 
     Args:
-        folder: Holds returns.csv and study.yaml.
-        command: The command that made them, named in the tables.
+        folder: Holds returns.csv and study.yaml, and command.txt, named in the tables.
 
     Returns:
         The files.
@@ -53,6 +52,8 @@ def write_panel(folder: Path, command: str = "equirl study") -> list[Path]:
         ValueError: If it is not whole; see `equirl.agents.panel.read_panel`.
     """
     panel = panels.read_panel(folder)
+    record = folder / "command.txt"
+    command = record.read_text().strip() if record.exists() else "equirl study"
     files = draw_panel(panel, folder)
     for name, text in (
         ("table.md", _table_page(panel, command, files, _record(folder))),
@@ -116,7 +117,7 @@ def _budgets_page(panel: pd.DataFrame, command: str) -> str:
         "# Returns at each budget",
         f"`{command}`",
         _how(panel),
-        "Returns, not normalised. Of so many comparisons, one in ten to twenty differs by chance.",
+        "Returns, not normalised. Of so many comparisons, some differ by chance.",
     ]
     by = ["env", "setting", "condition"]
     for key, table in panels.budget_table(panel).groupby(by, sort=False):
@@ -132,6 +133,7 @@ def _how(panel: pd.DataFrame) -> str:
     """What the numbers are, in words."""
     runs = panel[["env", "setting", "seed"]].drop_duplicates()
     seeds = ", ".join(str(seed) for seed in sorted(panel.seed.unique()))
+    held = 1 - 2 * panels.chance(panel.seed.nunique())
     episodes = " or ".join(str(n) for n in sorted(panel.n_episodes.unique()))
     return (
         f"{len(runs)} training runs ({panel.env.nunique()} environments, "
@@ -141,9 +143,9 @@ def _how(panel: pd.DataFrame) -> str:
         "are 95 % intervals of a percentile bootstrap, stratified by environment and setting "
         f"(Agarwal et al., 2021; {statistics.RESAMPLES:,} resamples): whole runs are drawn, "
         "because the budgets and conditions of a run are not independent, and differences are "
-        "paired by run. Such intervals are a little narrow: with ten runs of one task they hold "
-        "the true mean of normal scores nine times in ten. P(better than plain) compares runs of "
-        "different seeds, too; its interval is wide."
+        f"paired by run. Such intervals are narrow: those of one task, of {panel.seed.nunique()} "
+        f"runs, hold the true mean of normal scores in {held:.0%} of cases. P(better than plain) "
+        "compares runs of different seeds, too; its interval is wide."
     )
 
 

@@ -88,7 +88,9 @@ def _by_familiarity(subject: Subject, weight: MLPWeight) -> PolicyPredictor:
 
 
 def _by_temporal_difference(subject: Subject) -> PolicyPredictor:
-    policy = equirl.LambdaEquitunePolicy(subject.model, subject.symmetry, sharpness=0)
+    policy = equirl.LambdaEquitunePolicy(
+        subject.model, subject.symmetry, normalize=None, sharpness=0
+    )
     equirl.fit_temporal_difference(policy, subject.replay)
     return policy
 

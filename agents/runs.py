@@ -91,7 +91,7 @@ class RunFolder:
         files = {
             file
             for file in self.path.rglob("*")
-            if file.is_file() and not file.name.startswith((".unfinished-", ".lock"))
+            if file.is_file() and not file.name.startswith((".", "error.log", "seconds.txt"))
         }
         if not files - described:  # nothing that could be lost
             return
@@ -112,13 +112,15 @@ class RunFolder:
         """
         self.check_claim(arguments, hyperparameters)
         for name, content in {"config.yml": hyperparameters, "args.yml": arguments}.items():
+            if _read_yaml(self._described / name) == content:
+                continue
             with replacing(self._described / name) as temporary:
                 temporary.write_text(yaml.safe_dump(content, sort_keys=False))
 
     def clear_leftovers(self) -> None:
         """Remove what a kill left half-written; for whoever holds the folder's lock."""
         for leftover in self.path.rglob(".unfinished-*"):
-            leftover.unlink()
+            leftover.unlink(missing_ok=True)
         if self.final_agent.exists():
             self.resume_file.unlink(missing_ok=True)
 

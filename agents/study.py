@@ -14,10 +14,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shlex
 import threading
 import time
 import traceback
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import joblib
@@ -94,7 +96,7 @@ def run_unit(unit: Unit) -> str | None:
             unit.error_log.unlink(missing_ok=True)
         return None
     except Exception as error:  # a unit that fails must not stop the others
-        with replacing(unit.error_log) as temporary:
+        with contextlib.suppress(OSError), replacing(unit.error_log) as temporary:
             temporary.write_text(traceback.format_exc())
         return f"{type(error).__name__}: {error}"
     finally:
@@ -166,10 +168,13 @@ def run_units(units: list[Unit], backend: str, address: str | None, jobs: int) -
             batch_size=1, return_as="generator_unordered" if streams else "list"
         )(joblib.delayed(_work)(unit, study) for unit in units)
         with _progress(units) as progress:
-            for name, error in results:
-                if error is not None:
-                    failed[name] = error
-                    progress.write(f"failed: {name}: {error}")
+            try:
+                for name, error in results:
+                    if error is not None:
+                        failed[name] = error
+                        progress.write(f"failed: {name}: {error}")
+            except BrokenProcessPool as error:
+                failed["a worker"] = f"was killed, perhaps for want of memory: {error}"
     return failed
 
 
@@ -179,7 +184,17 @@ def collect(units: list[Unit]) -> pd.DataFrame:
     parts = [part for unit in ordered if all(p.exists() for p in unit.parts) for part in unit.parts]
     if not parts:
         return pd.DataFrame(columns=COLUMNS + CHOICE_COLUMNS)
-    return pd.concat([pd.read_csv(part) for part in parts], ignore_index=True)
+    return pd.concat([_read_part(part) for part in parts], ignore_index=True)
+
+
+def _read_part(part: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(part)
+    except ValueError as error:
+        raise ValueError(f"{part} is damaged: {error}. Delete it and run again") from error
+    if list(table.columns) != COLUMNS + CHOICE_COLUMNS or table[COLUMNS].isna().any(axis=None):
+        raise ValueError(f"{part} is damaged. Delete it and run again")
+    return table
 
 
 def write_study(folder: Path, units: list[Unit], definition: Path) -> None:
@@ -266,13 +281,33 @@ def _progress(units: list[Unit]) -> Iterator[tqdm]:
             progress.update(done() - progress.n)
 
 
+def command_of(arguments: Study) -> str:
+    """The command that gives the same results, wherever it runs."""
+    words = ["equirl", "study"]
+    if arguments.definition != DEFAULT_FILE:
+        words += ["--definition", arguments.definition.name]
+    if arguments.panel != "test":
+        words += ["--panel", arguments.panel]
+    return shlex.join(words)
+
+
 def main(arguments: Study) -> None:
     """Run the study, and write what it has found."""
     if arguments.jobs < 1:
         raise ValueError(f"--jobs must be at least 1; got {arguments.jobs}")
-    check_writable(arguments.output / "returns.csv")
+    command = command_of(arguments)
+    for folder in (arguments.output, arguments.runs):
+        check_writable(folder / "any")
     check_backend(arguments.backend, arguments.address)
+    record = arguments.output / "command.txt"
+    if record.exists() and record.read_text().strip() != command:
+        raise FileExistsError(
+            f"{arguments.output} holds another study, {record.read_text().strip()!r}; name another "
+            "folder with --output"
+        )
     units = read_units(arguments.definition, arguments.panel, arguments.runs)
+    with replacing(record) as temporary:
+        temporary.write_text(command + "\n")
     print(f"{len(units)} units; agents in {arguments.runs}, results in {arguments.output}")
     failed = run_units(units, arguments.backend, arguments.address, arguments.jobs)
     write_study(arguments.output, units, arguments.definition)

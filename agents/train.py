@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 import equirl
 from equirl.agents.cli import run
+from equirl.agents.cluster import end_with
 from equirl.agents.hyperparameters import (
     DEFAULT_FILE,
     dqn_arguments,
@@ -184,7 +185,7 @@ def train_all(trainings: list[Training], jobs: int) -> None:
         if training not in unfinished:
             print(f"already trained: {training.folder.final_agent}")
     joblib.Parallel(n_jobs=max(1, min(jobs, len(unfinished))))(
-        joblib.delayed(_train_on_one_core)(training, position)
+        joblib.delayed(_train_on_one_core)(training, position, os.getpid())
         for position, training in enumerate(unfinished)
     )
 
@@ -202,7 +203,8 @@ def train_agent(training: Training, position: int | None = 0) -> DQN:
     folder = training.folder
     folder.claim(*training.description)
     try:
-        with FileLock(folder.path / ".lock", timeout=0):
+        # a moment, in which workers of a killed training end
+        with FileLock(folder.path / ".lock", timeout=3):
             folder.clear_leftovers()
             return _train_legs(training, position)
     except Timeout as error:
@@ -311,7 +313,8 @@ def _logger(folder: Path, suffix: str) -> Logger:
     return Logger(str(folder), [make_output_format(f, str(folder), suffix) for f in formats])
 
 
-def _train_on_one_core(training: Training, position: int) -> None:
+def _train_on_one_core(training: Training, position: int, parent: int) -> None:
+    end_with(parent)
     torch.set_num_threads(1)  # more only wait for each other on networks this small
     train_agent(training, position)
 

@@ -189,9 +189,11 @@ def variants(subject: Subject) -> dict[str, PolicyPredictor]:
     made |= {f"familiarity^{t}": policy(Times(first, t)) for t in (0.1, 0.3)}
     made["familiarity, top-1"] = policy(Times(first, 1e3))
     made["familiarity, half uniform"] = SymmetrizedPolicy(model, symmetry, HalfUniform(first))
-    made["temporal difference"] = policy(consistent)
+    made["temporal difference"] = SymmetrizedPolicy(
+        model, symmetry, WeightedMean(consistent), normalize=None
+    )
     made["temporal difference, half uniform"] = SymmetrizedPolicy(
-        model, symmetry, HalfUniform(consistent)
+        model, symmetry, HalfUniform(consistent), normalize=None
     )
     made |= {f"offline value, x{b}": policy(Times(value, b)) for b in (0.3, 1.0)}
     return made

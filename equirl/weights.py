@@ -62,8 +62,8 @@ def fit_temporal_difference(
     The weighted Q-values Q'(s, .) = sum_g lambda(g s) Q(g s, .)[g .] shall satisfy Bellman's
     equation: minimises the Huber loss of Q'(s, a) - r - gamma max_b Q'(s', b), whose target has
     no gradient, as in the training of a DQN. The weights then go to the views whose Q-values are
-    consistent with what happened. They are those of the network alone, so give the policy a
-    ``sharpness`` of 0.
+    consistent with what happened. They are those of the network alone, and of the Q-values as
+    they are, so give the policy ``sharpness=0`` and ``normalize=None``.
 
     Args:
         policy: The policy; its weight network is trained in place.

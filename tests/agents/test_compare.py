@@ -100,7 +100,10 @@ def best(scores):
         kind = f"{type(policy).__name__}, {getattr(policy, 'normalize', None)}"
         if kind == "EquitunePolicy, softmax":  # neither better nor worse: a race of all rounds
             noise = noise + np.random.default_rng([seed, 1]).normal(size=episodes)
-        return noise + scores.get((kind, condition), 0.0)
+        score = scores.get((kind, condition), 0.0)
+        if score:  # differences that are all alike would need more episodes
+            noise = noise + 1e-4 * np.random.default_rng([seed, 2]).normal(size=episodes)
+        return noise + score
 
     returns.seeds = seeds
     return returns

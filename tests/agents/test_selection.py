@@ -5,7 +5,7 @@ import pytest
 
 from equirl.agents.evaluation import FIRST_SEED, SIDE_BY_SIDE
 from equirl.agents.policies import CANDIDATES, ROLLOUT_SEED
-from equirl.agents.selection import SELECTION_SEED, Choice, Race
+from equirl.agents.selection import ALIKE, SELECTION_SEED, Choice, Race
 from equirl.agents.statistics import Estimate
 
 NAMES = ["plain", "equitune", "equizero", "lambda"]
@@ -128,9 +128,17 @@ def test_differences_that_are_all_alike(gain, chosen):
 
     choice = Race().run(["plain", "lambda"], play)
     assert choice.policy == chosen
-    assert choice.spent == 40
+    assert choice.spent == 2 * ALIKE
     if chosen == "lambda":
         assert choice.difference == Estimate(2.0, 2.0, 2.0)
+
+
+def test_few_differences_that_are_all_alike_decide_nothing():
+    """What happens in one episode of twenty may not have been seen yet."""
+    race = Race(rounds=1, episodes=ALIKE - 1)
+    gains = {"plain": 0.0, "lambda": 2.0}
+    choice = race.run(["plain", "lambda"], lambda name, n: np.arange(ALIKE - 1.0) + gains[name])
+    assert choice.policy == "plain"
 
 
 def test_returns_that_are_all_alike():
