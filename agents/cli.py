@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import operator
 import os
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -20,6 +23,38 @@ def run(main: Callable[[Any], None], arguments: type) -> None:
     variable EQUIRL_DEBUG=1 shows it. Ctrl-C ends with status 130.
     """
     _call(lambda: main(tyro.cli(arguments)))
+
+
+def check_least(arguments: Any, **least: int) -> None:
+    """Raise ValueError if an option, named by its field, is smaller than it may be."""
+    for name, number in least.items():
+        if (value := getattr(arguments, name)) < number:
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{option} must be at least {number}; got {value}")
+
+
+def command_line(
+    script: str, arguments: Any, without: Sequence[str], positional: Sequence[str] = ()
+) -> str:
+    """The command line that gives these arguments, where they differ from the defaults.
+
+    Args:
+        script: As in ``equirl <script>``.
+        arguments: Its dataclass. Of paths the name is written only.
+        without: Fields that do not change the results, and the positional ones.
+        positional: What is written in place of the latter.
+    """
+    words = ["equirl", script, *positional]
+    for field in dataclasses.fields(arguments):
+        value = getattr(arguments, field.name)
+        if field.name in without or value == field.default:
+            continue
+        words.append("--" + field.name.replace("_", "-"))
+        if isinstance(value, tuple):
+            words += value
+        elif value is not True:
+            words.append(value.name if isinstance(value, Path) else str(value))
+    return shlex.join(words)
 
 
 def main() -> None:

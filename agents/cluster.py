@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 
 import joblib
+import torch
 
 CLUSTERS = {"dask": "distributed", "ray": "ray"}
 """Backends of joblib that connect to a cluster, and the package that each needs."""
@@ -49,6 +50,17 @@ def cluster(backend: str, address: str | None, jobs: int) -> Iterator[None]:
             ray.shutdown()
     else:
         yield
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread: more only wait for each other on networks this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def end_with(parent: int) -> None:

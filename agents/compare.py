@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -18,12 +17,12 @@ from typing import Literal
 import joblib
 import numpy as np
 import pandas as pd
-import torch
 import tyro
 from tqdm import tqdm
 
 from equirl.agents import statistics
-from equirl.agents.cli import run
+from equirl.agents.cli import check_least, command_line, run
+from equirl.agents.cluster import one_thread
 from equirl.agents.evaluation import (
     CONDITIONS,
     FIRST_SEED,
@@ -117,9 +116,7 @@ def _play_unit(
     transitions: int,
     device: str,
 ) -> pd.DataFrame:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # more only wait for each other on networks this small
-    try:
+    with one_thread():
         model = agent.load(device)
         policy = make_policy(policy_name, model, agent, transitions)
         frames = []
@@ -140,8 +137,6 @@ def _play_unit(
                 )
             )
         return pd.concat(frames)
-    finally:
-        torch.set_num_threads(before)
 
 
 def add_selected(returns: pd.DataFrame, selections: list[Selection]) -> pd.DataFrame:
@@ -316,24 +311,15 @@ def command_of(arguments: Compare) -> str:
     >>> command_of(Compare((Path("models/dqn.zip"),), env="Acrobot-v1", episodes=200))
     'equirl compare dqn.zip --env Acrobot-v1 --episodes 200'
     """
-    words = ["equirl", "compare", *(path.name for path in arguments.agents)]
-    for field in dataclasses.fields(arguments):
-        value = getattr(arguments, field.name)
-        if field.name not in ("agents", "output", "device", "jobs") and value != field.default:
-            words.append("--" + field.name.replace("_", "-"))
-            if value is not True:
-                words += value if isinstance(value, tuple) else [str(value)]
-    return shlex.join(words)
+    names = [path.name for path in arguments.agents]
+    return command_line("compare", arguments, ("agents", "output", "device", "jobs"), names)
 
 
 def main(arguments: Compare) -> None:
     """Compare and report."""
     if not arguments.agents:
         raise ValueError("no agents given: name zip files or run folders")
-    for name, least in (("episodes", 1), ("jobs", 1), ("transitions", 10)):
-        if getattr(arguments, name) < least:
-            option = "--" + name.replace("_", "-")
-            raise ValueError(f"{option} must be at least {least}; got {getattr(arguments, name)}")
+    check_least(arguments, episodes=1, jobs=1, transitions=10)
     check_seed(arguments.seed)
     if arguments.seed + arguments.episodes > ROLLOUT_SEED:
         raise ValueError(

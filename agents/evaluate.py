@@ -14,7 +14,7 @@ from pathlib import Path
 import tyro
 
 from equirl.agents import statistics
-from equirl.agents.cli import run
+from equirl.agents.cli import check_least, run
 from equirl.agents.evaluation import (
     FIRST_SEED,
     check_device,
@@ -57,8 +57,7 @@ class Evaluate:
 
 def main(arguments: Evaluate) -> None:
     """Evaluate and report."""
-    if arguments.episodes < 1:
-        raise ValueError(f"--episodes must be at least 1; got {arguments.episodes}")
+    check_least(arguments, episodes=1)
     check_seed(arguments.seed)
     check_device(arguments.device)
     if arguments.output is not None:

@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from stable_baselines3 import DQN
 
 from equirl.agents import evaluation, policies
-from equirl.agents.cli import run
+from equirl.agents.cli import check_least, run
 from equirl.agents.hyperparameters import parse_env_kwargs
 from equirl.agents.plot import LABELS
 from equirl.experience import rollout_experience
 from equirl.files import check_writable, replacing
-from equirl.heads import Normalization, QValues
+from equirl.heads import Normalization, QValues, aligned_values
 from equirl.policies import LambdaEquitunePolicy, SymmetrizedPolicy
 
 Array = NDArray[np.floating]
@@ -97,8 +97,7 @@ def values(policy: Policy, states: Array, normalize: Normalization = None) -> Ar
         if not isinstance(policy, SymmetrizedPolicy):
             return network(inputs).cpu().numpy()
         symmetry, reduce = policy.symmetry, policy.symmetrized.reduce
-        orbit = symmetry.observation.orbit(inputs)
-        aligned = symmetry.action.align(network(orbit.flatten(0, 1)).unflatten(0, orbit.shape[:2]))
+        aligned = aligned_values(network, symmetry, inputs)
         # the weights are those that the policy acts by, whatever is reduced with them
         weighs = isinstance(policy, LambdaEquitunePolicy)
         scores = policy.symmetrized.scores(inputs) if weighs else None
@@ -166,8 +165,8 @@ def draw(rows: list[Row], states: Array, visited: Array, axes: dict[int, str]) -
 
 def main(arguments: Landscape) -> None:
     """Draw the figures and say where they are."""
-    if (count := arguments.transitions) < 10:
-        raise ValueError(f"--transitions must be at least 10; got {count}")
+    check_least(arguments, transitions=10)
+    count = arguments.transitions
     evaluation.check_device(arguments.device)
     check_writable(arguments.output / "lambda.png")
     env_kwargs = parse_env_kwargs(arguments.env_kwargs)

@@ -181,7 +181,7 @@ def paper_bars(panel: pd.DataFrame) -> Figure:
         squeeze=False,
         layout="constrained",
     )
-    names = _drawn(panel)
+    names = plot.drawn(panel)
     width = 0.8 / len(conditions)
     for row, setting in zip(axes, settings, strict=True):
         for axis, family in zip(row, families, strict=True):
@@ -193,7 +193,7 @@ def paper_bars(panel: pd.DataFrame) -> Figure:
                     np.arange(len(names)) + (j - (len(conditions) - 1) / 2) * width,
                     [e.value for e in estimates],
                     width,
-                    yerr=plot._error_bars(estimates),
+                    yerr=plot.error_bars(estimates),
                     color=[FILLS[name] for name in names],
                     alpha=1 if j == 0 else 0.45,
                     hatch="" if j == 0 else "//",
@@ -206,7 +206,7 @@ def paper_bars(panel: pd.DataFrame) -> Figure:
                 range(len(names)), [LABELS[name] for name in names], rotation=25, fontsize=9
             )
             axis.set_title(f"{family}, {setting}", fontsize=10)
-            plot._tidy(axis)
+            plot.tidy(axis)
         row[0].set_ylabel("mean return per episode\n(higher is better)")
     patches = [
         Patch(
@@ -240,13 +240,13 @@ def budget_curves(rows: pd.DataFrame) -> Figure:
         for axis, env in zip(row, envs, strict=True):
             cell = rows[(rows.setting == setting) & (rows.env == env)]
             at = {budget: tasks(r, "mean_return") for budget, r in cell.groupby("budget")}
-            for name in _drawn(rows):
+            for name in plot.drawn(rows):
                 estimates = [statistics.stratified_mean(returns[name]) for returns in at.values()]
                 values, low, high = np.array([(e.value, e.low, e.high) for e in estimates]).T
                 _band(axis, name, list(at), values, low, high, MARKERS[name])
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k
             axis.set_title("\n".join([*env.split(" "), setting]), fontsize=9)
-            plot._tidy(axis)
+            plot.tidy(axis)
         row[0].set_ylabel("mean return per episode")
     for axis in axes[-1]:
         axis.set_xlabel("training steps", fontsize=9)
@@ -269,20 +269,15 @@ def profiles(panel: pd.DataFrame) -> Figure:
     thresholds = np.linspace(min(0.0, panel.score.min()), max(1.0, panel.score.max()), 61)
     for axis, condition in zip(axes[0], conditions, strict=True):
         scores = tasks(panel[panel.condition == condition])
-        for name in _drawn(panel):
+        for name in plot.drawn(panel):
             profile = statistics.performance_profile(scores[name], thresholds)
             _band(axis, name, thresholds, *profile)
         axis.set_title(condition, fontsize=10)
         axis.set_xlabel("normalised score τ")
-        plot._tidy(axis)
+        plot.tidy(axis)
     axes[0][0].set_ylabel("fraction of checkpoints\nwith score > τ")
     _legend(figure, axes[0][0])
     return figure
-
-
-def _drawn(panel: pd.DataFrame) -> list[str]:
-    """The policies that figures show; tables have them all."""
-    return [name for name in panel.policy.unique() if name in LABELS]
 
 
 def _family_position(family: str) -> tuple[int, str]:

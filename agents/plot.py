@@ -104,7 +104,7 @@ def bars(returns: pd.DataFrame) -> Figure:
     for axis, env in zip(axes[0], envs, strict=True):
         last = returns[returns.env == env]
         conditions = list(last.condition.unique())
-        policies = _drawn(last)
+        policies = drawn(last)
         width = 0.8 / len(policies)
         for i, policy in enumerate(policies):
             estimates = [
@@ -115,7 +115,7 @@ def bars(returns: pd.DataFrame) -> Figure:
                 [j + width * (i - (len(policies) - 1) / 2) for j in range(len(conditions))],
                 [e.value for e in estimates],
                 0.9 * width,
-                yerr=_error_bars(estimates),
+                yerr=error_bars(estimates),
                 color=COLOURS[policy],
                 hatch=HATCHES.get(policy, ""),
                 edgecolor="black",
@@ -129,7 +129,7 @@ def bars(returns: pd.DataFrame) -> Figure:
         steps = f"{budgets[0]:,}" + (f" to {budgets[-1]:,}" if len(budgets) > 1 else "")
         plural = "agents" if agents > 1 else "agent"
         axis.set_title(f"{env}\n{steps} steps, {agents} {plural}", fontsize=10)
-        _tidy(axis)
+        tidy(axis)
     axes[0][0].set_ylabel("IQM return per episode\n(sum of rewards, higher is better)")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
@@ -151,7 +151,7 @@ def curves(returns: pd.DataFrame) -> Figure:
         for row, condition in enumerate(conditions):
             axis = axes[row][column]
             cell = returns[(returns.env == env) & (returns.condition == condition)]
-            for policy in _drawn(cell):
+            for policy in drawn(cell):
                 steps, estimates = zip(
                     *(
                         (budget, _estimate(group))
@@ -178,7 +178,7 @@ def curves(returns: pd.DataFrame) -> Figure:
                     linewidth=0,
                 )
             axis.set_title(f"{env}, {condition}", fontsize=10)
-            _tidy(axis)
+            tidy(axis)
         axes[-1][column].set_xlabel("training (environment steps)")
     for row in range(len(conditions)):
         axes[row][0].set_ylabel("IQM return per episode\n(sum of rewards, higher is better)")
@@ -186,7 +186,7 @@ def curves(returns: pd.DataFrame) -> Figure:
     return figure
 
 
-def _drawn(returns: pd.DataFrame) -> list[str]:
+def drawn(returns: pd.DataFrame) -> list[str]:
     """The policies that there are returns of, in the order of the tables."""
     return [policy for policy in LABELS if (returns.policy == policy).any()]
 
@@ -195,7 +195,8 @@ def _estimate(rows: pd.DataFrame) -> statistics.Estimate:
     return statistics.interquartile_mean(statistics.as_array(rows))
 
 
-def _error_bars(estimates: list[statistics.Estimate]) -> tuple[list[float], list[float]]:
+def error_bars(estimates: list[statistics.Estimate]) -> tuple[list[float], list[float]]:
+    """How far the intervals reach below and above the values."""
     return (
         [max(0.0, e.value - e.low) for e in estimates],
         [max(0.0, e.high - e.value) for e in estimates],
@@ -207,7 +208,8 @@ def _width(panel: float, panels: int) -> float:
     return max(5.6, panel * panels)
 
 
-def _tidy(axis: Axes) -> None:
+def tidy(axis: Axes) -> None:
+    """The common look of axes."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axis.set_axisbelow(True)

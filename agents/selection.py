@@ -8,15 +8,16 @@ those of the policies that may replace plain at the end. Plain is kept unless an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import joblib
 import numpy as np
-import torch
 from scipy import stats
+from stable_baselines3.common.type_aliases import PolicyPredictor
 from tqdm import tqdm
 
+from equirl.agents.cluster import one_thread
 from equirl.agents.evaluation import CONDITIONS, SavedAgent, episode_returns
 from equirl.agents.policies import CANDIDATES, MAKERS, Subject
 from equirl.agents.statistics import Estimate, Returns
@@ -142,6 +143,18 @@ def _interval(differences: Returns) -> Estimate:
     return Estimate(mean, mean - half, mean + half)
 
 
+def choose(
+    race: Race, policies: Mapping[str, PolicyPredictor], agent: SavedAgent, condition: str
+) -> Choice:
+    """Race an agent's policies in its environment, on episodes that nothing else uses."""
+
+    def play(name: str, number: int) -> Returns:
+        seed = SELECTION_SEED + number * race.episodes
+        return episode_returns(policies[name], agent, condition, race.episodes, seed)
+
+    return race.run(list(policies), play)
+
+
 @dataclass(frozen=True)
 class Selection:
     """What was chosen for an agent under a condition."""
@@ -174,16 +187,7 @@ def select(
 def _select_unit(
     agent: SavedAgent, condition: str, race: Race, transitions: int, device: str
 ) -> Selection:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         subject = Subject(agent, agent.load(device), transitions)
         policies = {str(name): MAKERS[name](subject) for name in CANDIDATES}
-
-        def play(name: str, number: int) -> Returns:
-            seed = SELECTION_SEED + number * race.episodes
-            return episode_returns(policies[name], agent, condition, race.episodes, seed)
-
-        return Selection(agent, condition, race.run(CANDIDATES, play))
-    finally:
-        torch.set_num_threads(before)
+        return Selection(agent, condition, choose(race, policies, agent, condition))

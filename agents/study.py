@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shlex
 import threading
 import time
 import traceback
@@ -24,22 +23,20 @@ from pathlib import Path
 
 import joblib
 import pandas as pd
-import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from equirl.agents.cli import run
-from equirl.agents.cluster import CLUSTERS, check_backend, cluster, end_with
+from equirl.agents.cli import check_least, command_line, run
+from equirl.agents.cluster import CLUSTERS, check_backend, cluster, end_with, one_thread
 from equirl.agents.definition import DEFAULT_FILE, Unit, read_units
 from equirl.agents.evaluation import CONDITIONS, SavedAgent, episode_returns
+from equirl.agents.panel import COLUMNS, KEYS
 from equirl.agents.panel_plot import write_panel
 from equirl.agents.policies import MAKERS, Subject
-from equirl.agents.selection import SELECTION_SEED
-from equirl.agents.statistics import Returns
+from equirl.agents.selection import choose
 from equirl.agents.train import train_agent
 from equirl.files import check_writable, replacing
 
-COLUMNS = ["env", "setting", "seed", "budget", "policy", "condition", "mean_return", "n_episodes"]
 CHOICE_COLUMNS = ["chosen", "difference", "low", "high", "spent"]
 
 EVALUATION_SEED = 4_000_000
@@ -81,10 +78,9 @@ def run_unit(unit: Unit) -> str | None:
     Returns:
         None, or what went wrong; the traceback is in the unit's ``error.log``.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the other cores have units of their own
+    lock = unit.training.folder.path / ".unit.lock"
     try:
-        with _ONE_AT_A_TIME, _waiting_lock(unit.training.folder.path / ".unit.lock"):
+        with one_thread(), _ONE_AT_A_TIME, _waiting_lock(lock):
             unit.training.folder.clear_leftovers()
             if not unit.training.folder.final_agent.exists():
                 with _timed(unit):
@@ -99,8 +95,6 @@ def run_unit(unit: Unit) -> str | None:
         with contextlib.suppress(OSError), replacing(unit.error_log) as temporary:
             temporary.write_text(traceback.format_exc())
         return f"{type(error).__name__}: {error}"
-    finally:
-        torch.set_num_threads(threads)
 
 
 def evaluate_checkpoint(unit: Unit, budget: int) -> pd.DataFrame:
@@ -123,13 +117,8 @@ def evaluate_checkpoint(unit: Unit, budget: int) -> pd.DataFrame:
             ).mean()
             for name, policy in policies.items()
         }
-
-        def play(name: str, number: int, condition: str = condition) -> Returns:
-            race = evaluation.race
-            seed = SELECTION_SEED + number * race.episodes
-            return episode_returns(policies[name], agent, condition, race.episodes, seed)
-
-        choice = evaluation.race.run(evaluation.candidates, play)
+        candidates = {name: policies[name] for name in evaluation.candidates}
+        choice = choose(evaluation.race, candidates, agent, condition)
         rows += [{"policy": n, "condition": condition, "mean_return": m} for n, m in means.items()]
         rows.append(
             {
@@ -201,7 +190,7 @@ def write_study(folder: Path, units: list[Unit], definition: Path) -> None:
     """Write returns.csv, selection.csv, seconds.csv and the definition."""
     table = collect(units)
     chosen = table[table.policy == "selected"].astype({"spent": int})
-    keys = [c for c in COLUMNS if c not in ("policy", "mean_return", "n_episodes")]
+    keys = [name for name in KEYS if name != "policy"]
     seconds = pd.DataFrame(
         {"env": u.env, "setting": u.setting, "seed": u.training.seed, "seconds": u.seconds}
         for u in units
@@ -283,18 +272,13 @@ def _progress(units: list[Unit]) -> Iterator[tqdm]:
 
 def command_of(arguments: Study) -> str:
     """The command that gives the same results, wherever it runs."""
-    words = ["equirl", "study"]
-    if arguments.definition != DEFAULT_FILE:
-        words += ["--definition", arguments.definition.name]
-    if arguments.panel != "test":
-        words += ["--panel", arguments.panel]
-    return shlex.join(words)
+    where = ("output", "runs", "backend", "address", "jobs")
+    return command_line("study", arguments, without=where)
 
 
 def main(arguments: Study) -> None:
     """Run the study, and write what it has found."""
-    if arguments.jobs < 1:
-        raise ValueError(f"--jobs must be at least 1; got {arguments.jobs}")
+    check_least(arguments, jobs=1)
     command = command_of(arguments)
     for folder in (arguments.output, arguments.runs):
         check_writable(folder / "any")

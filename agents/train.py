@@ -21,7 +21,6 @@ from typing import Annotated, Any
 import gymnasium as gym
 import joblib
 import numpy as np
-import torch
 import tyro
 from filelock import FileLock, Timeout
 from stable_baselines3 import DQN
@@ -31,8 +30,8 @@ from stable_baselines3.common.monitor import Monitor
 from tqdm import tqdm
 
 import equirl
-from equirl.agents.cli import run
-from equirl.agents.cluster import end_with
+from equirl.agents.cli import check_least, run
+from equirl.agents.cluster import end_with, one_thread
 from equirl.agents.hyperparameters import (
     DEFAULT_FILE,
     dqn_arguments,
@@ -132,10 +131,7 @@ def plan(arguments: Train) -> list[Training]:
         raise ValueError(f"seeds are given twice: {arguments.seeds}")
     if not all(0 <= seed < EVALUATION_SEED for seed in arguments.seeds):
         raise ValueError(f"seeds must be 0..{EVALUATION_SEED - 1}; got {arguments.seeds}")
-    for name, least in (("checkpoints", 1), ("eval_episodes", 1), ("jobs", 1), ("experience", 0)):
-        if getattr(arguments, name) < least:
-            option = "--" + name.replace("_", "-")
-            raise ValueError(f"{option} must be at least {least}; got {getattr(arguments, name)}")
+    check_least(arguments, checkpoints=1, eval_episodes=1, jobs=1, experience=0)
     env_kwargs = parse_env_kwargs(arguments.env_kwargs)
     try:
         gym.make(arguments.env, **env_kwargs).close()
@@ -315,8 +311,8 @@ def _logger(folder: Path, suffix: str) -> Logger:
 
 def _train_on_one_core(training: Training, position: int, parent: int) -> None:
     end_with(parent)
-    torch.set_num_threads(1)  # more only wait for each other on networks this small
-    train_agent(training, position)
+    with one_thread():
+        train_agent(training, position)
 
 
 def main(arguments: Train) -> None:

@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 from tqdm import tqdm
 
 import equirl
-from equirl.agents.cli import run
+from equirl.agents.cli import check_least, run
 from equirl.agents.evaluation import (
     FIRST_SEED,
     SavedAgent,
@@ -148,9 +148,7 @@ def main(arguments: Video) -> None:
     """Play, film and say where the film is."""
     if not arguments.policies:
         raise ValueError("no policies given: name some with --policies, as in plain equizero")
-    for name, least in (("episodes", 1), ("width", 64)):
-        if getattr(arguments, name) < least:
-            raise ValueError(f"--{name} must be at least {least}; got {getattr(arguments, name)}")
+    check_least(arguments, episodes=1, width=64)
     if arguments.output.suffix.lower() != ".gif":
         raise ValueError(f"a video is a GIF; got --output {arguments.output}, name it *.gif")
     check_seed(arguments.seed)

@@ -34,6 +34,7 @@ from equicore import MLPWeight, WeightedMean
 from equirl.agents import statistics
 from equirl.agents.definition import DEFAULT_FILE, Unit, read_units
 from equirl.agents.evaluation import SavedAgent, episode_returns
+from equirl.agents.panel import markdown
 from equirl.agents.policies import MAKERS, Subject
 from equirl.files import replacing
 from equirl.policies import SymmetrizedPolicy
@@ -296,10 +297,8 @@ def main(arguments: Arguments) -> None:
         pass
     table = scores(pd.concat([pd.read_csv(part) for _, _, part in work], ignore_index=True))
     rows = summary(table)
-    columns = list(rows.columns)
-    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-    lines += [f"| {' | '.join(map(str, row))} |" for row in rows.itertuples(index=False)]
-    print("\n".join(lines))
+    lines = markdown(rows, "")
+    print(lines)
     if arguments.output is None:
         return
     text = (
@@ -311,7 +310,7 @@ def main(arguments: Arguments) -> None:
         "paired. All weights learn from the replay buffer.\n\n"
     )
     with replacing(arguments.output / "weights.md") as temporary:
-        temporary.write_text(text + "\n".join(lines) + "\n")
+        temporary.write_text(text + lines + "\n")
     with replacing(arguments.output / "weights.csv") as temporary:
         table.drop(columns=["family"]).to_csv(temporary, index=False, float_format="%.6g")
     with replacing(arguments.output / "weights.png") as temporary:

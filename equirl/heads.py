@@ -14,6 +14,8 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import Tensor, nn
 
+from equirl.symmetry import Symmetry
+
 Normalization = Literal["softmax"] | None
 
 
@@ -55,6 +57,12 @@ class QValues(nn.Module):
             features = features.to(self.dtype)
         q_values = net.q_net(features)
         return q_values.softmax(-1) if self.normalize == "softmax" else q_values
+
+
+def aligned_values(values: QValues, symmetry: Symmetry, observations: Tensor) -> Tensor:
+    """The values g^-1 Q(g s, .) of the whole orbit of observations (B, ...): (|G|, B, actions)."""
+    orbit = symmetry.observation.orbit(observations)
+    return symmetry.action.align(values(orbit.flatten(0, 1)).unflatten(0, orbit.shape[:2]))
 
 
 def dqn_policy(model: DQN | DQNPolicy) -> DQNPolicy:

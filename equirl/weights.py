@@ -13,7 +13,7 @@ from torch.nn import functional
 import equicore
 from equicore import MLPWeight, WeightedMean
 from equirl.experience import Experience
-from equirl.heads import QValues
+from equirl.heads import QValues, aligned_values
 from equirl.policies import LambdaEquitunePolicy
 
 
@@ -89,7 +89,7 @@ def fit_temporal_difference(
         raise ValueError("the experience is empty")
     reduce = policy.symmetrized.reduce
     assert isinstance(reduce, WeightedMean)
-    values = _View(policy)
+    symmetry, values = policy.symmetry, QValues(policy.policy.q_net)
     device = policy.policy.device
     before, after = (
         torch.from_numpy(np.ascontiguousarray(x)).to(device)
@@ -102,13 +102,18 @@ def fit_temporal_difference(
     if isinstance(reduce.weight, MLPWeight):
         with torch.no_grad():
             some = before[:: -(-len(before) // 4096)]
-            reduce.weight.standardize(values.orbit(some).flatten(0, 1))
+            reduce.weight.standardize(symmetry.observation.orbit(some).flatten(0, 1))
+
+    def weighted(observations: Tensor) -> Tensor:  # (B, actions); only the weights learn
+        with torch.no_grad():
+            aligned = aligned_values(values, symmetry, observations)
+        return reduce.whole(aligned, reduce.log_weights(symmetry.observation.orbit(observations)))
 
     def loss(rows: Tensor) -> Tensor:
         with torch.no_grad():
-            best = values.reduced(after[rows], reduce).amax(1)
+            best = weighted(after[rows]).amax(1)
             target = rewards[rows] + gamma * best.where(~terminated[rows], 0)
-        chosen = values.reduced(before[rows], reduce).gather(1, actions[rows].long()[:, None])
+        chosen = weighted(before[rows]).gather(1, actions[rows].long()[:, None])
         return functional.smooth_l1_loss(chosen.squeeze(1), target.to(chosen.dtype))
 
     optimizer = torch.optim.Adam(reduce.weight.parameters(), lr=learning_rate)
@@ -122,27 +127,6 @@ def fit_temporal_difference(
         schedule.step()
     with torch.no_grad():
         return float(loss(torch.arange(len(experience), device=device)))
-
-
-class _View:
-    """The Q-values of a policy's agent, as they are, for the whole orbit of observations."""
-
-    def __init__(self, policy: LambdaEquitunePolicy) -> None:
-        self.symmetry = policy.symmetry
-        self.q_values = QValues(policy.policy.q_net)
-
-    def orbit(self, observations: Tensor) -> Tensor:
-        """The observations under each element, (|G|, B, ...)."""
-        return self.symmetry.observation.orbit(observations)
-
-    def reduced(self, observations: Tensor, reduce: WeightedMean) -> Tensor:
-        """Weighted Q-values (B, actions); only the weights have a gradient."""
-        orbit = self.orbit(observations)
-        with torch.no_grad():
-            raw = self.q_values(orbit.flatten(0, 1)).view(*orbit.shape[:2], -1)
-            aligned = self.symmetry.action.align(raw)
-        weights = reduce.log_weights(orbit).softmax(0)
-        return (weights[..., None] * aligned).sum(0)
 
 
 def _check_policy(policy: LambdaEquitunePolicy) -> None:
