@@ -15,6 +15,7 @@ from equirl.agents.selection import Race
 from equirl.agents.train import Train, Training, plan
 
 DEFAULT_FILE = Path(__file__).with_name("study.yaml")
+PANEL = ("seeds", "checkpoints")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +95,7 @@ def read_units(file: Path, panel: str, runs: Path) -> list[Unit]:
         raise FileNotFoundError(f"no definition of a study at {file}")
     try:
         document = yaml.safe_load(file.read_text())
+        _check_keys(document, file)
         panels = document["panels"]
         if panel not in panels:
             raise ValueError(f"{file.name} has no panel {panel!r}; it has {', '.join(panels)}")
@@ -142,6 +144,20 @@ def read_units(file: Path, panel: str, runs: Path) -> list[Unit]:
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file.name} is no definition of a study: {error!r}") from error
     return sorted(units, key=lambda unit: -unit.training.steps)
+
+
+def _check_keys(document: dict[str, Any], file: Path) -> None:
+    """Raise ValueError if there are others than those that are read: a misspelt one, say."""
+    evaluation = {field.name for field in dataclasses.fields(Evaluation)}
+    known = {"environments", "settings", "panels", *evaluation}
+    unknown = [str(name) for name in document if name not in known]
+    for name, panel in document["panels"].items():
+        unknown += [f"panels: {name}: {key}" for key in panel if key not in PANEL]
+    if unknown:
+        raise ValueError(
+            f"{file.name} has an unknown {', '.join(unknown)}; known are "
+            f"{', '.join(sorted(known))} and, in a panel, {' and '.join(PANEL)}"
+        )
 
 
 def _check_evaluation(evaluation: Evaluation, file: Path) -> None:

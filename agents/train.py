@@ -321,7 +321,8 @@ def main(arguments: Train) -> None:
     try:
         train_all(trainings, arguments.jobs)
     except KeyboardInterrupt:
-        command = shlex.join(["equirl", "train", *(a for a in sys.argv[1:] if a != "train")])
+        options = sys.argv[2:] if sys.argv[1:2] == ["train"] else sys.argv[1:]
+        command = shlex.join(["equirl", "train", *options])
         print(f"\ninterrupted; finished legs are saved. To go on: {command}", file=sys.stderr)
         raise
     for training in trainings:

@@ -175,6 +175,8 @@ def test_default_definition_is_one(tmp_path):
         ({"panels": {"test": {"seeds": ["a"], "checkpoints": 1}}}, "no definition of a study"),
         ({"panels": {"test": {"seeds": [0], "checkpoints": "a"}}}, "no definition of a study"),
         ({"panels": {"test": {"seeds": [0], "checkpoints": 999}}}, "too few for 999 checkpoints"),
+        ({"panels": {"test": {"seed": [0], "checkpoints": 1}}}, "unknown panels: test: seed;"),
+        ({"episode": 3}, "unknown episode; known are .*episodes"),
         ({"panels": {"final": {"seeds": [0], "checkpoints": 1}}}, "no panel 'test'; it has final"),
     ],
 )
