@@ -53,12 +53,15 @@ class SymmetryWrapper(gym.Wrapper, RecordConstructorArgs):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Carry the action back, step, and show the observation through the element."""
-        back = self.symmetry.group.inverse(self.element)
-        original = self.symmetry.act_on_actions(back, np.asarray(action)[None])[0]
-        observation, reward, terminated, truncated, info = self.env.step(original)
+        if self.element != self.symmetry.group.identity:
+            back = self.symmetry.group.inverse(self.element)
+            action = self.symmetry.act_on_actions(back, np.asarray(action)[None])[0]
+        observation, reward, terminated, truncated, info = self.env.step(action)
         return self._seen(observation), reward, terminated, truncated, info
 
     def _seen(self, observation: Any) -> Any:
+        if self.element == self.symmetry.group.identity:
+            return observation
         return self.symmetry.act_on_observations(self.element, observation[None])[0]
 
 
