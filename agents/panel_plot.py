@@ -203,7 +203,12 @@ def paper_bars(panel: pd.DataFrame) -> Figure:
                 )
             axis.axhline(0, color="black", linewidth=0.8)
             axis.set_xticks(
-                range(len(names)), [LABELS[name] for name in names], rotation=25, fontsize=9
+                range(len(names)),
+                [LABELS[name] for name in names],
+                rotation=30,
+                ha="right",
+                rotation_mode="anchor",
+                fontsize=9,
             )
             axis.set_title(f"{family}, {setting}", fontsize=10)
             plot.tidy(axis)
