@@ -30,6 +30,7 @@ from equirl.experience import rollout_experience
 from equirl.files import check_writable, replacing
 from equirl.heads import Normalization, QValues, aligned_values
 from equirl.policies import LambdaEquitunePolicy, SymmetrizedPolicy
+from equirl.symmetry import Symmetry
 
 Array = NDArray[np.floating]
 Policy = DQN | SymmetrizedPolicy
@@ -47,8 +48,9 @@ class Landscape:
     """Draw the Q-landscape of an agent, plain and symmetrised, and the weights of lambda.
 
     Writes q_landscape.png and lambda.png. The states lie on a plane of two entries of the
-    observation, as wide as the plain agent's own rollouts and their mirror image; all other
-    entries are 0. Lambda's weights learn from the same rollouts.
+    observation, as wide as the plain agent's own rollouts and their images under the group; all
+    other entries are at their mean over those, 0 where the group changes their sign. Lambda's
+    weights learn from the same rollouts.
 
     Example: equirl landscape dqn.zip --env CartPole-v1 --axes 0 2
     """
@@ -69,24 +71,30 @@ class Landscape:
     """Folder for the figures."""
 
 
-def grid(visited: Array, axes: tuple[int, int]) -> Array:
-    """States, 0 but in two entries, as far from 0 as the 1st and 99th percentile of the visited.
+def grid(visited: Array, axes: tuple[int, int], symmetry: Symmetry) -> Array:
+    """States on a plane of two entries, about the mean of the visited states and their images.
 
-    Shape (RESOLUTION * RESOLUTION, entries), symmetric about 0; the first axis varies fastest.
+    The plane reaches as far from that centre as the 99th percentile of those states; the other
+    entries are those of the centre: 0 where the group changes their sign, else their mean.
+
+    Returns:
+        Shape (RESOLUTION * RESOLUTION, entries); the first axis varies fastest.
 
     Raises:
-        ValueError: If the axes are not two entries, or one is 0 in the visited states.
+        ValueError: If the axes are not two entries, or one is always the same.
     """
     entries = visited.shape[1]
     if axes[0] == axes[1] or not all(0 <= axis < entries for axis in axes):
         raise ValueError(f"--axes must be two different entries of 0..{entries - 1}; got {axes}")
-    limits = [np.abs(np.percentile(visited[:, axis], [1, 99])).max() for axis in axes]
+    orbit = np.stack([symmetry.act_on_observations(g, visited) for g in range(len(symmetry.group))])
+    centre = orbit.mean(axis=1, dtype=np.float64).mean(axis=0)
+    limits = np.percentile(np.abs(orbit - centre), 99, axis=(0, 1))[[*axes]]
     if 0 in limits:
-        raise ValueError(f"--axes: entry {axes[limits.index(0)]} is never but 0; name another")
+        raise ValueError(f"--axes: entry {axes[limits.argmin()]} is always the same; name another")
     lines = [np.linspace(-limit, limit, RESOLUTION) for limit in limits]
-    states = np.zeros((RESOLUTION**2, entries), dtype=visited.dtype)
-    states[:, axes] = np.stack([x.ravel() for x in np.meshgrid(*lines)], axis=1)
-    return states
+    states = np.tile(centre, (RESOLUTION**2, 1))
+    states[:, axes] += np.stack([x.ravel() for x in np.meshgrid(*lines)], axis=1)
+    return states.astype(visited.dtype)
 
 
 def values(policy: Policy, states: Array, normalize: Normalization = None) -> Array:
@@ -142,11 +150,11 @@ def value_rows(policies: dict[str, Policy], states: Array) -> list[Row]:
 
 def draw(rows: list[Row], states: Array, visited: Array, axes: dict[int, str]) -> Figure:
     """Rows of panels over a `grid` of the axes, which are given with their names; dots: visited."""
-    columns, (right, top) = len(rows[0].panels), states[-1, [*axes]]
+    columns, start, end = len(rows[0].panels), states[0, [*axes]], states[-1, [*axes]]
     dots = np.random.default_rng(0).permutation(visited)[:DOTS, [*axes]]
-    dots = dots[(np.abs(dots) <= (right, top)).all(axis=1)]  # others would widen the panels
+    dots = dots[((start <= dots) & (dots <= end)).all(axis=1)]  # others would widen the panels
     figure = plt.figure(figsize=(1.6 + 2.7 * columns, 0.9 + 2.6 * len(rows)), layout="constrained")
-    shown = {"origin": "lower", "extent": (-right, right, -top, top)}
+    shown = {"origin": "lower", "extent": (start[0], end[0], start[1], end[1])}
     for line, row in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
         for axis, (title, array) in zip(line, row.panels.items(), strict=True):
             square = array.reshape(RESOLUTION, RESOLUTION)
@@ -178,7 +186,7 @@ def main(arguments: Landscape) -> None:
     visited = rollout_experience(
         model, agent.env_id, count, seed=policies.ROLLOUT_SEED, env_kwargs=agent.env_kwargs
     ).observations
-    states = grid(visited, arguments.axes)
+    states = grid(visited, arguments.axes, agent.symmetry())
     titles = {name: LABELS[name] for name in policies.POLICIES}
     if len(agent.symmetry().group) == values(model, states).shape[1] == 2:
         del titles["equizero"]
@@ -191,7 +199,8 @@ def main(arguments: Landscape) -> None:
     for name, rows in (("q_landscape", value_rows(drawn, states)), ("lambda", [row])):
         figure = draw(rows, states, visited, {axis: names[axis] for axis in arguments.axes})
         figure.suptitle(
-            f"{agent.setting}\n{agent.name}\nother entries 0; dots: projections of visited states"
+            f"{agent.setting}\n{agent.name}\n"
+            "other entries at their mean over the orbit; dots: projections of visited states"
         )
         with replacing(arguments.output / f"{name}.png") as temporary:
             figure.savefig(temporary, dpi=120)

@@ -14,6 +14,7 @@ not independent, and stay together. What policies make of the same runs is paire
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -29,7 +30,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval."""
+    """A number with its 95 % interval, whose ends are NaN where one run tells of no other."""
 
     value: float
     low: float
@@ -37,14 +38,15 @@ class Estimate:
 
     def __str__(self) -> str:
         """As in ``11.2 [6.3, 15.9]``."""
-        digits = 1 if max(abs(self.value), abs(self.low), abs(self.high)) >= 10 else 2
+        digits = 1 if max(map(abs, (self.value, self.low, self.high))) >= 10 else 2
         return format(self, f".{digits}f")
 
     def __format__(self, spec: str) -> str:
         """All three numbers in one format: ``f"{estimate:.3f}"`` is ``0.912 [0.887, 0.934]``."""
         if not spec:
             return str(self)
-        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+        interval = "one run" if math.isnan(self.low) else f"{self.low:{spec}}, {self.high:{spec}}"
+        return f"{self.value:{spec}} [{interval}]"
 
 
 def as_array(rows: pd.DataFrame) -> Returns:
@@ -267,8 +269,13 @@ def _stratified(
             (..., resamples).
 
     Returns:
-        Value, and lower and upper end of its 95 % interval, each (...).
+        Value, and lower and upper end of its 95 % interval, each (...); NaN if no task has more
+        than one run, which tells nothing about others.
     """
+    value = statistic([np.arange(n)[None] for n in runs])[..., 0]
+    if max(runs) == 1:
+        unknown = np.full_like(value, np.nan)
+        return value, unknown, unknown
 
     def of_draws(*draws: NDArray[np.int64], axis: int) -> Returns:
         return statistic([drawn[..., :n] for drawn, n in zip(draws, runs, strict=True)])
@@ -286,4 +293,4 @@ def _stratified(
         method="percentile",
         rng=0,
     ).confidence_interval
-    return statistic([np.arange(n)[None] for n in runs])[..., 0], low, high
+    return value, low, high

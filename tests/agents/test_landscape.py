@@ -42,7 +42,7 @@ def visited():
 
 @pytest.fixture(scope="module")
 def states(visited):
-    return grid(visited, (0, 2))
+    return grid(visited, (0, 2), equirl.symmetry_of("CartPole-v1"))
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,19 @@ def test_grid_is_as_wide_as_the_visited_states_and_their_mirror_image(states, vi
     assert (np.diff(square[0, :, 0]) > 0).all() and (np.diff(square[:, 0, 2]) > 0).all()
     assert states[:, 0].max() == pytest.approx(np.percentile(visited[:, 0], 99), abs=1e-6)
     np.testing.assert_allclose(states[::-1], -states, atol=1e-6)
+
+
+def test_entries_that_the_group_leaves_are_at_their_mean():
+    angles = np.random.default_rng(0).uniform(-1, 1, (2, 500))
+    cosines, sines = np.cos(angles), np.sin(angles)
+    parts = [cosines[0], sines[0], cosines[1], sines[1], *angles]
+    visited = np.stack(parts, axis=1).astype(np.float32)
+    states = grid(visited, (0, 3), equirl.symmetry_of("Acrobot-v1"))
+    assert (states[:, [1, 4, 5]] == 0).all()
+    np.testing.assert_allclose(states[:, 2], visited[:, 2].mean(), rtol=1e-6)
+    across, up = states[:, 0], states[:, 3]
+    assert (across.min() + across.max()) / 2 == pytest.approx(visited[:, 0].mean(), rel=1e-6)
+    assert up.min() == -up.max()
 
 
 @pytest.mark.parametrize("kind", [equirl.EquitunePolicy, equirl.EquizeroPolicy, None])
@@ -183,9 +196,10 @@ def test_a_file_is_no_output_folder(cartpole):
         landscape.main(cartpole)
 
 
-def test_entry_that_is_always_0_is_refused(visited):
-    with pytest.raises(ValueError, match="entry 2 is never but 0; name another"):
-        grid(visited * [1, 1, 0, 1], (0, 2))
+def test_entry_that_never_changes_is_refused(visited):
+    still = visited * np.array([1, 1, 0, 1], dtype=np.float32)
+    with pytest.raises(ValueError, match="entry 2 is always the same; name another"):
+        grid(still, (0, 2), equirl.symmetry_of("CartPole-v1"))
 
 
 def test_images_have_no_landscape(tmp_path):

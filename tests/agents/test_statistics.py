@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -209,10 +211,23 @@ def test_performance_profile_is_the_fraction_above_each_threshold():
     assert at_threshold == [0.5]  # more than, not at least
 
 
-@pytest.mark.parametrize(
-    "tasks", [[np.array([3.0])], [np.full(5, 3.0)], [np.full(5, 3.0), np.full((1, 2), 3.0)]]
-)
-def test_one_run_or_equal_runs_give_a_point(tasks):
+def test_one_run_gives_no_interval():
+    tasks = [np.array([3.0]), np.full((1, 2), 4.0)]
+    for estimate, value in (
+        (stratified_mean(tasks), 11 / 3),
+        (stratified_iqm(tasks), 11 / 3),
+        (paired_difference(tasks, [task - 3 for task in tasks]), 3),
+    ):
+        assert estimate.value == pytest.approx(value)
+        assert np.isnan([estimate.low, estimate.high]).all()
+        assert re.search(r"does not clearly differ .*\d \[one run\]$", verdict("mine", estimate))
+    values, low, high = performance_profile(tasks, np.array([2.0, 3.5]))
+    assert values == pytest.approx([1, 2 / 3])
+    assert low.shape == high.shape == (2,) and np.isnan([low, high]).all()
+
+
+@pytest.mark.parametrize("tasks", [[np.full(5, 3.0)], [np.full(5, 3.0), np.full((1, 2), 3.0)]])
+def test_equal_runs_give_a_point(tasks):
     zero = [task - 3 for task in tasks]
     for estimate, value in (
         (stratified_mean(tasks), 3),
