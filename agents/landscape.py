@@ -200,7 +200,8 @@ def main(arguments: Landscape) -> None:
         figure = draw(rows, states, visited, {axis: names[axis] for axis in arguments.axes})
         figure.suptitle(
             f"{agent.setting}\n{agent.name}\n"
-            "other entries at their mean over the orbit; dots: projections of visited states"
+            "other entries at their mean over the orbit\ndots: projections of visited states",
+            fontsize="medium",
         )
         with replacing(arguments.output / f"{name}.png") as temporary:
             figure.savefig(temporary, dpi=120)
