@@ -11,11 +11,17 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
+from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 
+from equicore import Permutation, Representation
 from equirl.symmetry import Symmetry, symmetry_of
+
+Moves = tuple[NDArray[np.int64], NDArray[Any] | None]
+"""Where each element takes each entry from, and its sign, both (|G|, entries); or no signs."""
 
 
 class SymmetryWrapper(gym.Wrapper, RecordConstructorArgs):
@@ -43,6 +49,8 @@ class SymmetryWrapper(gym.Wrapper, RecordConstructorArgs):
         gym.Wrapper.__init__(self, env)
         self.symmetry = _bind(symmetry, env, env.observation_space, env.action_space)
         self.element = self.symmetry.group.check_element(element)
+        self._observations = _Single(self.symmetry.observation, env.observation_space)
+        self._actions = _Single(self.symmetry.action, env.action_space)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -54,15 +62,14 @@ class SymmetryWrapper(gym.Wrapper, RecordConstructorArgs):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Carry the action back, step, and show the observation through the element."""
         if self.element != self.symmetry.group.identity:
-            back = self.symmetry.group.inverse(self.element)
-            action = self.symmetry.act_on_actions(back, np.asarray(action)[None])[0]
+            action = self._actions.act(self.symmetry.group.inverse(self.element), action)
         observation, reward, terminated, truncated, info = self.env.step(action)
         return self._seen(observation), reward, terminated, truncated, info
 
     def _seen(self, observation: Any) -> Any:
         if self.element == self.symmetry.group.identity:
             return observation
-        return self.symmetry.act_on_observations(self.element, observation[None])[0]
+        return self._observations.act(self.element, observation)
 
 
 class RandomSymmetry(SymmetryWrapper):
@@ -217,6 +224,61 @@ class VectorRandomSymmetry(VectorSymmetryWrapper):
             self._ended |= done
         elif self._mode == AutoresetMode.SAME_STEP:
             self._begin_episodes(done)
+
+
+class _Single:
+    """How a group acts on one observation or action, by numpy alone where that is possible.
+
+    Possible it is for ids, and for vectors and images whose entries only move and change signs. A
+    call of torch for each step takes longer than the step of many an environment.
+    """
+
+    def __init__(self, representation: Representation, space: gym.Space) -> None:
+        self.representation = representation
+        self.space = space
+        self.labels: NDArray[np.int64] | None = None
+        self.moves: Moves | None = None
+        if isinstance(space, spaces.Discrete) and isinstance(representation, Permutation):
+            self.labels = representation.permutations.cpu().numpy()
+        elif isinstance(space, spaces.Box):
+            self.moves = self._find_moves(space)
+
+    def _find_moves(
+        self, space: spaces.Box
+    ) -> tuple[NDArray[np.int64], NDArray[Any] | None] | None:
+        """Where each element takes each entry from, and its sign, both (|G|, entries).
+
+        No signs if none changes; None at all if an element does something else.
+        """
+        if 0 in self.representation.axes:  # it is not linear
+            return None
+        probe = np.random.default_rng(0).normal(size=space.shape)  # no two of equal magnitude
+        batch = torch.from_numpy(probe)[None]
+        count, flat = len(self.representation.group), probe.ravel()
+        moved = np.stack(
+            [self.representation.act(g, batch).cpu().numpy().ravel() for g in range(count)]
+        )
+        ranks = np.abs(moved).argsort(axis=1).argsort(axis=1)
+        places = np.abs(flat).argsort()[ranks]
+        signs = np.sign(moved) * np.sign(flat[places])
+        if not np.array_equal(signs * flat[places], moved):
+            return None
+        return places, signs.astype(space.dtype) if (signs < 0).any() else None
+
+    def act(self, g: int, x: Any) -> Any:
+        """Element g applied to one observation or action."""
+        if self.labels is not None:
+            if not self.space.contains(x):
+                raise ValueError(f"actions are in {self.space}; got {x!r}")
+            return self.labels[g, x]
+        x = np.asarray(x)
+        if x.shape != self.space.shape:
+            raise ValueError(f"expected the shape of {self.space}; got {x.shape}")
+        if self.moves is None:
+            return self.representation.act(g, torch.from_numpy(x[None].copy())).numpy()[0]
+        places, signs = self.moves
+        moved = x.ravel()[places[g]]
+        return (moved if signs is None else moved * signs[g]).reshape(x.shape)
 
 
 def _bind(

@@ -5,6 +5,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
+import equicore
 import equirl
 from equirl import RandomSymmetry, SymmetryWrapper, VectorRandomSymmetry, VectorSymmetryWrapper
 
@@ -293,3 +294,58 @@ def test_unknown_autoreset_mode_is_refused():
     envs.metadata = {k: v for k, v in envs.metadata.items() if k != "autoreset_mode"}
     with pytest.raises(ValueError, match="autoreset_mode"):
         VectorRandomSymmetry(envs)
+
+
+class Echo(gym.Env):
+    """Shows what it is told."""
+
+    def __init__(self, shape, dtype=np.float64):
+        self.observation_space = gym.spaces.Box(0, 9, shape, dtype)
+        if dtype == np.float64:
+            self.observation_space = gym.spaces.Box(-np.inf, np.inf, shape, dtype)
+        self.action_space = self.observation_space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        self.told = action
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+QUARTER = [[0.0, -1.0], [1.0, 0.0]]
+EIGHTH = np.array([[1.0, -1.0], [1.0, 1.0]]) / np.sqrt(2)
+
+
+@pytest.mark.parametrize(
+    ("representation", "space"),
+    [
+        (equicore.Matrix.from_generators(equicore.cyclic(4), [QUARTER]), ((3, 2),)),
+        (equicore.Matrix.from_generators(equicore.cyclic(8), [EIGHTH]), ((2,),)),
+        (equicore.Permutation.from_generators(equicore.cyclic(3), [[1, 2, 0]]), ((2, 3),)),
+        (equicore.image_dihedral(), ((2, 3, 3), np.uint8)),
+        (equicore.Trivial(equicore.cyclic(2)), ((3,),)),
+    ],
+)
+def test_every_kind_of_representation_acts_as_on_batches(representation, space):
+    symmetry = equirl.Symmetry(representation, representation)
+    for element in range(len(representation.group)):
+        env = SymmetryWrapper(Echo(*space), symmetry, element)
+        env.observation_space.seed(element)
+        seen = [env.reset()[0], env.step(env.observation_space.sample())[0]]
+        env.observation_space.seed(element)
+        first, action, second = (env.observation_space.sample() for _ in range(3))
+        shown = symmetry.act_on_observations(element, np.stack([first, second]))
+        np.testing.assert_array_equal(seen, shown)
+        assert seen[0].dtype == first.dtype
+        back = symmetry.group.inverse(element)
+        told = symmetry.act_on_actions(back, action[None])[0]
+        np.testing.assert_array_equal(env.unwrapped.told, told)
+
+
+def test_action_of_another_shape_is_refused():
+    flip = equicore.Matrix.from_generators(equicore.cyclic(2), [-np.eye(2)])
+    env = SymmetryWrapper(Echo((2,)), equirl.Symmetry(flip, flip), 1)
+    with pytest.raises(ValueError, match=r"expected the shape of Box.*; got \(3,\)"):
+        env.step(np.zeros(3))
