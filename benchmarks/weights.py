@@ -5,13 +5,14 @@
 
 Plays every variant with every checkpoint of the study's validation panel (other seeds and budgets
 than the test panel's), in the original environment. All learn from the replay buffer of the
-checkpoint, without interaction. Checkpoints that are done are skipped by the next run.
+checkpoint, without interaction. What has been played is not played again by the next run.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -164,60 +165,112 @@ class GreedyValue(nn.Module):
             return self.q(x / self.scale).gather(1, self.greedy(x)[:, None]).squeeze(1)
 
 
-def variants(subject: Subject) -> dict[str, PolicyPredictor]:
-    """All policies that are compared, by what tables call them."""
+class PlainNearSymmetry:
+    """Acts as a symmetrised policy, but as the plain agent near states that an element fixes.
+
+    There an equivariant policy must prefer no direction, and may do nothing for ever. Near is: the
+    states differ by less than ``width`` root mean squares of each entry, by root mean square.
+    """
+
+    def __init__(self, subject: Subject, policy: SymmetrizedPolicy, width: float = 0.1) -> None:
+        self.plain, self.policy, self.symmetry = subject.model, policy, subject.symmetry
+        visited = subject.replay.observations
+        self.scale = np.maximum(np.sqrt(np.square(visited.astype(np.float64)).mean(0)), 1e-3)
+        self.width = width
+
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, None]:
+        """Actions (B,) for observations (B, ...)."""
+        others = range(1, len(self.symmetry.group))
+        images = np.stack([self.symmetry.act_on_observations(g, observation) for g in others])
+        apart = np.square((images - observation) / self.scale).reshape(*images.shape[:2], -1)
+        near = np.sqrt(apart.mean(2)).min(0) < self.width
+        plain, _ = self.plain.predict(observation, deterministic=True)
+        symmetrised, _ = self.policy.predict(observation, deterministic=True)
+        return np.where(near, plain, symmetrised), None
+
+
+def variants(subject: Subject) -> dict[str, Callable[[], PolicyPredictor]]:
+    """What makes each of the policies that are compared, by what tables call them."""
     model, symmetry = subject.model, subject.symmetry
     shape = model.observation_space.shape
 
     def policy(weight: nn.Module, sharpness: float = 0) -> equirl.LambdaEquitunePolicy:
         return equirl.LambdaEquitunePolicy(model, symmetry, weight, sharpness=sharpness)
 
-    def familiarity(seed: int) -> MLPWeight:
+    @functools.cache
+    def familiarity(seed: int = 0) -> MLPWeight:
         weight = MLPWeight(shape, seed=seed)
         equirl.fit_familiarity(policy(weight), subject.replay.observations, seed=seed)
         return weight
 
-    familiar = [familiarity(seed) for seed in range(3)]
-    first = familiar[0]
-    consistent = MLPWeight(shape)
-    equirl.fit_temporal_difference(policy(consistent), subject.replay)
-    value = GreedyValue(subject)
-    names = ("plain", "equitune", "equizero", "equizero_raw")
-    made = {name: MAKERS[name](subject) for name in names}
-    made["familiarity"] = policy(first)
-    made |= {f"familiarity, sureness^{k}": policy(first, k) for k in SHARPNESSES}
-    made["familiarity of 3 networks, sureness^3"] = policy(Average(familiar), 3)
-    made |= {f"familiarity^{t}": policy(Times(first, t)) for t in (0.1, 0.3)}
-    made["familiarity, top-1"] = policy(Times(first, 1e3))
-    made["familiarity, half uniform"] = SymmetrizedPolicy(model, symmetry, HalfUniform(first))
-    made["temporal difference"] = SymmetrizedPolicy(
-        model, symmetry, WeightedMean(consistent), normalize=None
+    @functools.cache
+    def consistency() -> MLPWeight:
+        weight = MLPWeight(shape)
+        equirl.fit_temporal_difference(policy(weight), subject.replay)
+        return weight
+
+    value = functools.cache(lambda: GreedyValue(subject))
+
+    def raw(reduce: nn.Module) -> SymmetrizedPolicy:
+        return SymmetrizedPolicy(model, symmetry, reduce, normalize=None)
+
+    def powers(power: float, sharpness: float = 0) -> Callable[[], PolicyPredictor]:
+        return lambda: policy(Times(familiarity(), power), sharpness)
+
+    made: dict[str, Callable[[], PolicyPredictor]] = {
+        name: functools.partial(MAKERS[name], subject)
+        for name in ("plain", "equitune", "equizero", "equizero_raw")
+    }
+    made["familiarity"] = powers(1)
+    made |= {f"familiarity, sureness^{k}": powers(1, k) for k in SHARPNESSES}
+    made |= {f"familiarity^{t}": powers(t) for t in (0.1, 0.3)}
+    made |= {f"familiarity^0.3, sureness^{k}": powers(0.3, k) for k in (1, 3)}
+    made["familiarity of 3 networks, sureness^3"] = lambda: policy(
+        Average([familiarity(seed) for seed in range(3)]), 3
     )
-    made["temporal difference, half uniform"] = SymmetrizedPolicy(
-        model, symmetry, HalfUniform(consistent), normalize=None
+    made["familiarity, top-1"] = powers(1e3)
+    made["familiarity, half uniform"] = lambda: SymmetrizedPolicy(
+        model, symmetry, HalfUniform(familiarity())
     )
-    made |= {f"offline value, x{b}": policy(Times(value, b)) for b in (0.3, 1.0)}
+    made["familiarity, sureness^3, plain near symmetry"] = lambda: PlainNearSymmetry(
+        subject, policy(familiarity(), 3)
+    )
+    made["temporal difference"] = lambda: raw(WeightedMean(consistency()))
+    made["temporal difference, half uniform"] = lambda: raw(HalfUniform(consistency()))
+    for b in (0.3, 1.0):
+        made[f"offline value, x{b}"] = lambda b=b: policy(Times(value(), b))
     return made
 
 
 def play(unit: Unit, budget: int, episodes: int, part: Path) -> None:
-    """Play all variants of one checkpoint, and write their mean returns."""
+    """Play the variants of one checkpoint that are not in its part yet, and add their returns."""
     torch.set_num_threads(1)
     training = unit.training
     file = training.folder.checkpoint(budget)
     agent = SavedAgent(str(unit), file, training.env_id, training.env_kwargs, training.seed, budget)
     subject = Subject(agent, agent.load("cpu"), unit.evaluation.transitions)
-    rows = [
+    makers = variants(subject)
+    rows = pd.read_csv(part).to_dict("records") if part.exists() else []
+    rows = [row for row in rows if row["variant"] in makers]
+    done = {row["variant"] for row in rows}
+    rows += [
         {
             "env": unit.env,
             "setting": unit.setting,
             "seed": training.seed,
             "budget": budget,
             "variant": name,
-            "mean_return": episode_returns(policy, agent, "original", episodes, SEED).mean(),
+            "mean_return": episode_returns(make(), agent, "original", episodes, SEED).mean(),
             "n_episodes": episodes,
         }
-        for name, policy in variants(subject).items()
+        for name, make in makers.items()
+        if name not in done
     ]
     with replacing(part) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False)
@@ -267,10 +320,10 @@ def draw(table: pd.DataFrame) -> Figure:
         ordered.variant,
         [e.value for e in means],
         xerr=([e.value - e.low for e in means], [e.high - e.value for e in means]),
-        color=["#0072b2" if v.endswith("y, sureness^3") else "#bbbbbb" for v in ordered.variant],
+        color=["#0072b2" if v == "familiarity, sureness^3" else "#bbbbbb" for v in ordered.variant],
         error_kw={"elinewidth": 1, "capsize": 2},
     )
-    axis.set_xlabel("mean normalised score on the validation panel (higher is better)")
+    axis.set_xlabel("mean normalised score, validation panel")
     axis.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -288,9 +341,7 @@ def main(arguments: Arguments) -> None:
             name = f"{unit.env}_{unit.setting}_{unit.training.seed}_{budget}"
             work.append((unit, budget, arguments.parts / f"{name}_{arguments.episodes}.csv"))
     jobs: list[Callable] = [
-        joblib.delayed(play)(unit, budget, arguments.episodes, part)
-        for unit, budget, part in work
-        if not part.exists()
+        joblib.delayed(play)(unit, budget, arguments.episodes, part) for unit, budget, part in work
     ]
     done = joblib.Parallel(arguments.jobs, return_as="generator", batch_size=1)(jobs)
     for _ in tqdm(done, total=len(jobs), unit="checkpoint"):
