@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 import equirl
+from equirl.agents.panel import read_scale
 from equirl.agents.policies import MAKERS
 from equirl.agents.selection import Race
 from equirl.agents.train import Train, Training, plan
@@ -109,7 +110,7 @@ def read_units(file: Path, panel: str, runs: Path) -> list[Unit]:
         for name, entry in document["environments"].items():
             if unknown := set(entry) - {"env", "env_kwargs", "scale"}:
                 raise ValueError(f"{file.name}: {name} has an unknown {', '.join(sorted(unknown))}")
-            _check_scale(name, entry.get("scale"))
+            read_scale(name, entry)
             equirl.symmetry_of(entry["env"])
         arguments = [
             (
@@ -171,9 +172,3 @@ def _check_evaluation(evaluation: Evaluation, file: Path) -> None:
             f"{file.name}: candidates are plain and others of {', '.join(MAKERS)}, each once; got "
             f"{', '.join(map(str, names))}"
         )
-
-
-def _check_scale(name: str, scale: Any) -> None:
-    numbers = isinstance(scale, list) and all(isinstance(n, int | float) for n in scale)
-    if not numbers or len(scale) != 2 or not scale[0] < scale[1]:
-        raise ValueError(f"the scale of {name} is [worst, best] return; got {scale!r}")

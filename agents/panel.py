@@ -91,12 +91,10 @@ def _read_definition(
         document = yaml.safe_load(file.read_text())
         scales, families = {}, {}
         for name, entry in document["environments"].items():
-            worst, best = (float(end) for end in entry["scale"])
-            if not worst < best:
-                raise ValueError(f"scale {entry['scale']} is not [worst, best]")
+            scale = read_scale(name, entry)
             # rows may call it by its name here, or by its id and arguments
             for env in (name, setting_name(entry["env"], entry.get("env_kwargs") or {})):
-                scales[env], families[env] = (worst, best), entry["env"]
+                scales[env], families[env] = scale, entry["env"]
         return scales, families, list(document["settings"])
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
@@ -104,6 +102,19 @@ def _read_definition(
             "environments, each with env and scale: [worst, best], and settings, as in "
             "agents/study.yaml"
         ) from error
+
+
+def read_scale(name: str, entry: dict[str, Any]) -> tuple[float, float]:
+    """The returns that score 0 and 1 in an environment of a definition.
+
+    Raises:
+        ValueError: If they are not two numbers, the first the smaller.
+    """
+    scale = entry.get("scale")
+    numbers = isinstance(scale, list) and all(isinstance(n, int | float) for n in scale)
+    if not numbers or len(scale) != 2 or not scale[0] < scale[1]:
+        raise ValueError(f"the scale of {name} is scale: [worst, best] return; got {scale!r}")
+    return float(scale[0]), float(scale[1])
 
 
 def _check(panel: pd.DataFrame, file: Path, envs: list[str], settings: list[str]) -> None:
