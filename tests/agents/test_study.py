@@ -44,6 +44,7 @@ settings: {tiny: tiny.yaml}
 panels:
   test: {seeds: [0, 1], checkpoints: 2}
   validation: {seeds: [7], checkpoints: 1}
+  long: {seeds: [0, 1, 2, 3, 4, 5, 6, 7], checkpoints: 2}
 episodes: 3
 transitions: 60
 candidates: [plain, equitune, lambda]
@@ -452,9 +453,11 @@ def test_killed_study_ends_with_the_same(forks, tiny_study, undisturbed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
-def test_study_killed_ten_times_ends_with_the_same(processes, tiny_study, undisturbed, seed):
-    arguments = dataclasses.replace(tiny_study, jobs=2)
-    kill_and_finish(processes, arguments, undisturbed, kills=10, most_changes=4, seed=seed)
+def test_study_killed_ten_times_ends_with_the_same(processes, tiny_study, tmp_path, seed):
+    undisturbed = arguments_in(tmp_path / "undisturbed", tiny_study.definition, panel="long")
+    study.main(undisturbed)
+    arguments = dataclasses.replace(tiny_study, panel="long", jobs=2)
+    kill_and_finish(processes, arguments, undisturbed, kills=10, most_changes=12, seed=seed)
 
 
 def interrupt_and_finish(start_from, arguments, undisturbed):
