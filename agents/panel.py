@@ -112,7 +112,7 @@ def read_scale(name: str, entry: dict[str, Any]) -> tuple[float, float]:
     """
     scale = entry.get("scale")
     numbers = isinstance(scale, list) and all(isinstance(n, int | float) for n in scale)
-    if not numbers or len(scale) != 2 or not scale[0] < scale[1]:
+    if scale is None or not numbers or len(scale) != 2 or not scale[0] < scale[1]:
         raise ValueError(f"the scale of {name} is scale: [worst, best] return; got {scale!r}")
     return float(scale[0]), float(scale[1])
 
