@@ -20,6 +20,7 @@ import pandas as pd
 import tyro
 from tqdm import tqdm
 
+from equicore.files import check_writable, replacing
 from equirl.agents import statistics
 from equirl.agents.cli import check_least, command_line, run
 from equirl.agents.cluster import one_thread
@@ -43,7 +44,6 @@ from equirl.agents.policies import (
 )
 from equirl.agents.selection import Race, Selection, select
 from equirl.agents.statistics import Estimate, as_array
-from equirl.files import check_writable, replacing
 
 COLUMNS = ["env", "agent", "seed", "budget", "policy", "condition", "episode", "episode_return"]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import tyro
 
+from equicore.files import check_writable, replacing
 from equirl.agents import statistics
 from equirl.agents.cli import check_least, run
 from equirl.agents.evaluation import (
@@ -25,7 +26,6 @@ from equirl.agents.evaluation import (
 )
 from equirl.agents.hyperparameters import parse_env_kwargs
 from equirl.agents.policies import PolicyName, make_policy
-from equirl.files import check_writable, replacing
 
 
 @dataclasses.dataclass

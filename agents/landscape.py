@@ -22,12 +22,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from stable_baselines3 import DQN
 
+from equicore.files import check_writable, replacing
 from equirl.agents import evaluation, policies
 from equirl.agents.cli import check_least, run
 from equirl.agents.hyperparameters import parse_env_kwargs
 from equirl.agents.plot import LABELS
 from equirl.experience import rollout_experience
-from equirl.files import check_writable, replacing
 from equirl.heads import Normalization, QValues, aligned_values
 from equirl.policies import LambdaEquitunePolicy, SymmetrizedPolicy
 from equirl.symmetry import Symmetry

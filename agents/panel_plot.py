@@ -16,10 +16,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter
 from PIL import Image
 
+from equicore.files import replacing
 from equirl.agents import panel as panels
 from equirl.agents import plot, statistics
 from equirl.agents.panel import RETURN, SCORE, markdown, tasks
-from equirl.files import replacing
 
 # Lightness still differs from policy to policy.
 COLOURS = {**plot.COLOURS, "plain": "#8c8c8c"}

@@ -20,9 +20,9 @@ import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from equicore.files import replacing
 from equirl.agents import statistics
 from equirl.agents.cli import run
-from equirl.files import replacing
 
 # Lightness falls from policy to policy, so the figures read in greyscale too.
 COLOURS = {

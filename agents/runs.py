@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from equirl.files import replacing
+from equicore.files import replacing
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from equicore.files import check_writable, replacing
 from equirl.agents.cli import check_least, command_line, run
 from equirl.agents.cluster import CLUSTERS, check_backend, cluster, end_with, one_thread
 from equirl.agents.definition import DEFAULT_FILE, Unit, read_units
@@ -35,7 +36,6 @@ from equirl.agents.panel_plot import write_panel
 from equirl.agents.policies import MAKERS, Subject
 from equirl.agents.selection import choose
 from equirl.agents.train import train_agent
-from equirl.files import check_writable, replacing
 
 CHOICE_COLUMNS = ["chosen", "difference", "low", "high", "spent"]
 

@@ -30,6 +30,7 @@ from stable_baselines3.common.monitor import Monitor
 from tqdm import tqdm
 
 import equirl
+from equicore.files import replacing
 from equirl.agents.cli import check_least, run
 from equirl.agents.cluster import end_with, one_thread
 from equirl.agents.hyperparameters import (
@@ -41,7 +42,6 @@ from equirl.agents.hyperparameters import (
 from equirl.agents.resume import Evaluations, restore, write_resume
 from equirl.agents.runs import RunFolder
 from equirl.experience import replay_experience
-from equirl.files import replacing
 
 EVALUATION_SEED = 1_000_000
 """Evaluations during training use this seed and the following; training seeds stay below."""

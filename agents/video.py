@@ -17,6 +17,7 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 from tqdm import tqdm
 
 import equirl
+from equicore.files import check_writable, replacing
 from equirl.agents.cli import check_least, run
 from equirl.agents.evaluation import (
     FIRST_SEED,
@@ -29,7 +30,6 @@ from equirl.agents.evaluation import (
 from equirl.agents.hyperparameters import parse_env_kwargs
 from equirl.agents.policies import PolicyName, make_policy
 from equirl.envs.gridworld import Gridworld
-from equirl.files import check_writable, replacing
 
 CAPTION = 16  # pixels above each pane
 GAP = 8  # pixels between panes

@@ -226,7 +226,7 @@ def write(
         lines: What the md holds, without the line that shows the figure.
         figure: What the png shows.
     """
-    from equirl.files import replacing
+    from equicore.files import replacing
 
     print(table.to_string(index=False))
     if folder is None:

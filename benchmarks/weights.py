@@ -32,12 +32,12 @@ from tqdm import tqdm
 
 import equirl
 from equicore import MLPWeight, WeightedMean
+from equicore.files import replacing
 from equirl.agents import statistics
 from equirl.agents.definition import DEFAULT_FILE, Unit, read_units
 from equirl.agents.evaluation import SavedAgent, episode_returns
 from equirl.agents.panel import markdown
 from equirl.agents.policies import MAKERS, Subject
-from equirl.files import replacing
 from equirl.policies import SymmetrizedPolicy
 
 matplotlib.use("Agg")  # no screen is needed

@@ -14,7 +14,7 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from equirl.loading import read_tensors, write_tensors
+from equicore.files import read_tensors, write_tensors
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

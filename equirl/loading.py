@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from gymnasium import spaces
 from stable_baselines3 import DQN
@@ -27,9 +25,6 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from torch import Tensor, nn
 from torch.nn.modules import activation
 
-from equirl.files import replacing
-
-FORMAT = 1
 EXTRACTORS = (FlattenExtractor, NatureCNN)
 PLAIN_FIELDS = ("gamma", "exploration_rate", "num_timesteps")
 
@@ -218,44 +213,6 @@ def agent_from_dict(
         if field in description:
             setattr(model, field, description[field])
     return model
-
-
-def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Write tensors and a JSON header as one safetensors file, whole or not at all."""
-    metadata = {"equirl": json.dumps({"format": FORMAT, **header})}
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    with replacing(path) as temporary:
-        safetensors.torch.save_file(plain, temporary, metadata)
-
-
-def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `write_tensors` wrote.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, none of equirl's, or of a newer format.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no file at {path}")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
-        hint = "; it is a zip archive, see load_agent" if zipfile.is_zipfile(path) else ""
-        raise ValueError(f"{path} is not a whole safetensors file: {error}{hint}") from error
-    if "equirl" not in metadata:
-        raise ValueError(f"{path} was not written by equirl: it has no header of ours")
-    try:
-        header = json.loads(metadata["equirl"])
-        newer = header["format"] > FORMAT
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} has a damaged header: {error!r}") from error
-    if newer:
-        raise ValueError(
-            f"{path} is of format {header['format']}; this equirl reads up to {FORMAT}: upgrade it"
-        )
-    return tensors, header
 
 
 def _described_space(data: dict[str, Any], key: str, path: str | Path) -> dict[str, Any]:

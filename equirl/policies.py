@@ -19,8 +19,9 @@ from stable_baselines3 import DQN
 from stable_baselines3.dqn.policies import DQNPolicy
 
 from equicore import Maximum, Mean, MLPWeight, Reducer, Symmetrized, WeightedMean
+from equicore.files import read_tensors, write_tensors
 from equirl.heads import Normalization, QValues, dqn_policy
-from equirl.loading import agent_from_dict, agent_to_dict, read_tensors, write_tensors
+from equirl.loading import agent_from_dict, agent_to_dict
 from equirl.symmetry import Symmetry, symmetry_of
 
 # A dict is refused, but it is part of the signature that Stable-Baselines3 asks of a policy.

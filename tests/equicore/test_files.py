@@ -3,7 +3,7 @@ import stat
 
 import pytest
 
-from equirl.files import replacing
+from equicore.files import replacing
 
 
 def names(folder):
