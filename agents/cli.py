@@ -15,12 +15,13 @@ from typing import Any
 import gymnasium
 import tyro
 
+from equicore.processes import report_errors
+
 
 def run(main: Callable[[Any], None], arguments: type) -> None:
     """Parse the command line into the dataclass ``arguments`` and call ``main`` with it.
 
-    Wrong input ends with its message and exit status 2, without a traceback; the environment
-    variable EQUIRL_DEBUG=1 shows it. Ctrl-C ends with status 130.
+    It ends as `report_errors` says.
     """
     _call(lambda: main(tyro.cli(arguments)))
 
@@ -84,15 +85,7 @@ def main() -> None:
 
 def _call(action: Callable[[], None]) -> None:
     sys.path.append(os.getcwd())  # for --env module:id, where the module is the user's own
-    try:
-        action()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except (ValueError, TypeError, OSError, gymnasium.error.Error) as error:
-        if os.environ.get("EQUIRL_DEBUG"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    report_errors(action, gymnasium.error.Error)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
-import threading
-import time
 from collections.abc import Iterator
 
 import joblib
-import torch
 
 CLUSTERS = {"dask": "distributed", "ray": "ray"}
 """Backends of joblib that connect to a cluster, and the package that each needs."""
@@ -50,27 +46,3 @@ def cluster(backend: str, address: str | None, jobs: int) -> Iterator[None]:
             ray.shutdown()
     else:
         yield
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute with one thread: more only wait for each other on networks this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def end_with(parent: int) -> None:
-    """Let this worker end when the process that started it is killed."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    watched = any(thread.name == "end_with" for thread in threading.enumerate())
-    if os.getpid() != parent and not watched:
-        threading.Thread(target=watch, name="end_with", daemon=True).start()

@@ -21,9 +21,9 @@ import tyro
 from tqdm import tqdm
 
 from equicore.files import check_writable, replacing
+from equicore.processes import one_thread
 from equirl.agents import statistics
 from equirl.agents.cli import check_least, command_line, run
-from equirl.agents.cluster import one_thread
 from equirl.agents.evaluation import (
     CONDITIONS,
     FIRST_SEED,

@@ -17,7 +17,7 @@ from scipy import stats
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from tqdm import tqdm
 
-from equirl.agents.cluster import one_thread
+from equicore.processes import one_thread
 from equirl.agents.evaluation import CONDITIONS, SavedAgent, episode_returns
 from equirl.agents.policies import CANDIDATES, MAKERS, Subject
 from equirl.agents.statistics import Estimate, Returns

@@ -27,8 +27,9 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from equicore.files import check_writable, replacing
+from equicore.processes import end_with, one_thread
 from equirl.agents.cli import check_least, command_line, run
-from equirl.agents.cluster import CLUSTERS, check_backend, cluster, end_with, one_thread
+from equirl.agents.cluster import CLUSTERS, check_backend, cluster
 from equirl.agents.definition import DEFAULT_FILE, Unit, read_units
 from equirl.agents.evaluation import CONDITIONS, SavedAgent, episode_returns
 from equirl.agents.panel import COLUMNS, KEYS

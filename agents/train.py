@@ -31,8 +31,8 @@ from tqdm import tqdm
 
 import equirl
 from equicore.files import replacing
+from equicore.processes import end_with, one_thread
 from equirl.agents.cli import check_least, run
-from equirl.agents.cluster import end_with, one_thread
 from equirl.agents.hyperparameters import (
     DEFAULT_FILE,
     dqn_arguments,

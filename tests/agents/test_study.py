@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import joblib
@@ -490,16 +489,6 @@ def test_what_a_kill_left_half_written_is_cleared(copied_study, units):
     leftover.touch()
     study.main(copied_study)
     assert not leftover.exists()
-
-
-def test_worker_that_begins_after_the_kill_ends(monkeypatch):
-    """It may have been importing while the study was killed."""
-    ended = threading.Event()
-    monkeypatch.setattr(os, "_exit", lambda status: ended.set())
-    study.end_with(os.getpid())  # the study itself
-    assert not ended.wait(0.1)
-    study.end_with(2**22 + 1)  # above the highest id of a process
-    assert ended.wait(5)
 
 
 def test_failed_unit_is_reported_and_the_others_finish(copied_study, undisturbed, units, capsys):
