@@ -1,0 +1,1 @@
+"""Applications of equicore, one package each: a thin adapter, its data and its experiment."""

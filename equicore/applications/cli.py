@@ -1,0 +1,24 @@
+"""The command `equicore`: one word for the application, one for what it does."""
+
+from __future__ import annotations
+
+import tyro
+
+from equicore.applications.scan import commands as scan
+from equicore.processes import report_errors
+
+
+def main() -> None:
+    """Entry point of the command `equicore`; it ends as `report_errors` says."""
+    report_errors(
+        lambda: tyro.extras.subcommand_cli_from_dict(
+            {"scan": scan.run},
+            prog="equicore",
+            description="Applications of equicore: experiments that can be run again.",
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""What `equicore scan` does: train, evaluate, finetune, table, plot."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import tyro
+
+from equicore.applications.scan import finetune, report, zero_shot
+from equicore.applications.scan.experiment import Run, in_parallel, train_all
+from equicore.applications.scan.finetune import Tuning
+from equicore.applications.scan.vocabulary import SYMMETRIES
+from equicore.files import check_writable, replacing
+
+Split = Literal["add_jump", "around_right", "opposite_right"]
+Cell = Literal["rnn", "gru", "lstm"]
+Method = Literal["equitune", "equizero", "lambda_token"]
+RESULTS = Path("results/scan")
+PLAIN = "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """Which networks; each is trained once, and found again afterwards."""
+
+    splits: tuple[Split, ...] = ("add_jump", "around_right")
+    """Of SCAN; opposite_right is ours, to choose methods on."""
+    cells: tuple[Cell, ...] = ("lstm",)
+    """Recurrent cells of encoder and decoder."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of the held-out pairs, the initial parameters and the training."""
+    epochs: int | None = None
+    """Passes over the training pairs; when omitted, 30, of an RNN 40."""
+    runs: Path = Path("results/runs/scan")
+    """Folder that keeps the networks and what was measured of each."""
+    jobs: int = os.cpu_count() or 1
+    """Processes, each on one core."""
+
+    def check(self) -> None:
+        """Raise ValueError for what cannot be, before any work."""
+        for name in ("splits", "cells", "seeds"):
+            if not getattr(self, name):
+                raise ValueError(f"no {name} given: leave --{name} out for the default")
+        for name in ("epochs", "jobs"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"--{name} must be at least 1; got {value}")
+        if min(self.seeds) < 0:
+            raise ValueError(f"seeds are not negative; got {min(self.seeds)}")
+        check_writable(self.runs / "network")
+
+    def runs_over(self, over: str = PLAIN) -> list[Run]:
+        """One run for each split, cell and seed."""
+        return [
+            Run(self.runs, split, cell, seed, over, self.epochs)
+            for cell in self.cells
+            for split in self.splits
+            for seed in self.seeds
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train encoder-decoders on SCAN: minutes each, on one core.
+
+    A training that was interrupted goes on where it was. Networks over a symmetry are the
+    permutation-equivariant ones of Gordon et al. (ICLR 2020).
+
+    Example: equicore scan train --splits add_jump --seeds 0
+    """
+
+    networks: Networks = Networks()
+    over: str = PLAIN
+    """Symmetry of the network's weights, see --help of evaluate."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Evaluate networks zero-shot: plain, equitune, equizero, lambda-equitune.
+
+    Trains them first, if they have not been. Writes zero_shot.csv: split, cell, group, method,
+    seed, part, accuracy. Groups: jump-run, left-right, verb-cycle (of the four verbs), all-verbs
+    (all 24 orders of them), and products such as verb-cycle+left-right.
+
+    Example: equicore scan evaluate --cells rnn gru lstm
+    """
+
+    networks: Networks = Networks(cells=("lstm", "gru", "rnn"))
+    groups: tuple[str, ...] = ()
+    """When omitted, the paper's for each split, and for an LSTM larger ones too."""
+    output: Path = RESULTS
+    """Folder for zero_shot.csv."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetune:
+    """Fine-tune networks under the paper's groups, and train equivariant networks to compare with.
+
+    Writes finetune.csv: the columns of zero_shot.csv, and steps.
+
+    Example: equicore scan finetune --splits add_jump --methods equitune --seeds 0
+    """
+
+    networks: Networks = Networks()
+    methods: tuple[Method, ...] = finetune.METHODS
+    """What is fine-tuned."""
+    steps: tuple[int, ...] = finetune.STEPS
+    """Evaluate after so many steps, in rising order."""
+    tuning: Tuning = Tuning()
+    output: Path = RESULTS
+    """Folder for finetune.csv."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Write zero_shot.md and finetune.md from the CSV files beside them.
+
+    Example: equicore scan table
+    """
+
+    folder: tyro.conf.Positional[Path] = RESULTS
+    """Holds zero_shot.csv, and finetune.csv if there was a fine-tuning."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """Draw zero_shot and finetune, as PNG and SVG, from the CSV files beside them.
+
+    Example: equicore scan plot
+    """
+
+    folder: tyro.conf.Positional[Path] = RESULTS
+    """Holds zero_shot.csv, and finetune.csv if there was a fine-tuning."""
+
+
+def run(command: Train | Evaluate | Finetune | Table | Plot) -> None:
+    """Compositional generalization of sequence models on SCAN, by exchanges of words."""
+    actions: dict[type, Callable] = {
+        Train: train,
+        Evaluate: evaluate,
+        Finetune: tune,
+        Table: table,
+        Plot: plot,
+    }
+    actions[type(command)](command)
+
+
+def train(arguments: Train) -> None:
+    """Train, and name the files."""
+    _check_symmetries(arguments.over)
+    networks = arguments.networks
+    networks.check()
+    runs = networks.runs_over(arguments.over)
+    train_all(runs, networks.jobs)
+    _say(run.file for run in runs)
+
+
+def evaluate(arguments: Evaluate) -> None:
+    """Evaluate, and name the table."""
+    networks = arguments.networks
+    networks.check()
+    _check_symmetries(*arguments.groups)
+    check_writable(arguments.output / "zero_shot.csv")
+    runs = networks.runs_over()
+    train_all(runs, networks.jobs)
+    tasks = [
+        functools.partial(zero_shot.measure, run, group)
+        for run in runs
+        for group in (PLAIN, *(arguments.groups or zero_shot.groups_of(run.split, run.cell)))
+    ]
+    _write(tasks, networks.jobs, arguments.output / "zero_shot.csv")
+
+
+def tune(arguments: Finetune) -> None:
+    """Fine-tune, and name the table."""
+    networks, steps = arguments.networks, arguments.steps
+    networks.check()
+    if not steps or list(steps) != sorted(set(steps)) or steps[0] < 0:
+        raise ValueError(f"--steps rise, from 0 on; got {' '.join(map(str, steps))}")
+    if not arguments.methods:
+        raise ValueError(f"no methods given; there are {', '.join(finetune.METHODS)}")
+    check_writable(arguments.output / "finetune.csv")
+    equivariant = [
+        dataclasses.replace(run, over=zero_shot.GROUPS[run.split][0])
+        for run in networks.runs_over()
+    ]
+    train_all([*networks.runs_over(), *equivariant], networks.jobs)
+    tasks: list[Callable[[], pd.DataFrame]] = [
+        functools.partial(
+            finetune.measure, run, zero_shot.GROUPS[run.split][0], method, arguments.tuning, steps
+        )
+        for run in networks.runs_over()
+        for method in arguments.methods
+    ]
+    tasks += [functools.partial(finetune.measure_equivariant, run) for run in equivariant]
+    _write(tasks, networks.jobs, arguments.output / "finetune.csv")
+
+
+def table(arguments: Table) -> None:
+    """Write, and name the files."""
+    _say(report.write_tables(arguments.folder))
+
+
+def plot(arguments: Plot) -> None:
+    """Draw, and name the files."""
+    _say(report.write_figures(arguments.folder))
+
+
+def _write(tasks: Sequence[Callable[[], pd.DataFrame]], jobs: int, file: Path) -> None:
+    measured = pd.concat(in_parallel(tasks, jobs, file.stem.replace("_", "-")))
+    with replacing(file) as temporary:
+        measured.to_csv(temporary, index=False, float_format="%.6f")
+    _say([file])
+
+
+def _check_symmetries(*names: str) -> None:
+    for name in names:
+        if name not in SYMMETRIES:
+            raise ValueError(f"there are the symmetries {', '.join(SYMMETRIES)}; got {name!r}")
+
+
+def _say(files: Iterable[Path]) -> None:
+    for file in files:
+        print(file)

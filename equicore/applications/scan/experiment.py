@@ -1,0 +1,135 @@
+"""The networks of the experiment: one for each split, cell, symmetry of its weights, and seed.
+
+Each is trained by one process on one core and written whole or not at all; a training that was
+killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import joblib
+import pandas as pd
+from tqdm import tqdm
+
+from equicore.applications.scan.data import Pair, load_split
+from equicore.applications.scan.model import Seq2Seq
+from equicore.applications.scan.train import CELL_EPOCHS, RESUME, Recipe, hold_out, train
+from equicore.files import replacing
+from equicore.processes import end_with, one_thread
+
+T = TypeVar("T")
+NETWORK = "network.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A network, what it is trained on, and where it is kept.
+
+    Attributes:
+        runs: The folder of all runs.
+        split: Of SCAN.
+        cell: Of the network.
+        seed: Of the held-out pairs, its initial parameters and its training.
+        over: The symmetry of its weights; "none" for the plain network.
+        epochs: Passes over the training pairs; when omitted, `CELL_EPOCHS`.
+    """
+
+    runs: Path
+    split: str
+    cell: str
+    seed: int
+    over: str = "none"
+    epochs: int | None = None
+
+    def __str__(self) -> str:
+        """For messages."""
+        return f"{self.split} {self.cell} over {self.over}, seed {self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are."""
+        return self.runs / self.split / self.over / f"{self.cell}_{self.seed}"
+
+    @property
+    def file(self) -> Path:
+        """Of the trained network."""
+        return self.folder / NETWORK
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it is trained."""
+        return Recipe(epochs=CELL_EPOCHS[self.cell] if self.epochs is None else self.epochs)
+
+    def parts(self) -> dict[str, list[Pair]]:
+        """The pairs to train on, to validate and to test."""
+        pairs, test = load_split(self.split)
+        training, validation = hold_out(pairs, self.recipe.held_out, self.seed)
+        return {"train": training, "validation": validation, "test": test}
+
+    def network(self, progress: bool = False) -> Seq2Seq:
+        """The network, trained now if it has not been.
+
+        Raises:
+            ValueError: If the folder holds another network.
+        """
+        about = {
+            "split": self.split,
+            "seed": self.seed,
+            "recipe": dataclasses.asdict(self.recipe),
+        }
+        if self.file.is_file():
+            return Seq2Seq.load(self.file, cell=self.cell, over=self.over, **about)
+        network = Seq2Seq(self.cell, over=self.over, seed=self.seed)
+        train(
+            network, self.parts()["train"], self.recipe, self.seed, self.folder, progress=progress
+        )
+        network.save(self.file, **about)
+        (self.folder / RESUME).unlink(missing_ok=True)
+        return network
+
+
+def train_all(runs: Sequence[Run], jobs: int) -> None:
+    """Train those networks that have not been trained, each on one core."""
+    missing = [run for run in runs if not run.file.is_file()]
+    in_parallel([functools.partial(_train, run, jobs == 1) for run in missing], jobs, "networks")
+
+
+def kept(file: Path, measure: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """What a file holds; it is measured and written, whole or not at all, if there is none."""
+    if not file.is_file():
+        table = measure()
+        with replacing(file) as temporary:
+            table.to_csv(temporary, index=False)
+    return pd.read_csv(file)
+
+
+def in_parallel(tasks: Sequence[Callable[[], T]], jobs: int, what: str) -> list[T]:
+    """The results of all tasks, each of them on one core.
+
+    Args:
+        tasks: Without arguments.
+        jobs: Processes.
+        what: They are, for the progress bar.
+    """
+    if not tasks:
+        return []
+    workers = joblib.Parallel(jobs, return_as="generator")
+    alone = functools.partial(_alone, os.getpid())
+    results = workers(joblib.delayed(alone)(task) for task in tasks)
+    return list(tqdm(results, desc=what, total=len(tasks)))
+
+
+def _alone(parent: int, task: Callable[[], T]) -> T:
+    end_with(parent)
+    with one_thread():
+        return task()
+
+
+def _train(run: Run, progress: bool) -> None:
+    run.network(progress)

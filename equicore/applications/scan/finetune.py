@@ -1,0 +1,169 @@
+"""Fine-tuning a trained network that is made equivariant (Basu et al., NeurIPS 2023, section 5.2).
+
+All its parameters are trained on the pairs that it was trained on, through the symmetrization: its
+training pairs never hold "jump" in a phrase, but what it learns of "run" it then knows of "jump".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from equicore.applications.scan.experiment import Run, kept
+from equicore.applications.scan.model import Seq2Seq
+from equicore.applications.scan.symmetrize import InStep, by_branch, mean_max_probability
+from equicore.applications.scan.train import Batches, keep, restore, written_loss
+from equicore.applications.scan.vocabulary import END, WordSymmetry, shifted, symmetry
+from equicore.applications.scan.weights import fit_per_token
+from equicore.applications.scan.zero_shot import COLUMNS, PARTS, SAMPLES, Answer, accuracy
+from equicore.reduce import Best, Mean, StraightThrough, WeightedMean
+from equicore.representations import Tree, Trivial
+from equicore.symmetrize import Symmetrized
+from equicore.training import fit
+
+METHODS = ("equitune", "equizero", "lambda_token")
+STEPS = (0, 100, 1000, 3000, 10000)
+"""After so many steps the network is evaluated."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """How a network is fine-tuned.
+
+    Attributes:
+        batch_size: Pairs in a step.
+        learning_rate: Adam's.
+    """
+
+    batch_size: int = 16
+    learning_rate: float = 3e-4
+
+
+class Forced(nn.Module):
+    """The network as a function of commands and the tokens before each: see `Writer`."""
+
+    def __init__(self, network: Seq2Seq) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``probabilities`` (N, T, 7), and ``real`` (N, T): 1 for tokens up to the first END."""
+        before = batch["before"]
+        probabilities = self.network(batch["commands"], before).exp()
+        return {"probabilities": probabilities, "real": (before != END).to(probabilities.dtype)}
+
+
+def tunable(
+    method: str, network: Seq2Seq, over: WordSymmetry, per_token: nn.Module
+) -> tuple[nn.Module, Answer]:
+    """What is trained, and what is evaluated, of one and the same network.
+
+    Args:
+        method: One of `METHODS`.
+        network: Is changed by the training.
+        over: The exchanges of words.
+        per_token: The weights of lambda-equitune, trained jointly.
+
+    Returns:
+        A model that maps ``{"commands": (B, L), "before": (B, T)}`` to probabilities (B, T, 7), and
+        a function that maps commands to tokens. All branches write in step, but with equizero,
+        which chooses between whole outputs.
+
+    Raises:
+        ValueError: If there is no such method.
+    """
+    if method == "equizero":
+        best = Best(mean_max_probability)
+        inputs = Tree({"commands": over.source, "before": over.target})
+        outputs = Tree({"probabilities": over.next_token(), "real": Trivial(over.group)})
+        forced = Symmetrized(Forced(network), inputs, outputs, StraightThrough(best, Mean()))
+        written = by_branch(network, over, best)
+        return forced, lambda commands: written(commands)["probabilities"].argmax(-1)
+    if method not in METHODS:
+        raise ValueError(f"fine-tuning is by {', '.join(METHODS)}; got {method!r}")
+    in_step = InStep(network, over, Mean() if method == "equitune" else WeightedMean(per_token))
+    return in_step, in_step.write
+
+
+def measure(
+    run: Run,
+    group: str,
+    method: str,
+    tuning: Tuning,
+    steps: tuple[int, ...] = STEPS,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Accuracies after some numbers of steps, of a network fine-tuned under a symmetry.
+
+    What was done is kept at each of them; a fine-tuning that was killed goes on from there.
+
+    Returns:
+        A table of the columns of `equicore.applications.scan.zero_shot`, and "steps".
+    """
+    file = run.folder / f"finetune_{group}_{method}.csv"
+    return kept(file, lambda: _tune(run, group, method, tuning, steps, file, progress))
+
+
+def measure_equivariant(run: Run) -> pd.DataFrame:
+    """Accuracies of a network that is equivariant by its weights, after the training of all.
+
+    Returns:
+        A table as that of `measure`; "steps" are those of its training.
+    """
+
+    def rows() -> pd.DataFrame:
+        network, parts = run.network(), run.parts()
+        steps = run.recipe.epochs * len(Batches(parts["train"], run.recipe.batch_size))
+        about = [run.split, run.cell, run.over, f"G-{run.cell.upper()}", run.seed]
+        values = {
+            part: accuracy(lambda commands: network.write(commands).argmax(-1), parts[part])
+            for part in PARTS
+        }
+        return pd.DataFrame(
+            [[*about, part, value, steps] for part, value in values.items()],
+            columns=[*COLUMNS, "steps"],
+        )
+
+    return kept(run.folder / "equivariant.csv", rows)
+
+
+def _tune(
+    run: Run,
+    group: str,
+    method: str,
+    tuning: Tuning,
+    steps: tuple[int, ...],
+    file: Path,
+    progress: bool,
+) -> pd.DataFrame:
+    network, parts, over = run.network(), run.parts(), symmetry(group)
+    per_token = fit_per_token(network, over, parts["train"], seed=run.seed, progress=progress)
+    model, answer = tunable(method, network, over, per_token)
+    optimizer = torch.optim.Adam(model.parameters(), lr=tuning.learning_rate)
+    about = {
+        "run": str(run),
+        "group": group,
+        "method": method,
+        "steps": steps,
+        "tuning": dataclasses.asdict(tuning),
+    }
+    resume = file.with_suffix(".safetensors")
+    rows = restore(resume, model, optimizer, about).get("rows", [])
+    batches = Batches(parts["train"], tuning.batch_size)
+    for first, last in itertools.pairwise((0, *steps)):
+        if any(row[-1] == last for row in rows):
+            continue
+        stage = itertools.islice(batches.first(last, run.seed), first, None)
+        forced = [({"commands": c, "before": shifted(a)}, a) for c, a in stage]
+        fit(model, forced, written_loss, optimizer, steps=last - first, progress=progress)
+        for part in PARTS:
+            value = accuracy(answer, parts[part], SAMPLES // len(over.group))
+            rows.append([run.split, run.cell, group, method, run.seed, part, value, last])
+        keep(resume, model, optimizer, about | {"rows": rows})
+    resume.unlink(missing_ok=True)
+    return pd.DataFrame(rows, columns=[*COLUMNS, "steps"])

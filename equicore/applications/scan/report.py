@@ -1,0 +1,292 @@
+"""Tables and figures of what was measured, beside the paper's numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # no screen is needed
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy import stats
+
+from equicore.applications.scan.data import SPLITS, load_split
+from equicore.applications.scan.vocabulary import symmetry
+from equicore.applications.scan.zero_shot import COLUMNS, GROUPS, SCORES, ceiling
+from equicore.files import replacing
+
+PAPER = {
+    ("add_jump", "lstm", "plain"): 0.0,
+    ("add_jump", "lstm", "equitune"): 7.1,
+    ("add_jump", "lstm", "equizero"): 75.2,
+    ("around_right", "lstm", "plain"): 0.4,
+    ("around_right", "lstm", "equitune"): 28.2,
+    ("around_right", "lstm", "equizero"): 81.7,
+}
+"""Test accuracies, %, zero-shot, of Basu et al. (NeurIPS 2023, table 2), as far as we know them."""
+LABELS = {
+    "plain": "plain",
+    "equitune": "equitune",
+    "equizero": "equizero, mean max-probability",
+    "equizero_padded": "equizero, padded score as published",
+    "equizero_likelihood": "equizero, likelihood",
+    "equizero_entropy": "equizero, entropy",
+    "lambda_sequence": "λ-equitune, per sequence",
+    "equitune_in_step": "equitune, in step",
+    "posterior_in_step": "posterior, in step, no training",
+    "lambda_sequence_in_step": "λ-equitune, per sequence, in step",
+    "lambda_token": "λ-equitune, per token",
+}
+MAIN = ("plain", "equitune", "equizero", "lambda_sequence", "lambda_token")
+TITLES = {"add_jump": "Add Jump", "around_right": "Around Right"}
+COLOURS = {"equitune": "#e69f00", "equizero": "#0072b2", "lambda_token": "#111111"}
+MARKERS = {"equitune": "s", "equizero": "^", "lambda_token": "D"}
+
+ZERO_SHOT = """\
+# SCAN, zero-shot
+
+Made by `equicore scan table` from zero_shot.csv, which `equicore scan evaluate` wrote. Exact match
+in %, mean (standard deviation) over the seeds {seeds}, and the 95 % interval of the mean on the
+test set by Student's t. A seed is that of the held-out pairs, of the initial parameters and of the
+training. Validation pairs are 20 % of the training split; equizero's score is the one that is best
+on them. λ is fitted on the other 80 %. The paper's numbers are those of its LSTM; those of its RNN
+and GRU we do not have.
+"""
+FINETUNED = """\
+# SCAN, fine-tuned
+
+Made by `equicore scan table` from finetune.csv, which `equicore scan finetune` wrote: exact match
+in %, mean (standard deviation) over seeds, after so many steps of 16 pairs. Step 0 is zero-shot.
+The permutation-equivariant networks (G-) are trained from scratch on the same pairs, for the given
+number of steps of 64 pairs.
+"""
+
+
+def read(file: Path) -> pd.DataFrame:
+    """Accuracies, in %, as `equicore scan evaluate` or `finetune` wrote them.
+
+    Raises:
+        FileNotFoundError: If there is no such file; the message names the command that makes it.
+        ValueError: If it has other columns.
+    """
+    if not file.is_file():
+        command = "finetune" if file.stem == "finetune" else "evaluate"
+        raise FileNotFoundError(f"no {file}; run: equicore scan {command}")
+    table = pd.read_csv(file)
+    if missing := set(COLUMNS) - set(table.columns):
+        raise ValueError(f"{file} lacks the columns {', '.join(sorted(missing))}")
+    return table.assign(accuracy=100 * table.accuracy)
+
+
+def mean_std(values: pd.Series) -> str:
+    """As in ``75.2 (1.5)``."""
+    spread = "" if len(values) < 2 else f" ({values.std():.1f})"
+    return f"{values.mean():.1f}{spread}"
+
+
+def interval(values: pd.Series) -> str:
+    """The 95 % interval of the mean over seeds, by Student's t; as in ``[73.1, 77.3]``."""
+    if len(values) < 2:
+        return "one seed"
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std() / math.sqrt(len(values))
+    low, high = max(0.0, values.mean() - half), min(100.0, values.mean() + half)
+    return f"[{low:.1f}, {high:.1f}]"
+
+
+def chosen_score(table: pd.DataFrame) -> str:
+    """Equizero's score of the best mean accuracy on validation, among `SCORES`."""
+    validation = table[(table.part == "validation") & table.method.isin(SCORES)]
+    return str(validation.groupby("method", sort=False).accuracy.mean().idxmax())
+
+
+def zero_shot_page(table: pd.DataFrame) -> str:
+    """The tables of a zero-shot evaluation, as Markdown."""
+    splits = [split for split in SPLITS if split in set(table.split)]
+    lines = [ZERO_SHOT.format(seeds=", ".join(map(str, sorted(table.seed.unique()))))]
+    for number, split in enumerate(splits):
+        group = GROUPS[split][0]
+        part = table[(table.split == split) & table.group.isin(["none", group])]
+        lines += [f"## {TITLES[split]}, the paper's group {group}", ""]
+        lines += _methods(part, ["cell", "method"])
+        lines += ["", *_ceiling(split, group), ""]
+        others = table[(table.split == split) & (table.cell == "lstm") & (table.group != "none")]
+        if not others.empty:
+            lines += [f"## {TITLES[split]}, LSTM, all groups and methods", ""]
+            lines += _methods(others, ["group", "method"], main=False)
+            lines += [""] + [line for g in others.group.unique() for line in _ceiling(split, g)]
+        lines += [""] * (number < len(splits) - 1)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _ceiling(split: str, group: str) -> list[str]:
+    value = 100 * ceiling(*load_split(split), symmetry(group))
+    return [f"- {value:.1f} % of the test commands map to a training command under {group}."]
+
+
+def _methods(table: pd.DataFrame, keys: list[str], main: bool = True) -> list[str]:
+    rows = []
+    for (first, group), some in table.groupby([keys[0], "group"], sort=False):
+        score = chosen_score(some) if group != "none" else ""
+        for method, values in some.groupby("method", sort=False):
+            shown, label = str(method), LABELS[str(method)]
+            if main and method in SCORES:
+                if method != score:
+                    continue
+                shown, label = "equizero", f"equizero ({LABELS[score].partition(', ')[2]})"
+            if main and shown not in MAIN:
+                continue
+            if not main and method == score:
+                label += " (chosen)"
+            test = values[values.part == "test"].accuracy
+            paper = PAPER.get((str(values.split.iloc[0]), str(first), shown))
+            rows.append(
+                (
+                    str(first),
+                    label,
+                    mean_std(values[values.part == "validation"].accuracy),
+                    mean_std(test),
+                    interval(test),
+                    *(["" if paper is None else f"{paper}"] if main else []),
+                )
+            )
+    order = list(dict.fromkeys(row[0] for row in rows))
+    rows.sort(key=lambda row: order.index(row[0]))
+    head = [*keys, "validation", "test", "95 %", *(["paper, test"] if main else [])]
+    return markdown(head, rows)
+
+
+def finetune_page(table: pd.DataFrame) -> str:
+    """The tables of a fine-tuning, as Markdown."""
+    lines = [FINETUNED]
+    for split in [split for split in SPLITS if split in set(table.split)]:
+        part = table[table.split == split]
+        rows = []
+        for (cell, method, steps), values in part.groupby(["cell", "method", "steps"], sort=False):
+            test = values[values.part == "test"].accuracy
+            rows.append(
+                (
+                    str(cell),
+                    LABELS.get(str(method), str(method)),
+                    f"{steps:,}",
+                    mean_std(values[values.part == "validation"].accuracy),
+                    mean_std(test),
+                    interval(test),
+                )
+            )
+        head = ["cell", "method", "steps", "validation", "test", "95 %"]
+        lines += [f"## {TITLES[split]}", "", *markdown(head, rows), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
+    lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
+    return [lines[0], "|" + "---|" * len(head), *lines[1:]]
+
+
+def zero_shot_figure(table: pd.DataFrame) -> Figure:
+    """A panel for each split: the LSTM's test accuracies for each method and group."""
+    table = table[(table.cell == "lstm") & (table.part == "test")]
+    splits = [split for split in SPLITS if split in set(table.split)]
+    figure, axes = plt.subplots(
+        1, len(splits), figsize=(5.2 * len(splits), 4.4), squeeze=False, layout="constrained"
+    )
+    for axis, split in zip(axes[0], splits, strict=True):
+        some = table[table.split == split]
+        groups = [group for group in GROUPS[split] if group in set(some.group)]
+        methods = list(MAIN)
+        shades = plt.get_cmap("viridis")
+        for i, group in enumerate(["none", *groups]):
+            offset = 0.0 if group == "none" else (i - 1 - (len(groups) - 1) / 2) * 0.8 / len(groups)
+            height = 0.8 / max(1, len(groups))
+            colour = "#8c8c8c" if group == "none" else shades(0.15 + 0.7 * (i - 1) / len(groups))
+            for place, method in enumerate(methods):
+                values = some[(some.group == group) & (some.method == method)].accuracy
+                if values.empty:
+                    continue
+                axis.barh(place + offset, values.mean(), height, color=colour)
+                axis.plot(values, [place + offset] * len(values), "k|", markersize=5)
+            if group != "none":
+                axis.barh(0, 0, color=colour, label=group)
+        for place, method in enumerate(methods):
+            if (paper := PAPER.get((split, "lstm", method))) is not None:
+                axis.plot(paper, place, "D", color="#d55e00", zorder=3)
+        axis.plot([], [], "D", color="#d55e00", label="paper, its group")
+        axis.plot([], [], "k|", label="seeds")
+        bound = 100 * ceiling(*load_split(split), symmetry(GROUPS[split][0]))
+        axis.axvline(bound, color="#d55e00", linestyle=":", label=f"ceiling of {GROUPS[split][0]}")
+        axis.set_yticks(range(len(methods)), [LABELS[method] for method in methods])
+        axis.invert_yaxis()
+        axis.set_xlim(0, 101)
+        axis.set_xlabel("exact match on the test set, %")
+        axis.set_title(TITLES[split])
+        axis.legend(fontsize=7, loc="lower right")
+    return figure
+
+
+def finetune_figure(table: pd.DataFrame) -> Figure:
+    """A panel for each split: the LSTM's test accuracy against the steps of fine-tuning."""
+    table = table[(table.cell == "lstm") & (table.part == "test")]
+    splits = [split for split in SPLITS if split in set(table.split)]
+    figure, axes = plt.subplots(
+        1, len(splits), figsize=(4.8 * len(splits), 3.6), squeeze=False, layout="constrained"
+    )
+    for axis, split in zip(axes[0], splits, strict=True):
+        for method, values in table[table.split == split].groupby("method", sort=False):
+            by_step = values.groupby("steps").accuracy
+            mean, low, high = by_step.mean(), by_step.min(), by_step.max()
+            if method not in COLOURS:  # a network that is equivariant by its weights
+                axis.axhline(mean.iloc[-1], color="#8c8c8c", linestyle="--", label=str(method))
+                axis.axhspan(low.iloc[-1], high.iloc[-1], color="#8c8c8c", alpha=0.2, linewidth=0)
+                continue
+            style = {"color": COLOURS[str(method)], "marker": MARKERS[str(method)]}
+            axis.plot(mean.index, mean, label=LABELS[str(method)], **style)
+            axis.fill_between(mean.index, low, high, color=style["color"], alpha=0.2, linewidth=0)
+        axis.set_xscale("symlog", linthresh=100)
+        axis.set_xlabel("steps of fine-tuning")
+        axis.set_ylabel("exact match on the test set, %")
+        axis.set_ylim(-2, 102)
+        axis.set_title(TITLES[split])
+        axis.legend(fontsize=7, loc="lower right")
+    return figure
+
+
+def write_tables(folder: Path) -> list[Path]:
+    """Write zero_shot.md, and finetune.md if there was a fine-tuning, beside what was measured.
+
+    Raises:
+        FileNotFoundError: If nothing was measured.
+    """
+    pages = {"zero_shot": zero_shot_page(read(folder / "zero_shot.csv"))}
+    if (folder / "finetune.csv").is_file():
+        pages["finetune"] = finetune_page(read(folder / "finetune.csv"))
+    for name, text in pages.items():
+        with replacing(folder / f"{name}.md") as temporary:
+            temporary.write_text(text)
+    return [folder / f"{name}.md" for name in pages]
+
+
+def write_figures(folder: Path) -> list[Path]:
+    """Write zero_shot and, if there was a fine-tuning, finetune, as PNG and SVG.
+
+    Raises:
+        FileNotFoundError: If nothing was measured.
+    """
+    figures = {"zero_shot": zero_shot_figure(read(folder / "zero_shot.csv"))}
+    if (folder / "finetune.csv").is_file():
+        figures["finetune"] = finetune_figure(read(folder / "finetune.csv"))
+    files = []
+    with plt.rc_context({"svg.hashsalt": "equicore"}):  # the same bytes each time
+        for name, figure in figures.items():
+            for suffix, metadata in ((".png", None), (".svg", {"Date": None})):
+                file = (folder / name).with_suffix(suffix)
+                with replacing(file) as temporary:
+                    figure.savefig(temporary, metadata=metadata, dpi=110)
+                files.append(file)
+            plt.close(figure)
+    return files

@@ -1,0 +1,162 @@
+"""What a trained network answers, plain and made equivariant, without further training of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from equicore.applications.scan import symmetrize
+from equicore.applications.scan.data import DEVELOPMENT_SPLIT, Pair
+from equicore.applications.scan.experiment import Run, kept
+from equicore.applications.scan.model import Seq2Seq
+from equicore.applications.scan.symmetrize import InStep, by_branch
+from equicore.applications.scan.vocabulary import (
+    PAD,
+    WordSymmetry,
+    decode_actions,
+    encode_commands,
+    symmetry,
+)
+from equicore.applications.scan.weights import (
+    LastState,
+    NextToken,
+    Posterior,
+    fit_per_command,
+    fit_per_token,
+)
+from equicore.reduce import Best, Mean, Reducer, WeightedMean
+
+Answer = Callable[[Tensor], Tensor]
+"""Commands (B, L) to tokens (B, T)."""
+COLUMNS = ("split", "cell", "group", "method", "seed", "part", "accuracy")
+PARTS = ("validation", "test")
+SCORES = {
+    "equizero": symmetrize.mean_max_probability,
+    "equizero_padded": symmetrize.padded_max_probability,
+    "equizero_likelihood": symmetrize.log_probability,
+    "equizero_entropy": symmetrize.negative_entropy,
+}
+GROUPS = {
+    "add_jump": ("jump-run", "verb-cycle", "all-verbs", "verb-cycle+left-right"),
+    "around_right": ("left-right", "verb-cycle+left-right"),
+    DEVELOPMENT_SPLIT: ("left-right",),
+}
+"""The symmetries that are tried on each split, the paper's first."""
+SAMPLES = 4096
+"""Commands times elements that are answered at once, so that memory grows with neither."""
+
+
+def groups_of(split: str, cell: str) -> tuple[str, ...]:
+    """The symmetries that a network is tried under: all for an LSTM, the paper's for others."""
+    return GROUPS[split] if cell == "lstm" else GROUPS[split][:1]
+
+
+def answers(
+    network: Seq2Seq, over: WordSymmetry, per_command: LastState, per_token: NextToken
+) -> dict[str, Answer]:
+    """All methods by name.
+
+    Args:
+        network: Trained.
+        over: The exchanges of words.
+        per_command: Its weights, of `fit_per_command`.
+        per_token: Its weights, of `fit_per_token`.
+    """
+
+    def branches(reduce: Reducer) -> Answer:
+        model = by_branch(network, over, reduce)
+        return lambda commands: model(commands)["probabilities"].argmax(-1)
+
+    def in_step(reduce: Reducer) -> Answer:
+        return InStep(network, over, reduce).write
+
+    return {
+        "equitune": branches(Mean()),
+        **{name: branches(Best(score)) for name, score in SCORES.items()},
+        "lambda_sequence": branches(WeightedMean(per_command, "network.encoder")),
+        "equitune_in_step": in_step(Mean()),
+        "posterior_in_step": in_step(WeightedMean(Posterior())),
+        "lambda_sequence_in_step": in_step(WeightedMean(Posterior(per_command))),
+        "lambda_token": in_step(WeightedMean(per_token)),
+    }
+
+
+@torch.no_grad()
+def accuracy(answer: Answer, pairs: Sequence[Pair], batch_size: int = SAMPLES) -> float:
+    """The part of the pairs whose actions are written exactly.
+
+    Those of outputs of similar length are written together, as the longest says how long it
+    takes; no answer depends on what else is in its batch.
+    """
+    pairs = sorted(pairs, key=lambda pair: len(pair[1]))
+    right = 0
+    for start in range(0, len(pairs), batch_size):
+        commands, actions = zip(*pairs[start : start + batch_size], strict=True)
+        written = decode_actions(answer(encode_commands(commands)))
+        right += sum(a == b for a, b in zip(written, actions, strict=True))
+    return right / len(pairs)
+
+
+def measure(run: Run, group: str) -> pd.DataFrame:
+    """Accuracies of all methods for a network under a symmetry; of the network alone under none.
+
+    The network is trained, and its weights are fitted, if they have not been; what has been
+    measured is read.
+
+    Returns:
+        A table of `COLUMNS`.
+    """
+
+    def rows() -> pd.DataFrame:
+        network, parts = run.network(), run.parts()
+        over = symmetry(group)
+        methods: dict[str, Answer]
+        if len(over.group) == 1:
+            methods = {"plain": lambda commands: network.write(commands).argmax(-1)}
+        else:
+            batch_size = max(16, 512 // len(over.group))
+            weights = (
+                fit(
+                    network,
+                    over,
+                    parts["train"],
+                    batch_size=batch_size,
+                    seed=run.seed,
+                    progress=False,
+                )
+                for fit in (fit_per_command, fit_per_token)
+            )
+            methods = answers(network, over, *weights)
+        measured = [
+            (method, part, accuracy(answer, parts[part], SAMPLES // len(over.group)))
+            for method, answer in methods.items()
+            for part in PARTS
+        ]
+        return pd.DataFrame(
+            [
+                (run.split, run.cell, group, method, run.seed, part, value)
+                for method, part, value in measured
+            ],
+            columns=list(COLUMNS),
+        )
+
+    return kept(run.folder / f"zero_shot_{group}.csv", rows)
+
+
+def ceiling(train: Sequence[Pair], test: Sequence[Pair], over: WordSymmetry) -> float:
+    """The part of test commands that some element maps to a training command.
+
+    What a network that knows the training commands and no more can reach, each command answered
+    by one of its branches.
+    """
+    known = set(_rows(encode_commands([command for command, _ in train])))
+    orbits = over.source.orbit(encode_commands([command for command, _ in test]))
+    views = zip(*map(_rows, orbits), strict=True)
+    return sum(not known.isdisjoint(orbit) for orbit in views) / len(test)
+
+
+def _rows(commands: Tensor) -> list[tuple[int, ...]]:
+    return [tuple(i for i in row if i != PAD) for row in commands.tolist()]
