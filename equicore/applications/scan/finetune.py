@@ -20,7 +20,7 @@ from equicore.applications.scan.symmetrize import InStep, by_branch, mean_max_pr
 from equicore.applications.scan.train import Batches, keep, restore, written_loss
 from equicore.applications.scan.vocabulary import END, WordSymmetry, shifted, symmetry
 from equicore.applications.scan.weights import fit_per_token
-from equicore.applications.scan.zero_shot import COLUMNS, PARTS, SAMPLES, Answer, accuracy
+from equicore.applications.scan.zero_shot import COLUMNS, PARTS, SAMPLES, Answer, accuracies, plain
 from equicore.reduce import Best, Mean, StraightThrough, WeightedMean
 from equicore.representations import Tree, Trivial
 from equicore.symmetrize import Symmetrized
@@ -116,20 +116,18 @@ def measure_equivariant(run: Run) -> pd.DataFrame:
         A table as that of `measure`; "steps" are those of its training.
     """
 
-    def rows() -> pd.DataFrame:
+    def measured() -> pd.DataFrame:
         network, parts = run.network(), run.parts()
         steps = run.recipe.epochs * len(Batches(parts["train"], run.recipe.batch_size))
-        about = [run.split, run.cell, run.over, f"G-{run.cell.upper()}", run.seed]
-        values = {
-            part: accuracy(lambda commands: network.write(commands).argmax(-1), parts[part])
+        method = f"G-{run.cell.upper()}"
+        rows = [
+            (run.split, run.cell, run.over, method, run.seed, part, value, steps)
             for part in PARTS
-        }
-        return pd.DataFrame(
-            [[*about, part, value, steps] for part, value in values.items()],
-            columns=[*COLUMNS, "steps"],
-        )
+            for value in accuracies({method: plain(network)}, parts[part]).values()
+        ]
+        return pd.DataFrame(rows, columns=[*COLUMNS, "steps"])
 
-    return kept(run.folder / "equivariant.csv", rows)
+    return kept(run.folder / "equivariant.csv", measured)
 
 
 def _tune(
@@ -160,9 +158,11 @@ def _tune(
             continue
         stage = itertools.islice(batches.first(last, run.seed), first, None)
         forced = [({"commands": c, "before": shifted(a)}, a) for c, a in stage]
-        fit(model, forced, written_loss, optimizer, steps=last - first, progress=progress)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1000 * run.seed + last)  # of dropout
+            fit(model, forced, written_loss, optimizer, steps=last - first, progress=progress)
         for part in PARTS:
-            value = accuracy(answer, parts[part], SAMPLES // len(over.group))
+            value = accuracies({method: answer}, parts[part], SAMPLES // len(over.group))[method]
             rows.append([run.split, run.cell, group, method, run.seed, part, value, last])
         keep(resume, model, optimizer, about | {"rows": rows})
     resume.unlink(missing_ok=True)

@@ -99,8 +99,10 @@ def interval(values: pd.Series) -> str:
 
 
 def chosen_score(table: pd.DataFrame) -> str:
-    """Equizero's score of the best mean accuracy on validation, among `SCORES`."""
+    """Equizero's score of the best mean accuracy on validation, among `SCORES`; "" without any."""
     validation = table[(table.part == "validation") & table.method.isin(SCORES)]
+    if validation.empty:
+        return ""
     return str(validation.groupby("method", sort=False).accuracy.mean().idxmax())
 
 
@@ -131,7 +133,7 @@ def _ceiling(split: str, group: str) -> list[str]:
 def _methods(table: pd.DataFrame, keys: list[str], main: bool = True) -> list[str]:
     rows = []
     for (first, group), some in table.groupby([keys[0], "group"], sort=False):
-        score = chosen_score(some) if group != "none" else ""
+        score = chosen_score(some)
         for method, values in some.groupby("method", sort=False):
             shown, label = str(method), LABELS[str(method)]
             if main and method in SCORES:

@@ -4,6 +4,9 @@
   back, are reduced to one (Basu et al., NeurIPS 2023, section 5.2).
 - `InStep`: the network writes for all g x at once, a token at a time; the distributions of the
   next token are reduced to one, from which all go on.
+
+Probabilities are exactly equivariant. So are the most likely words, but for ties: where g leaves a
+command as it is, words that g exchanges are equally likely, and no choice of one is equivariant.
 """
 
 from __future__ import annotations
@@ -45,11 +48,11 @@ class Writer(nn.Module):
         return {"probabilities": probabilities, "real": real.to(probabilities.dtype)}
 
 
-def by_branch(network: Seq2Seq, over: WordSymmetry, reduce: Reducer) -> Symmetrized:
+def by_branch(network: Seq2Seq | Writer, over: WordSymmetry, reduce: Reducer) -> Symmetrized:
     """The network made equivariant; each branch writes on its own.
 
     Args:
-        network: Trained.
+        network: Trained; or a `Writer` of it.
         over: The exchanges of words.
         reduce: `Mean`, `Best` of a score of this module, or `WeightedMean` with
             ``features="network.encoder"``.
@@ -58,7 +61,8 @@ def by_branch(network: Seq2Seq, over: WordSymmetry, reduce: Reducer) -> Symmetri
         Maps commands (B, L) to the output of `Writer`.
     """
     outputs = Tree({"probabilities": over.next_token(), "real": Trivial(over.group)})
-    return Symmetrized(Writer(network), over.source, outputs, reduce)
+    writer = network if isinstance(network, Writer) else Writer(network)
+    return Symmetrized(writer, over.source, outputs, reduce)
 
 
 def mean_max_probability(written: dict[str, Tensor]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 import torch
@@ -12,7 +12,7 @@ from equicore.applications.scan import symmetrize
 from equicore.applications.scan.data import DEVELOPMENT_SPLIT, Pair
 from equicore.applications.scan.experiment import Run, kept
 from equicore.applications.scan.model import Seq2Seq
-from equicore.applications.scan.symmetrize import InStep, by_branch
+from equicore.applications.scan.symmetrize import InStep, Writer, by_branch
 from equicore.applications.scan.vocabulary import (
     PAD,
     WordSymmetry,
@@ -49,6 +49,20 @@ SAMPLES = 4096
 """Commands times elements that are answered at once, so that memory grows with neither."""
 
 
+class Remembering(Writer):
+    """Gives its last output again for the same commands, so that several reducers cost one."""
+
+    def __init__(self, network: Seq2Seq) -> None:
+        super().__init__(network)
+        self.last: tuple[Tensor, dict[str, Tensor]] | None = None
+
+    def forward(self, commands: Tensor) -> dict[str, Tensor]:
+        """As `Writer`."""
+        if self.last is None or not torch.equal(self.last[0], commands):
+            self.last = commands, super().forward(commands)
+        return self.last[1]
+
+
 def groups_of(split: str, cell: str) -> tuple[str, ...]:
     """The symmetries that a network is tried under: all for an LSTM, the paper's for others."""
     return GROUPS[split] if cell == "lstm" else GROUPS[split][:1]
@@ -65,9 +79,10 @@ def answers(
         per_command: Its weights, of `fit_per_command`.
         per_token: Its weights, of `fit_per_token`.
     """
+    shared = Remembering(network)
 
-    def branches(reduce: Reducer) -> Answer:
-        model = by_branch(network, over, reduce)
+    def branches(reduce: Reducer, writer: Writer = shared) -> Answer:
+        model = by_branch(writer, over, reduce)
         return lambda commands: model(commands)["probabilities"].argmax(-1)
 
     def in_step(reduce: Reducer) -> Answer:
@@ -76,7 +91,9 @@ def answers(
     return {
         "equitune": branches(Mean()),
         **{name: branches(Best(score)) for name, score in SCORES.items()},
-        "lambda_sequence": branches(WeightedMean(per_command, "network.encoder")),
+        "lambda_sequence": branches(
+            WeightedMean(per_command, "network.encoder"), Writer(network)
+        ),  # which sees the encoder run
         "equitune_in_step": in_step(Mean()),
         "posterior_in_step": in_step(WeightedMean(Posterior())),
         "lambda_sequence_in_step": in_step(WeightedMean(Posterior(per_command))),
@@ -85,19 +102,28 @@ def answers(
 
 
 @torch.no_grad()
-def accuracy(answer: Answer, pairs: Sequence[Pair], batch_size: int = SAMPLES) -> float:
-    """The part of the pairs whose actions are written exactly.
+def accuracies(
+    methods: Mapping[str, Answer], pairs: Sequence[Pair], batch_size: int = SAMPLES
+) -> dict[str, float]:
+    """For each method the part of the pairs whose actions it writes exactly.
 
     Those of outputs of similar length are written together, as the longest says how long it
     takes; no answer depends on what else is in its batch.
     """
     pairs = sorted(pairs, key=lambda pair: len(pair[1]))
-    right = 0
+    right = dict.fromkeys(methods, 0)
     for start in range(0, len(pairs), batch_size):
         commands, actions = zip(*pairs[start : start + batch_size], strict=True)
-        written = decode_actions(answer(encode_commands(commands)))
-        right += sum(a == b for a, b in zip(written, actions, strict=True))
-    return right / len(pairs)
+        ids = encode_commands(commands)
+        for name, answer in methods.items():
+            written = decode_actions(answer(ids))
+            right[name] += sum(a == b for a, b in zip(written, actions, strict=True))
+    return {name: number / len(pairs) for name, number in right.items()}
+
+
+def plain(network: Seq2Seq) -> Answer:
+    """The network as it is."""
+    return lambda commands: network.write(commands).argmax(-1)
 
 
 def measure(run: Run, group: str) -> pd.DataFrame:
@@ -110,12 +136,12 @@ def measure(run: Run, group: str) -> pd.DataFrame:
         A table of `COLUMNS`.
     """
 
-    def rows() -> pd.DataFrame:
+    def measured() -> pd.DataFrame:
         network, parts = run.network(), run.parts()
         over = symmetry(group)
         methods: dict[str, Answer]
         if len(over.group) == 1:
-            methods = {"plain": lambda commands: network.write(commands).argmax(-1)}
+            methods = {"plain": plain(network)}
         else:
             batch_size = max(16, 512 // len(over.group))
             weights = (
@@ -130,20 +156,16 @@ def measure(run: Run, group: str) -> pd.DataFrame:
                 for fit in (fit_per_command, fit_per_token)
             )
             methods = answers(network, over, *weights)
-        measured = [
-            (method, part, accuracy(answer, parts[part], SAMPLES // len(over.group)))
-            for method, answer in methods.items()
+        rows = [
+            (run.split, run.cell, group, method, run.seed, part, value)
             for part in PARTS
+            for method, value in accuracies(
+                methods, parts[part], SAMPLES // len(over.group)
+            ).items()
         ]
-        return pd.DataFrame(
-            [
-                (run.split, run.cell, group, method, run.seed, part, value)
-                for method, part, value in measured
-            ],
-            columns=list(COLUMNS),
-        )
+        return pd.DataFrame(rows, columns=list(COLUMNS))
 
-    return kept(run.folder / f"zero_shot_{group}.csv", rows)
+    return kept(run.folder / f"zero_shot_{group}.csv", measured)
 
 
 def ceiling(train: Sequence[Pair], test: Sequence[Pair], over: WordSymmetry) -> float:
