@@ -121,3 +121,16 @@ def test_ratio_is_taken_within_rounds(benchmark):
     assert common.ratio(2 * drift, drift) == (2, 2, 2)
     assert common.verdict(1.06, 1.05) == "≤ 1.05: **missed**"
     assert common.verdict(1.05, 1.05) == "≤ 1.05: met"
+
+
+@pytest.mark.slow
+def test_speed_on_scan(tmp_path):
+    """A network of one epoch writes nonsense, in batches still much faster than one by one."""
+    options = "--sentences 5 --rounds 1 --epochs 1".split()
+    run(FOLDER / "scan.py", *options, "--output", tmp_path)
+    table = pd.read_csv(tmp_path / "scan.csv").set_index("what")
+    assert table.seconds[["decode", "train"]].gt(0).all()
+    assert table.ratio["one by one / all at once"] > 2
+    page = (tmp_path / "scan.md").read_text()
+    assert "python benchmarks/scan.py --sentences 5 --rounds 1 --epochs 1" in page
+    assert "≤ 5: " in page and "≥ 20: " in page

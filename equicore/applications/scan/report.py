@@ -29,19 +29,24 @@ PAPER = {
     ("around_right", "lstm", "equizero"): 81.7,
 }
 """Test accuracies, %, zero-shot, of Basu et al. (NeurIPS 2023, table 2), as far as we know them."""
+SCORE_NAMES = {
+    "equizero": "mean max-probability",
+    "equizero_padded": "padded score as published",
+    "equizero_likelihood": "likelihood",
+    "equizero_entropy": "entropy",
+}
 LABELS = {
     "plain": "plain",
     "equitune": "equitune",
-    "equizero": "equizero, mean max-probability",
-    "equizero_padded": "equizero, padded score as published",
-    "equizero_likelihood": "equizero, likelihood",
-    "equizero_entropy": "equizero, entropy",
+    **{method: f"equizero, {name}" for method, name in SCORE_NAMES.items()},
     "lambda_sequence": "λ-equitune, per sequence",
     "equitune_in_step": "equitune, in step",
     "posterior_in_step": "posterior, in step, no training",
     "lambda_sequence_in_step": "λ-equitune, per sequence, in step",
     "lambda_token": "λ-equitune, per token",
 }
+NUMBERS = ("validation", "test", "95 %")
+"""Columns that every table has."""
 MAIN = ("plain", "equitune", "equizero", "lambda_sequence", "lambda_token")
 TITLES = {"add_jump": "Add Jump", "around_right": "Around Right"}
 COLOURS = {"equitune": "#e69f00", "equizero": "#0072b2", "lambda_token": "#111111"}
@@ -108,58 +113,57 @@ def chosen_score(table: pd.DataFrame) -> str:
 
 def zero_shot_page(table: pd.DataFrame) -> str:
     """The tables of a zero-shot evaluation, as Markdown."""
-    splits = [split for split in SPLITS if split in set(table.split)]
-    lines = [ZERO_SHOT.format(seeds=", ".join(map(str, sorted(table.seed.unique()))))]
-    for number, split in enumerate(splits):
-        group = GROUPS[split][0]
-        part = table[(table.split == split) & table.group.isin(["none", group])]
-        lines += [f"## {TITLES[split]}, the paper's group {group}", ""]
-        lines += _methods(part, ["cell", "method"])
-        lines += ["", *_ceiling(split, group), ""]
-        others = table[(table.split == split) & (table.cell == "lstm") & (table.group != "none")]
-        if not others.empty:
+    seeds = ", ".join(map(str, sorted(table.seed.unique())))
+    lines = [ZERO_SHOT.format(seeds=seeds)]
+    for split in [split for split in SPLITS if split in set(table.split)]:
+        some = table[table.split == split]
+        lines += [f"## {TITLES[split]}, the paper's group {GROUPS[split][0]}", ""]
+        lines += [*_paper_table(some), ""]
+        larger = some[(some.cell == "lstm") & (some.group != "none")]
+        if not larger.empty:
             lines += [f"## {TITLES[split]}, LSTM, all groups and methods", ""]
-            lines += _methods(others, ["group", "method"], main=False)
-            lines += [""] + [line for g in others.group.unique() for line in _ceiling(split, g)]
-        lines += [""] * (number < len(splits) - 1)
+            lines += [*_group_table(larger), ""]
+        for group in [group for group in GROUPS[split] if group in set(some.group)]:
+            part = 100 * ceiling(*load_split(split), symmetry(group))
+            lines += [
+                f"- {part:.1f} % of the test commands map to a training command under {group}."
+            ]
+        lines += [""]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _ceiling(split: str, group: str) -> list[str]:
-    value = 100 * ceiling(*load_split(split), symmetry(group))
-    return [f"- {value:.1f} % of the test commands map to a training command under {group}."]
-
-
-def _methods(table: pd.DataFrame, keys: list[str], main: bool = True) -> list[str]:
+def _paper_table(table: pd.DataFrame) -> list[str]:
+    """Each cell under the paper's group, with one row for equizero."""
+    table = table[table.group.isin(["none", GROUPS[table.split.iloc[0]][0]])]
     rows = []
-    for (first, group), some in table.groupby([keys[0], "group"], sort=False):
+    for cell, some in table.groupby("cell", sort=False):
+        score = chosen_score(some)
+        for method in MAIN:
+            values = some[some.method == (score if method == "equizero" else method)]
+            if values.empty:
+                continue
+            label = f"equizero ({SCORE_NAMES[score]})" if method == "equizero" else LABELS[method]
+            paper = PAPER.get((values.split.iloc[0], str(cell), method))
+            numbers = _numbers(values)
+            rows.append((str(cell), label, *numbers, "" if paper is None else str(paper)))
+    return markdown(["cell", "method", *NUMBERS, "paper, test"], rows)
+
+
+def _group_table(table: pd.DataFrame) -> list[str]:
+    """All methods under each group."""
+    rows = []
+    for group, some in table.groupby("group", sort=False):
         score = chosen_score(some)
         for method, values in some.groupby("method", sort=False):
-            shown, label = str(method), LABELS[str(method)]
-            if main and method in SCORES:
-                if method != score:
-                    continue
-                shown, label = "equizero", f"equizero ({LABELS[score].partition(', ')[2]})"
-            if main and shown not in MAIN:
-                continue
-            if not main and method == score:
-                label += " (chosen)"
-            test = values[values.part == "test"].accuracy
-            paper = PAPER.get((str(values.split.iloc[0]), str(first), shown))
-            rows.append(
-                (
-                    str(first),
-                    label,
-                    mean_std(values[values.part == "validation"].accuracy),
-                    mean_std(test),
-                    interval(test),
-                    *(["" if paper is None else f"{paper}"] if main else []),
-                )
-            )
-    order = list(dict.fromkeys(row[0] for row in rows))
-    rows.sort(key=lambda row: order.index(row[0]))
-    head = [*keys, "validation", "test", "95 %", *(["paper, test"] if main else [])]
-    return markdown(head, rows)
+            chosen = " (chosen)" if method == score else ""
+            rows.append((str(group), LABELS[str(method)] + chosen, *_numbers(values)))
+    return markdown(["group", "method", *NUMBERS], rows)
+
+
+def _numbers(values: pd.DataFrame) -> tuple[str, str, str]:
+    """What stands in the columns `NUMBERS`."""
+    validation, test = (values[values.part == part].accuracy for part in ("validation", "test"))
+    return mean_std(validation), mean_std(test), interval(test)
 
 
 def finetune_page(table: pd.DataFrame) -> str:
@@ -169,18 +173,9 @@ def finetune_page(table: pd.DataFrame) -> str:
         part = table[table.split == split]
         rows = []
         for (cell, method, steps), values in part.groupby(["cell", "method", "steps"], sort=False):
-            test = values[values.part == "test"].accuracy
-            rows.append(
-                (
-                    str(cell),
-                    LABELS.get(str(method), str(method)),
-                    f"{steps:,}",
-                    mean_std(values[values.part == "validation"].accuracy),
-                    mean_std(test),
-                    interval(test),
-                )
-            )
-        head = ["cell", "method", "steps", "validation", "test", "95 %"]
+            label = LABELS.get(str(method), str(method))
+            rows.append((str(cell), label, f"{steps:,}", *_numbers(values)))
+        head = ["cell", "method", "steps", *NUMBERS]
         lines += [f"## {TITLES[split]}", "", *markdown(head, rows), ""]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -1,0 +1,24 @@
+"""The experiment's bars, on a network that is trained as the experiment's are."""
+
+import pytest
+
+from equicore.applications.scan.experiment import Run
+from equicore.applications.scan.zero_shot import measure
+
+BARS = {  # of Add Jump's test accuracies, under the paper's group and under the four verbs
+    "jump-run": {"equizero": 0.73, "lambda_sequence": 0.765, "lambda_token": 0.84},
+    "verb-cycle": {"equizero": 0.97, "lambda_sequence": 0.995},
+}
+
+
+@pytest.mark.slow
+def test_add_jump(tmp_path):
+    run = Run(tmp_path, "add_jump", "lstm", 0)
+    alone = measure(run, "none").set_index("part").accuracy
+    assert alone.validation >= 0.99
+    assert alone.test < 0.05
+    for group, bars in BARS.items():
+        table = measure(run, group)
+        found = table[table.part == "test"].set_index("method").accuracy
+        for method, bar in bars.items():
+            assert found[method] >= bar, (group, method, found[method])
