@@ -59,7 +59,7 @@ class Forced(nn.Module):
 
 
 def tunable(
-    method: str, network: Seq2Seq, over: WordSymmetry, per_token: nn.Module
+    method: str, network: Seq2Seq, over: WordSymmetry, per_token: nn.Module | None = None
 ) -> tuple[nn.Module, Answer]:
     """What is trained, and what is evaluated, of one and the same network.
 
@@ -67,7 +67,7 @@ def tunable(
         method: One of `METHODS`.
         network: Is changed by the training.
         over: The exchanges of words.
-        per_token: The weights of lambda-equitune, trained jointly.
+        per_token: The weights of "lambda_token", trained jointly; of `fit_per_token`.
 
     Returns:
         A model that maps ``{"commands": (B, L), "before": (B, T)}`` to probabilities (B, T, 7), and
@@ -75,7 +75,7 @@ def tunable(
         which chooses between whole outputs.
 
     Raises:
-        ValueError: If there is no such method.
+        ValueError: If there is no such method, or its weights are missing.
     """
     if method == "equizero":
         best = Best(mean_max_probability)
@@ -84,9 +84,14 @@ def tunable(
         forced = Symmetrized(Forced(network), inputs, outputs, StraightThrough(best, Mean()))
         written = by_branch(network, over, best)
         return forced, lambda commands: written(commands)["probabilities"].argmax(-1)
-    if method not in METHODS:
-        raise ValueError(f"fine-tuning is by {', '.join(METHODS)}; got {method!r}")
-    in_step = InStep(network, over, Mean() if method == "equitune" else WeightedMean(per_token))
+    if method == "equitune":
+        in_step = InStep(network, over, Mean())
+    elif method == "lambda_token" and per_token is not None:
+        in_step = InStep(network, over, WeightedMean(per_token))
+    else:
+        raise ValueError(
+            f"fine-tuning is by equitune, equizero, or lambda_token with weights; got {method!r}"
+        )
     return in_step, in_step.write
 
 
@@ -140,7 +145,9 @@ def _tune(
     progress: bool,
 ) -> pd.DataFrame:
     network, parts, over = run.network(), run.parts(), symmetry(group)
-    per_token = fit_per_token(network, over, parts["train"], seed=run.seed, progress=progress)
+    per_token = None
+    if method == "lambda_token":
+        per_token = fit_per_token(network, over, parts["train"], seed=run.seed, progress=progress)
     model, answer = tunable(method, network, over, per_token)
     optimizer = torch.optim.Adam(model.parameters(), lr=tuning.learning_rate)
     about = {

@@ -54,8 +54,10 @@ def test_it_learns_through_the_group(trained, pairs, method):
 
 
 def test_unknown_method(trained):
-    with pytest.raises(ValueError, match="by equitune, equizero, lambda_token; got 'mean'"):
-        tunable("mean", trained["gru"], symmetry("jump-run"), None)
+    with pytest.raises(ValueError, match="lambda_token with weights; got 'mean'"):
+        tunable("mean", trained["gru"], symmetry("jump-run"))
+    with pytest.raises(ValueError, match="with weights; got 'lambda_token'"):
+        tunable("lambda_token", trained["gru"], symmetry("jump-run"))
 
 
 @pytest.mark.parametrize("method", METHODS)
