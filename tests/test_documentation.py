@@ -12,16 +12,26 @@ import pytest
 import torch
 
 import equicore
+import equicore.applications
+import equicore.applications.scan
 import equirl
 import equirl.agents
 import equirl.envs
 
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = (
+    equicore,
+    equicore.applications,
+    equicore.applications.scan,
+    equirl,
+    equirl.agents,
+    equirl.envs,
+)
 MODULES = sorted(
-    {"equicore", "equirl", "equirl.envs", "equirl.agents"}
+    {package.__name__ for package in PACKAGES}
     | {
         module.name
-        for package in (equicore, equirl, equirl.envs, equirl.agents)
+        for package in PACKAGES
         for module in pkgutil.iter_modules(package.__path__, package.__name__ + ".")
     }
 )

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from equicore.applications.scan.data import Pair, load_split
 from equicore.applications.scan.model import Seq2Seq
-from equicore.applications.scan.train import CELL_EPOCHS, RESUME, Recipe, hold_out, train
+from equicore.applications.scan.training import CELL_EPOCHS, RESUME, Recipe, hold_out, train
 from equicore.files import replacing
 from equicore.processes import end_with, one_thread
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from equicore.applications.scan.experiment import Run, kept
 from equicore.applications.scan.model import Seq2Seq
 from equicore.applications.scan.symmetrize import InStep, by_branch, mean_max_probability
-from equicore.applications.scan.train import Batches, keep, restore, written_loss
+from equicore.applications.scan.training import Batches, keep, restore, written_loss
 from equicore.applications.scan.vocabulary import END, WordSymmetry, shifted, symmetry
 from equicore.applications.scan.weights import fit_per_token
 from equicore.applications.scan.zero_shot import COLUMNS, PARTS, SAMPLES, Answer, accuracies, plain
@@ -27,7 +27,7 @@ from equicore.symmetrize import Symmetrized
 from equicore.training import fit
 
 METHODS = ("equitune", "equizero", "lambda_token")
-STEPS = (0, 100, 1000, 3000, 10000)
+STEPS = (0, 100, 300, 1000, 3000, 10000)
 """After so many steps the network is evaluated."""
 
 
@@ -41,7 +41,7 @@ class Tuning:
     """
 
     batch_size: int = 16
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-4
 
 
 class Forced(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from equicore.applications.scan.data import Pair
 from equicore.applications.scan.model import Encoded, Seq2Seq
 from equicore.applications.scan.symmetrize import InStep
-from equicore.applications.scan.train import Batches, written_loss
+from equicore.applications.scan.training import Batches, written_loss
 from equicore.applications.scan.vocabulary import WordSymmetry, real_tokens, shifted
 from equicore.reduce import WeightedMean
 from equicore.representations import Tree, Trivial

@@ -4,7 +4,7 @@ import pytest
 
 from equicore.applications import scan
 from equicore.applications.scan import Seq2Seq, experiment
-from equicore.applications.scan.train import Recipe, train
+from equicore.applications.scan.training import Recipe, train
 from equicore.processes import one_thread
 
 

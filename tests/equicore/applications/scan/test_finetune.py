@@ -9,7 +9,7 @@ import torch
 from equicore.applications.scan import finetune, symmetry
 from equicore.applications.scan.experiment import Run
 from equicore.applications.scan.finetune import METHODS, Tuning, measure, tunable
-from equicore.applications.scan.train import Batches, written_loss
+from equicore.applications.scan.training import Batches, written_loss
 from equicore.applications.scan.vocabulary import shifted
 from equicore.applications.scan.weights import NextToken
 from equicore.applications.scan.zero_shot import COLUMNS

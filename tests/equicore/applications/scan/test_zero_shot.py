@@ -10,7 +10,7 @@ import torch
 from equicore.applications import scan
 from equicore.applications.scan import Seq2Seq, experiment, symmetry, zero_shot
 from equicore.applications.scan.experiment import Run
-from equicore.applications.scan.train import Batches
+from equicore.applications.scan.training import Batches
 from equicore.applications.scan.vocabulary import encode_actions, encode_commands, shifted
 from equicore.applications.scan.weights import (
     LastState,

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from equicore.applications.scan import Seq2Seq
-from equicore.applications.scan import train as training
-from equicore.applications.scan.train import RESUME, Batches, Recipe, hold_out, token_loss, train
+from equicore.applications.scan import Seq2Seq, training
+from equicore.applications.scan.training import RESUME, Batches, Recipe, hold_out, token_loss, train
 from equicore.applications.scan.vocabulary import (
     END,
     decode_actions,
