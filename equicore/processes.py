@@ -46,11 +46,12 @@ def report_errors(action: Callable[[], None], *errors: type[Exception]) -> None:
         action: What it does.
         *errors: What wrong input raises, besides ValueError, TypeError and OSError.
     """
+    expected: tuple[type[Exception], ...] = (ValueError, TypeError, OSError, *errors)
     try:
         action()
     except KeyboardInterrupt:
         sys.exit(130)
-    except (ValueError, TypeError, OSError, *errors) as error:
+    except expected as error:
         if os.environ.get("EQUIRL_DEBUG"):
             raise
         print(f"error: {error}", file=sys.stderr)

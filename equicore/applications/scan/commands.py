@@ -107,7 +107,7 @@ class Finetune:
     """
 
     networks: Networks = Networks()
-    methods: tuple[Method, ...] = finetune.METHODS
+    methods: tuple[Method, ...] = ("equitune", "equizero", "lambda_token")
     """What is fine-tuned."""
     steps: tuple[int, ...] = finetune.STEPS
     """Evaluate after so many steps, in rising order."""

@@ -11,6 +11,9 @@ Weights are tied by torch's parametrizations; inside ``parametrize.cached()`` th
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -19,7 +22,11 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from equicore.groups import Group
 from equicore.representations import Tokens
 
-CELLS = {"rnn": (torch.rnn_tanh, 1), "gru": (torch.gru, 3), "lstm": (torch.lstm, 4)}
+CELLS: dict[str, tuple[Callable[..., Any], int]] = {
+    "rnn": (torch.rnn_tanh, 1),
+    "gru": (torch.gru, 3),
+    "lstm": (torch.lstm, 4),
+}
 """For each cell what runs it, and how many gates it has."""
 
 State = tuple[Tensor, ...]
@@ -123,10 +130,11 @@ class GroupRecurrent(nn.Module):
 
     def _weights(self) -> list[Tensor]:
         """In torch's order: in each direction of the input, of the state, then their biases."""
+        layers = [cast(nn.Linear, layer) for layer in self.linear]
         return [
             tensor
-            for pair in zip(self.linear[::2], self.linear[1::2], strict=True)
-            for tensor in (*(one.weight for one in pair), *(one.bias for one in pair))
+            for pair in zip(layers[::2], layers[1::2], strict=True)
+            for tensor in (*(layer.weight for layer in pair), *(layer.bias for layer in pair))
         ]
 
 

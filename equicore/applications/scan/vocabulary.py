@@ -160,10 +160,11 @@ def symmetry(name: str) -> WordSymmetry:
     return WordSymmetry.of(name, group, cycles)
 
 
-_VERBS = ("jump", "run", "walk", "look")
+_VERBS: tuple[str, ...] = ("jump", "run", "walk", "look")
 _C2, _C4, _S4 = cyclic(2), cyclic(4), symmetric(4)
-_JUMP_RUN, _LEFT_RIGHT = [_VERBS[:2]], [DIRECTIONS]
-_S4_CYCLES = [_JUMP_RUN, [_VERBS]]  # of its two generators
+_JUMP_RUN: list[tuple[str, ...]] = [_VERBS[:2]]
+_LEFT_RIGHT: list[tuple[str, ...]] = [DIRECTIONS]
+_S4_CYCLES: list[list[tuple[str, ...]]] = [_JUMP_RUN, [_VERBS]]  # of its two generators
 SYMMETRIES: dict[str, tuple[Group, Sequence[Sequence[Sequence[str]]]]] = {
     "none": (trivial(), []),
     "jump-run": (_C2, [_JUMP_RUN]),

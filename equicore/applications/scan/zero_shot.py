@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -143,19 +144,17 @@ def measure(run: Run, group: str) -> pd.DataFrame:
         if len(over.group) == 1:
             methods = {"plain": plain(network)}
         else:
-            batch_size = max(16, 512 // len(over.group))
-            weights = (
-                fit(
-                    network,
-                    over,
-                    parts["train"],
-                    batch_size=batch_size,
-                    seed=run.seed,
-                    progress=False,
-                )
-                for fit in (fit_per_command, fit_per_token)
+            options: dict[str, Any] = {
+                "batch_size": max(16, 512 // len(over.group)),
+                "seed": run.seed,
+                "progress": False,
+            }
+            methods = answers(
+                network,
+                over,
+                fit_per_command(network, over, parts["train"], **options),
+                fit_per_token(network, over, parts["train"], **options),
             )
-            methods = answers(network, over, *weights)
         rows = [
             (run.split, run.cell, group, method, run.seed, part, value)
             for part in PARTS
