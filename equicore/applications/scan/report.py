@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
-from equicore.applications.scan.data import SPLITS, load_split
+from equicore.applications.scan.data import load_split
 from equicore.applications.scan.vocabulary import symmetry
 from equicore.applications.scan.zero_shot import COLUMNS, GROUPS, SCORES, ceiling
 from equicore.files import replacing
@@ -48,7 +48,11 @@ LABELS = {
 NUMBERS = ("validation", "test", "95 %")
 """Columns that every table has."""
 MAIN = ("plain", "equitune", "equizero", "lambda_sequence", "lambda_token")
-TITLES = {"add_jump": "Add Jump", "around_right": "Around Right"}
+TITLES = {
+    "add_jump": "Add Jump",
+    "around_right": "Around Right",
+    "opposite_right": "Opposite Right (ours, to choose methods on)",
+}
 COLOURS = {"equitune": "#e69f00", "equizero": "#0072b2", "lambda_token": "#111111"}
 MARKERS = {"equitune": "s", "equizero": "^", "lambda_token": "D"}
 
@@ -88,6 +92,10 @@ def read(file: Path) -> pd.DataFrame:
     return table.assign(accuracy=100 * table.accuracy)
 
 
+def _splits(table: pd.DataFrame) -> list[str]:
+    return [split for split in GROUPS if split in set(table.split)]
+
+
 def mean_std(values: pd.Series) -> str:
     """As in ``75.2 (1.5)``."""
     spread = "" if len(values) < 2 else f" ({values.std():.1f})"
@@ -115,9 +123,9 @@ def zero_shot_page(table: pd.DataFrame) -> str:
     """The tables of a zero-shot evaluation, as Markdown."""
     seeds = ", ".join(map(str, sorted(table.seed.unique())))
     lines = [ZERO_SHOT.format(seeds=seeds)]
-    for split in [split for split in SPLITS if split in set(table.split)]:
+    for split in _splits(table):
         some = table[table.split == split]
-        lines += [f"## {TITLES[split]}, the paper's group {GROUPS[split][0]}", ""]
+        lines += [f"## {TITLES[split]}, {GROUPS[split][0]}", ""]
         lines += [*_paper_table(some), ""]
         larger = some[(some.cell == "lstm") & (some.group != "none")]
         if not larger.empty:
@@ -169,7 +177,7 @@ def _numbers(values: pd.DataFrame) -> tuple[str, str, str]:
 def finetune_page(table: pd.DataFrame) -> str:
     """The tables of a fine-tuning, as Markdown."""
     lines = [FINETUNED]
-    for split in [split for split in SPLITS if split in set(table.split)]:
+    for split in _splits(table):
         part = table[table.split == split]
         rows = []
         for (cell, method, steps), values in part.groupby(["cell", "method", "steps"], sort=False):
@@ -189,7 +197,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def zero_shot_figure(table: pd.DataFrame) -> Figure:
     """A panel for each split: the LSTM's test accuracies for each method and group."""
     table = table[(table.cell == "lstm") & (table.part == "test")]
-    splits = [split for split in SPLITS if split in set(table.split)]
+    splits = _splits(table)
     figure, axes = plt.subplots(
         1, len(splits), figsize=(5.2 * len(splits), 4.4), squeeze=False, layout="constrained"
     )
@@ -229,7 +237,7 @@ def zero_shot_figure(table: pd.DataFrame) -> Figure:
 def finetune_figure(table: pd.DataFrame) -> Figure:
     """A panel for each split: the LSTM's test accuracy against the steps of fine-tuning."""
     table = table[(table.cell == "lstm") & (table.part == "test")]
-    splits = [split for split in SPLITS if split in set(table.split)]
+    splits = _splits(table)
     figure, axes = plt.subplots(
         1, len(splits), figsize=(4.8 * len(splits), 3.6), squeeze=False, layout="constrained"
     )

@@ -43,7 +43,7 @@ SCORES = {
 GROUPS = {
     "add_jump": ("jump-run", "verb-cycle", "all-verbs", "verb-cycle+left-right"),
     "around_right": ("left-right", "verb-cycle+left-right"),
-    DEVELOPMENT_SPLIT: ("left-right",),
+    DEVELOPMENT_SPLIT: ("left-right", "verb-cycle+left-right"),
 }
 """The symmetries that are tried on each split, the paper's first."""
 SAMPLES = 4096
