@@ -111,7 +111,10 @@ class Finetune:
     """What is fine-tuned."""
     steps: tuple[int, ...] = finetune.STEPS
     """Evaluate after so many steps, in rising order."""
-    tuning: Tuning = Tuning()
+    batch_size: int = Tuning.batch_size
+    """Pairs in a step."""
+    learning_rate: float = Tuning.learning_rate
+    """Adam's."""
     output: Path = RESULTS
     """Folder for finetune.csv."""
 
@@ -184,19 +187,23 @@ def tune(arguments: Finetune) -> None:
         raise ValueError(f"--steps rise, from 0 on; got {' '.join(map(str, steps))}")
     if not arguments.methods:
         raise ValueError(f"no methods given; there are {', '.join(finetune.METHODS)}")
+    if arguments.batch_size < 1 or arguments.learning_rate <= 0:
+        raise ValueError(
+            "--batch-size and --learning-rate must be positive; got "
+            f"{arguments.batch_size} and {arguments.learning_rate}"
+        )
     check_writable(arguments.output / "finetune.csv")
     equivariant = [
         dataclasses.replace(run, over=zero_shot.GROUPS[run.split][0])
         for run in networks.runs_over()
     ]
     train_all([*networks.runs_over(), *equivariant], networks.jobs)
-    tasks: list[Callable[[], pd.DataFrame]] = [
-        functools.partial(
-            finetune.measure, run, zero_shot.GROUPS[run.split][0], method, arguments.tuning, steps
-        )
-        for run in networks.runs_over()
-        for method in arguments.methods
-    ]
+    tasks: list[Callable[[], pd.DataFrame]] = []
+    for run in networks.runs_over():
+        for method in arguments.methods:
+            group = zero_shot.GROUPS[run.split][0]
+            tuning = Tuning(group, method, steps, arguments.batch_size, arguments.learning_rate)
+            tasks.append(functools.partial(finetune.measure, run, tuning, networks.jobs == 1))
     tasks += [functools.partial(finetune.measure_equivariant, run) for run in equivariant]
     _write(tasks, networks.jobs, arguments.output / "finetune.csv")
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import joblib
 import pandas as pd
@@ -66,6 +67,17 @@ class Run:
         """How it is trained."""
         return Recipe(epochs=CELL_EPOCHS[self.cell] if self.epochs is None else self.epochs)
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """Plain values that tell it from all others."""
+        return {
+            "split": self.split,
+            "cell": self.cell,
+            "over": self.over,
+            "seed": self.seed,
+            "recipe": dataclasses.asdict(self.recipe),
+        }
+
     def parts(self) -> dict[str, list[Pair]]:
         """The pairs to train on, to validate and to test."""
         pairs, test = load_split(self.split)
@@ -78,18 +90,13 @@ class Run:
         Raises:
             ValueError: If the folder holds another network.
         """
-        about = {
-            "split": self.split,
-            "seed": self.seed,
-            "recipe": dataclasses.asdict(self.recipe),
-        }
         if self.file.is_file():
-            return Seq2Seq.load(self.file, cell=self.cell, over=self.over, **about)
+            return Seq2Seq.load(self.file, **self.about)
         network = Seq2Seq(self.cell, over=self.over, seed=self.seed)
         train(
             network, self.parts()["train"], self.recipe, self.seed, self.folder, progress=progress
         )
-        network.save(self.file, **about)
+        network.save(self.file, **self.about)
         (self.folder / RESUME).unlink(missing_ok=True)
         return network
 
@@ -100,13 +107,30 @@ def train_all(runs: Sequence[Run], jobs: int) -> None:
     in_parallel([functools.partial(_train, run, jobs == 1) for run in missing], jobs, "networks")
 
 
-def kept(file: Path, measure: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """What a file holds; it is measured and written, whole or not at all, if there is none."""
+def kept(file: Path, about: dict[str, Any], measure: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """What a file holds; it is measured and written, whole or not at all, if there is none.
+
+    Args:
+        file: CSV after a line of JSON.
+        about: The settings of the measurement, plain values.
+        measure: Measures.
+
+    Raises:
+        ValueError: If the file was measured with other settings.
+    """
+    settings = json.dumps(about)
     if not file.is_file():
         table = measure()
         with replacing(file) as temporary:
-            table.to_csv(temporary, index=False)
-    return pd.read_csv(file)
+            temporary.write_text(f"# {settings}\n{table.to_csv(index=False)}")
+    with file.open() as lines:
+        found = lines.readline().removeprefix("# ").strip()
+    if found != settings:
+        raise ValueError(
+            f"{file} was measured with {found}, not {settings}; delete it, or name another folder "
+            "of runs"
+        )
+    return pd.read_csv(file, comment="#")
 
 
 def in_parallel(tasks: Sequence[Callable[[], T]], jobs: int, what: str) -> list[T]:

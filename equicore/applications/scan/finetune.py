@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -33,13 +32,19 @@ STEPS = (0, 100, 300, 1000, 3000, 10000)
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """How a network is fine-tuned.
+    """A fine-tuning.
 
     Attributes:
+        group: The symmetry.
+        method: One of `METHODS`.
+        steps: The network is evaluated after so many steps; they rise.
         batch_size: Pairs in a step.
         learning_rate: Adam's.
     """
 
+    group: str
+    method: str
+    steps: tuple[int, ...] = STEPS
     batch_size: int = 16
     learning_rate: float = 1e-4
 
@@ -95,23 +100,51 @@ def tunable(
     return in_step, in_step.write
 
 
-def measure(
-    run: Run,
-    group: str,
-    method: str,
-    tuning: Tuning,
-    steps: tuple[int, ...] = STEPS,
-    progress: bool = False,
-) -> pd.DataFrame:
-    """Accuracies after some numbers of steps, of a network fine-tuned under a symmetry.
+def measure(run: Run, tuning: Tuning, progress: bool = False) -> pd.DataFrame:
+    """Accuracies after some numbers of steps, of a network that is fine-tuned under a symmetry.
 
     What was done is kept at each of them; a fine-tuning that was killed goes on from there.
 
     Returns:
         A table of the columns of `equicore.applications.scan.zero_shot`, and "steps".
+
+    Raises:
+        ValueError: If the folder holds a fine-tuning of other settings.
     """
-    file = run.folder / f"finetune_{group}_{method}.csv"
-    return kept(file, lambda: _tune(run, group, method, tuning, steps, file, progress))
+    about = {**run.about, **dataclasses.asdict(tuning)}
+    file = run.folder / f"finetune_{tuning.group}_{tuning.method}.csv"
+    resume = file.with_suffix(".safetensors")
+
+    def measured() -> pd.DataFrame:
+        network, parts, over = run.network(), run.parts(), symmetry(tuning.group)
+        per_token = None
+        if tuning.method == "lambda_token":
+            per_token = fit_per_token(
+                network, over, parts["train"], seed=run.seed, progress=progress
+            )
+        model, answer = tunable(tuning.method, network, over, per_token)
+        optimizer = torch.optim.Adam(model.parameters(), lr=tuning.learning_rate)
+        rows = restore(resume, model, optimizer, about).get("rows", [])
+        batches = Batches(parts["train"], tuning.batch_size)
+        known = (run.split, run.cell, tuning.group, tuning.method, run.seed)
+        for first, last in itertools.pairwise((0, *tuning.steps)):
+            if any(row[-1] == last for row in rows):
+                continue
+            stage = itertools.islice(batches.first(last, run.seed), first, None)
+            forced = [({"commands": c, "before": shifted(a)}, a) for c, a in stage]
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(1000 * run.seed + last)  # of dropout
+                fit(model, forced, written_loss, optimizer, steps=last - first, progress=progress)
+            for part in PARTS:
+                methods = {tuning.method: answer}
+                (value,) = accuracies(methods, parts[part], SAMPLES // len(over.group)).values()
+                rows.append([*known, part, value, last])
+            keep(resume, model, optimizer, about | {"rows": rows})
+        return pd.DataFrame(rows, columns=[*COLUMNS, "steps"])
+
+    table = kept(file, about, measured)
+    resume.unlink(missing_ok=True)
+    return table
 
 
 def measure_equivariant(run: Run) -> pd.DataFrame:
@@ -132,45 +165,4 @@ def measure_equivariant(run: Run) -> pd.DataFrame:
         ]
         return pd.DataFrame(rows, columns=[*COLUMNS, "steps"])
 
-    return kept(run.folder / "equivariant.csv", measured)
-
-
-def _tune(
-    run: Run,
-    group: str,
-    method: str,
-    tuning: Tuning,
-    steps: tuple[int, ...],
-    file: Path,
-    progress: bool,
-) -> pd.DataFrame:
-    network, parts, over = run.network(), run.parts(), symmetry(group)
-    per_token = None
-    if method == "lambda_token":
-        per_token = fit_per_token(network, over, parts["train"], seed=run.seed, progress=progress)
-    model, answer = tunable(method, network, over, per_token)
-    optimizer = torch.optim.Adam(model.parameters(), lr=tuning.learning_rate)
-    about = {
-        "run": str(run),
-        "group": group,
-        "method": method,
-        "steps": steps,
-        "tuning": dataclasses.asdict(tuning),
-    }
-    resume = file.with_suffix(".safetensors")
-    rows = restore(resume, model, optimizer, about).get("rows", [])
-    batches = Batches(parts["train"], tuning.batch_size)
-    for first, last in itertools.pairwise((0, *steps)):
-        if any(row[-1] == last for row in rows):
-            continue
-        stage = itertools.islice(batches.first(last, run.seed), first, None)
-        forced = [({"commands": c, "before": shifted(a)}, a) for c, a in stage]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1000 * run.seed + last)  # of dropout
-            fit(model, forced, written_loss, optimizer, steps=last - first, progress=progress)
-        for part in PARTS:
-            value = accuracies({method: answer}, parts[part], SAMPLES // len(over.group))[method]
-            rows.append([run.split, run.cell, group, method, run.seed, part, value, last])
-        keep(resume, model, optimizer, about | {"rows": rows})
-    resume.unlink(missing_ok=True)
-    return pd.DataFrame(rows, columns=[*COLUMNS, "steps"])
+    return kept(run.folder / "equivariant.csv", run.about, measured)

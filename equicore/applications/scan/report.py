@@ -80,12 +80,8 @@ def read(file: Path) -> pd.DataFrame:
     """Accuracies, in %, as `equicore scan evaluate` or `finetune` wrote them.
 
     Raises:
-        FileNotFoundError: If there is no such file; the message names the command that makes it.
         ValueError: If it has other columns.
     """
-    if not file.is_file():
-        command = "finetune" if file.stem == "finetune" else "evaluate"
-        raise FileNotFoundError(f"no {file}; run: equicore scan {command}")
     table = pd.read_csv(file)
     if missing := set(COLUMNS) - set(table.columns):
         raise ValueError(f"{file} lacks the columns {', '.join(sorted(missing))}")
@@ -262,36 +258,43 @@ def finetune_figure(table: pd.DataFrame) -> Figure:
 
 
 def write_tables(folder: Path) -> list[Path]:
-    """Write zero_shot.md, and finetune.md if there was a fine-tuning, beside what was measured.
+    """Write zero_shot.md and finetune.md beside what was measured.
 
     Raises:
-        FileNotFoundError: If nothing was measured.
+        FileNotFoundError: If nothing was.
     """
-    pages = {"zero_shot": zero_shot_page(read(folder / "zero_shot.csv"))}
-    if (folder / "finetune.csv").is_file():
-        pages["finetune"] = finetune_page(read(folder / "finetune.csv"))
-    for name, text in pages.items():
-        with replacing(folder / f"{name}.md") as temporary:
-            temporary.write_text(text)
-    return [folder / f"{name}.md" for name in pages]
+    files = []
+    for name, table in _measured(folder).items():
+        page = zero_shot_page(table) if name == "zero_shot" else finetune_page(table)
+        files.append(folder / f"{name}.md")
+        with replacing(files[-1]) as temporary:
+            temporary.write_text(page)
+    return files
 
 
 def write_figures(folder: Path) -> list[Path]:
-    """Write zero_shot and, if there was a fine-tuning, finetune, as PNG and SVG.
+    """Draw zero_shot and finetune, as PNG and SVG, beside what was measured.
 
     Raises:
-        FileNotFoundError: If nothing was measured.
+        FileNotFoundError: If nothing was.
     """
-    figures = {"zero_shot": zero_shot_figure(read(folder / "zero_shot.csv"))}
-    if (folder / "finetune.csv").is_file():
-        figures["finetune"] = finetune_figure(read(folder / "finetune.csv"))
     files = []
-    with plt.rc_context({"svg.hashsalt": "equicore"}):  # the same bytes each time
-        for name, figure in figures.items():
+    for name, table in _measured(folder).items():
+        figure = zero_shot_figure(table) if name == "zero_shot" else finetune_figure(table)
+        with plt.rc_context({"svg.hashsalt": "equicore"}):  # the same bytes each time
             for suffix, metadata in ((".png", None), (".svg", {"Date": None})):
-                file = (folder / name).with_suffix(suffix)
-                with replacing(file) as temporary:
+                files.append((folder / name).with_suffix(suffix))
+                with replacing(files[-1]) as temporary:
                     figure.savefig(temporary, metadata=metadata, dpi=110)
-                files.append(file)
-            plt.close(figure)
+        plt.close(figure)
     return files
+
+
+def _measured(folder: Path) -> dict[str, pd.DataFrame]:
+    files = {name: folder / f"{name}.csv" for name in ("zero_shot", "finetune")}
+    tables = {name: read(file) for name, file in files.items() if file.is_file()}
+    if not tables:
+        raise FileNotFoundError(
+            f"no zero_shot.csv and no finetune.csv in {folder}; run: equicore scan evaluate"
+        )
+    return tables

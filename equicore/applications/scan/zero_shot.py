@@ -164,7 +164,7 @@ def measure(run: Run, group: str) -> pd.DataFrame:
         ]
         return pd.DataFrame(rows, columns=list(COLUMNS))
 
-    return kept(run.folder / f"zero_shot_{group}.csv", measured)
+    return kept(run.folder / f"zero_shot_{group}.csv", run.about, measured)
 
 
 def ceiling(train: Sequence[Pair], test: Sequence[Pair], over: WordSymmetry) -> float:

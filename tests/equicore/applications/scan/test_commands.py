@@ -47,6 +47,7 @@ def test_wrong_input_is_a_message(tmp_path):
         (Evaluate(groups=("verbs",)), "there are the symmetries none, .*; got 'verbs'"),
         (Finetune(steps=(100, 10)), "--steps rise, from 0 on; got 100 10"),
         (Finetune(methods=()), "no methods given; there are equitune"),
+        (Finetune(batch_size=0), "must be positive; got 0 and"),
     ],
 )
 def test_checked_before_any_work(command, message, monkeypatch):

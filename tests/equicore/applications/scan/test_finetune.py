@@ -15,7 +15,9 @@ from equicore.applications.scan.weights import NextToken
 from equicore.applications.scan.zero_shot import COLUMNS
 from equicore.training import fit
 
-TUNING = Tuning(batch_size=8, learning_rate=1e-3)
+
+def tuning(method, *steps, learning_rate=1e-3):
+    return Tuning("jump-run", method, steps, batch_size=8, learning_rate=learning_rate)
 
 
 @pytest.fixture
@@ -63,11 +65,13 @@ def test_unknown_method(trained):
 @pytest.mark.parametrize("method", METHODS)
 def test_measured_after_so_many_steps(quick, tmp_path, method):
     run = Run(tmp_path, "add_jump", "gru", 0, epochs=1)
-    table = measure(run, "jump-run", method, TUNING, (0, 2, 5))
+    table = measure(run, tuning(method, 0, 2, 5))
     assert list(table.columns) == [*COLUMNS, "steps"]
     assert sorted(set(table.steps)) == [0, 2, 5]
     assert len(table) == 6
     assert not list(run.folder.glob("finetune*.safetensors"))
+    with pytest.raises(ValueError, match=r"was measured with .* delete it"):
+        measure(run, tuning(method, 0, 2, 5, learning_rate=1e-2))
 
 
 def test_killed_fine_tuning_ends_with_the_same_numbers(quick, tmp_path, monkeypatch):
@@ -83,17 +87,17 @@ def test_killed_fine_tuning_ends_with_the_same_numbers(quick, tmp_path, monkeypa
         return fit_recorded
 
     monkeypatch.setattr(finetune, "fit", recording(0, killed=False))
-    undisturbed = measure(runs[0], "jump-run", "lambda_token", TUNING, (3, 6))
+    undisturbed = measure(runs[0], tuning("lambda_token", 3, 6))
     monkeypatch.setattr(finetune, "fit", recording(1, killed=True))
     with pytest.raises(KeyboardInterrupt):
-        measure(runs[1], "jump-run", "lambda_token", TUNING, (3, 6))
+        measure(runs[1], tuning("lambda_token", 3, 6))
     with pytest.raises(ValueError, match="its method is"):
         resume = next(runs[1].folder.glob("finetune*.safetensors"))
         resume.rename(resume.with_name("finetune_jump-run_equitune.safetensors"))
-        measure(runs[1], "jump-run", "equitune", TUNING, (3, 6))
+        measure(runs[1], tuning("equitune", 3, 6))
     resume.with_name("finetune_jump-run_equitune.safetensors").rename(resume)
     monkeypatch.setattr(finetune, "fit", recording(1, killed=False))
-    again = measure(runs[1], "jump-run", "lambda_token", TUNING, (3, 6))
+    again = measure(runs[1], tuning("lambda_token", 3, 6))
     pd.testing.assert_frame_equal(again, undisturbed)
     assert losses[0] == losses[1]
     assert len(losses[0]) == 6

@@ -94,7 +94,7 @@ def test_without_fine_tuning(folder):
 
 
 def test_nothing_measured(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"zero_shot.csv; run: equicore scan evaluate"):
+    with pytest.raises(FileNotFoundError, match=r"no zero_shot.csv .* run: equicore scan evaluate"):
         report.write_tables(tmp_path)
     (tmp_path / "zero_shot.csv").write_text("split,cell\nadd_jump,lstm\n")
     with pytest.raises(ValueError, match="lacks the columns accuracy, group"):
