@@ -23,9 +23,11 @@ from equicore.files import replacing
 PAPER = {
     ("add_jump", "lstm", "plain"): 0.0,
     ("add_jump", "lstm", "equitune"): 7.1,
+    ("add_jump", "lstm", "equitune_log"): 7.1,
     ("add_jump", "lstm", "equizero"): 75.2,
     ("around_right", "lstm", "plain"): 0.4,
     ("around_right", "lstm", "equitune"): 28.2,
+    ("around_right", "lstm", "equitune_log"): 28.2,
     ("around_right", "lstm", "equizero"): 81.7,
 }
 """Test accuracies, %, zero-shot, of Basu et al. (NeurIPS 2023, table 2), as far as we know them."""
@@ -38,6 +40,7 @@ SCORE_NAMES = {
 LABELS = {
     "plain": "plain",
     "equitune": "equitune",
+    "equitune_log": "equitune, log-probabilities",
     **{method: f"equizero, {name}" for method, name in SCORE_NAMES.items()},
     "lambda_sequence": "λ-equitune, per sequence",
     "equitune_in_step": "equitune, in step",
@@ -47,7 +50,7 @@ LABELS = {
 }
 NUMBERS = ("validation", "test", "95 %")
 """Columns that every table has."""
-MAIN = ("plain", "equitune", "equizero", "lambda_sequence", "lambda_token")
+MAIN = ("plain", "equitune", "equitune_log", "equizero", "lambda_sequence", "lambda_token")
 TITLES = {
     "add_jump": "Add Jump",
     "around_right": "Around Right",
@@ -195,38 +198,47 @@ def zero_shot_figure(table: pd.DataFrame) -> Figure:
     table = table[(table.cell == "lstm") & (table.part == "test")]
     splits = _splits(table)
     figure, axes = plt.subplots(
-        1, len(splits), figsize=(5.2 * len(splits), 4.4), squeeze=False, layout="constrained"
+        1,
+        len(splits),
+        figsize=(1.6 + 4 * len(splits), 4.4),
+        squeeze=False,
+        sharey=True,
+        layout="constrained",
     )
     for axis, split in zip(axes[0], splits, strict=True):
         some = table[table.split == split]
         groups = [group for group in GROUPS[split] if group in set(some.group)]
-        methods = list(MAIN)
-        shades = plt.get_cmap("viridis")
-        for i, group in enumerate(["none", *groups]):
-            offset = 0.0 if group == "none" else (i - 1 - (len(groups) - 1) / 2) * 0.8 / len(groups)
-            height = 0.8 / max(1, len(groups))
-            colour = "#8c8c8c" if group == "none" else shades(0.15 + 0.7 * (i - 1) / len(groups))
-            for place, method in enumerate(methods):
-                values = some[(some.group == group) & (some.method == method)].accuracy
-                if values.empty:
-                    continue
-                axis.barh(place + offset, values.mean(), height, color=colour)
-                axis.plot(values, [place + offset] * len(values), "k|", markersize=5)
-            if group != "none":
-                axis.barh(0, 0, color=colour, label=group)
-        for place, method in enumerate(methods):
+        height = 0.8 / max(1, len(groups))
+        for i, group in enumerate(groups):
+            colour = plt.get_cmap("viridis")(0.15 + 0.7 * i / len(groups))
+            axis.barh(0, 0, color=colour, label=group)
+            for place, method in enumerate(MAIN):
+                y = place + (i - (len(groups) - 1) / 2) * height
+                of_group = "none" if method == "plain" else group
+                values = some[(some.group == of_group) & (some.method == method)].accuracy
+                axis.barh(y, values.mean() if len(values) else 0, height, color=colour)
+                axis.plot(values, [y] * len(values), "o", color="white", mec="black", ms=3)
+        for place, method in enumerate(MAIN):
             if (paper := PAPER.get((split, "lstm", method))) is not None:
                 axis.plot(paper, place, "D", color="#d55e00", zorder=3)
-        axis.plot([], [], "D", color="#d55e00", label="paper, its group")
-        axis.plot([], [], "k|", label="seeds")
+        axis.plot([], [], "o", color="white", mec="black", ms=3, label="seeds")
+        axis.plot([], [], "D", color="#d55e00", label="paper")
         bound = 100 * ceiling(*load_split(split), symmetry(GROUPS[split][0]))
         axis.axvline(bound, color="#d55e00", linestyle=":", label=f"ceiling of {GROUPS[split][0]}")
-        axis.set_yticks(range(len(methods)), [LABELS[method] for method in methods])
-        axis.invert_yaxis()
-        axis.set_xlim(0, 101)
+        axis.set_xlim(-1, 101)
         axis.set_xlabel("exact match on the test set, %")
         axis.set_title(TITLES[split])
-        axis.legend(fontsize=7, loc="lower right")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.14),
+            ncols=2,
+            fontsize=8,
+            frameon=False,
+        )
+    labels = [LABELS[method].replace(", ", ",\n") for method in MAIN]
+    axes[0, 0].set_yticks(range(len(MAIN)), labels)
+    axes[0, 0].invert_yaxis()
     return figure
 
 
@@ -253,7 +265,8 @@ def finetune_figure(table: pd.DataFrame) -> Figure:
         axis.set_ylabel("exact match on the test set, %")
         axis.set_ylim(-2, 102)
         axis.set_title(TITLES[split])
-        axis.legend(fontsize=7, loc="lower right")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(fontsize=8, loc="lower right", frameon=False)
     return figure
 
 

@@ -36,16 +36,24 @@ class Writer(nn.Module):
         self.network = network
 
     def forward(self, commands: Tensor) -> dict[str, Tensor]:
-        """``probabilities`` (N, T, 7) and ``real`` (N, T) for commands (N, L).
+        """Outputs for commands (N, L), as a dict.
 
-        ``probabilities`` are of the next token, each given the most likely ones before it; after
-        END they are those of END alone. ``real`` is 1 for tokens up to END, that included.
+        - ``probabilities`` (N, T, 7) of the next token, each given the most likely ones before it;
+          after END those of END alone;
+        - ``log_probabilities`` (N, T, 7), which after END are 0, so that other branches go
+          on alone, but for a hair that lets END win where all have ended;
+        - ``real`` (N, T): 1 for tokens up to END, that included.
         """
-        probabilities = self.network.write(commands).exp()
-        real = real_tokens(probabilities.argmax(-1))
-        ended = nn.functional.one_hot(torch.full_like(real, END, dtype=torch.long), END + 1)
-        probabilities = probabilities.where(real.unsqueeze(-1), ended.to(probabilities.dtype))
-        return {"probabilities": probabilities, "real": real.to(probabilities.dtype)}
+        scores = self.network.write(commands)
+        real = real_tokens(scores.argmax(-1))
+        end = nn.functional.one_hot(torch.full_like(real, END, dtype=torch.long), END + 1)
+        end = end.to(scores.dtype)
+        written = real.unsqueeze(-1)
+        return {
+            "probabilities": scores.exp().where(written, end),
+            "log_probabilities": scores.where(written, (end - 1) * 1e-6),
+            "real": real.to(scores.dtype),
+        }
 
 
 def by_branch(network: Seq2Seq | Writer, over: WordSymmetry, reduce: Reducer) -> Symmetrized:
@@ -60,7 +68,10 @@ def by_branch(network: Seq2Seq | Writer, over: WordSymmetry, reduce: Reducer) ->
     Returns:
         Maps commands (B, L) to the output of `Writer`.
     """
-    outputs = Tree({"probabilities": over.next_token(), "real": Trivial(over.group)})
+    token = over.next_token()
+    outputs = Tree(
+        {"probabilities": token, "log_probabilities": token, "real": Trivial(over.group)}
+    )
     writer = network if isinstance(network, Writer) else Writer(network)
     return Symmetrized(writer, over.source, outputs, reduce)
 

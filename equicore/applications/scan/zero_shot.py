@@ -82,15 +82,18 @@ def answers(
     """
     shared = Remembering(network)
 
-    def branches(reduce: Reducer, writer: Writer = shared) -> Answer:
+    def branches(
+        reduce: Reducer, writer: Writer = shared, reduced: str = "probabilities"
+    ) -> Answer:
         model = by_branch(writer, over, reduce)
-        return lambda commands: model(commands)["probabilities"].argmax(-1)
+        return lambda commands: model(commands)[reduced].argmax(-1)
 
     def in_step(reduce: Reducer) -> Answer:
         return InStep(network, over, reduce).write
 
     return {
         "equitune": branches(Mean()),
+        "equitune_log": branches(Mean(), reduced="log_probabilities"),
         **{name: branches(Best(score)) for name, score in SCORES.items()},
         "lambda_sequence": branches(
             WeightedMean(per_command, "network.encoder"), Writer(network)

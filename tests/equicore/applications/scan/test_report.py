@@ -8,7 +8,7 @@ from equicore.applications.scan.zero_shot import COLUMNS
 
 VALUES = {  # method: (validation, test), for two seeds
     "plain": [(0.99, 0.0), (1.0, 0.02)],
-    "equitune": [(0.7, 0.1), (0.72, 0.14)],
+    "equitune_log": [(0.7, 0.1), (0.72, 0.14)],
     "equizero": [(0.9, 0.7), (0.9, 0.72)],
     "equizero_padded": [(0.95, 0.5), (0.97, 0.5)],
     "lambda_sequence": [(0.99, 0.76), (0.99, 0.78)],
@@ -30,14 +30,14 @@ def folder(tmp_path):
     measured = [
         *rows("add_jump", "lstm", "none", ["plain"]),
         *rows("add_jump", "lstm", "jump-run", list(VALUES)[1:]),
-        *rows("add_jump", "lstm", "verb-cycle", ["equitune", "equizero", "lambda_sequence"]),
+        *rows("add_jump", "lstm", "verb-cycle", ["equitune_log", "equizero", "lambda_sequence"]),
         *rows("add_jump", "gru", "none", ["plain"]),
     ]
     pd.DataFrame(measured, columns=list(COLUMNS)).to_csv(tmp_path / "zero_shot.csv", index=False)
     tuned = [
         (*row, steps)
         for steps in (0, 1000)
-        for row in rows("add_jump", "lstm", "jump-run", ["equitune", "lambda_token"])
+        for row in rows("add_jump", "lstm", "jump-run", ["equitune_log", "lambda_token"])
     ]
     tuned += [("add_jump", "lstm", "jump-run", "G-LSTM", 0, "test", 0.983, 5520)]
     columns = [*COLUMNS, "steps"]
@@ -51,7 +51,10 @@ def test_zero_shot_page(folder):
     lines = text.splitlines()
     assert "over the seeds 0, 1" in text
     assert "| lstm | plain | 99.5 (0.7) | 1.0 (1.4) | [0.0, 13.7] | 0.0 |" in lines
-    assert "| lstm | equitune | 71.0 (1.4) | 12.0 (2.8) | [0.0, 37.4] | 7.1 |" in lines
+    assert (
+        "| lstm | equitune, log-probabilities | 71.0 (1.4) | 12.0 (2.8) | [0.0, 37.4] | 7.1 |"
+        in lines
+    )
     chosen = "| lstm | equizero (padded score as published) | 96.0 (1.4) | 50.0 (0.0) |"
     assert any(line.startswith(chosen) and line.endswith("| 75.2 |") for line in lines)
     assert "| gru | plain | 99.5 (0.7) | 1.0 (1.4) | [0.0, 13.7] |  |" in lines
@@ -64,7 +67,10 @@ def test_zero_shot_page(folder):
 def test_finetune_page(folder):
     report.write_tables(folder)
     lines = (folder / "finetune.md").read_text().splitlines()
-    assert any(x.startswith("| lstm | equitune | 1,000 | 71.0 (1.4) | 12.0 (2.8)") for x in lines)
+    assert any(
+        x.startswith("| lstm | equitune, log-probabilities | 1,000 | 71.0 (1.4) | 12.0 (2.8)")
+        for x in lines
+    )
     assert any(x.startswith("| lstm | G-LSTM | 5,520 |") for x in lines)
 
 

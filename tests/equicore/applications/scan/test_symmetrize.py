@@ -49,7 +49,7 @@ def test_exchanged_words_exchange_actions_in_every_method(trained, cell, group):
     some = [c for c in COMMANDS if "+" not in group or "left" in c and not c.startswith("turn")]
     commands = encode_commands(some)
     methods = answers(network, words, *unfitted_weights(network))
-    assert len(methods) == 10
+    assert len(methods) == 11
     with torch.no_grad():
         for name, answer in methods.items():
             expected = answer(commands)
@@ -207,6 +207,10 @@ def test_writer_ends(trained):
     alone = model(encode_commands(COMMANDS[:1]))
     length = alone["probabilities"].shape[1]
     torch.testing.assert_close(alone["probabilities"][0], out["probabilities"][0, :length])
+    logarithms = out["log_probabilities"]
+    torch.testing.assert_close(logarithms[real].exp(), out["probabilities"][real])
+    assert logarithms[~real].abs().max() <= 1e-6
+    assert (logarithms[~real].argmax(-1) == END).all()
 
 
 def test_under_the_trivial_group_it_is_the_network(trained):
