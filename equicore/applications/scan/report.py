@@ -47,6 +47,7 @@ LABELS = {
     "posterior_in_step": "posterior, in step, no training",
     "lambda_sequence_in_step": "λ-equitune, per sequence, in step",
     "lambda_token": "λ-equitune, per token",
+    "oracle_token": "oracle: the best branch for each token",
 }
 NUMBERS = ("validation", "test", "95 %")
 """Columns that every table has."""

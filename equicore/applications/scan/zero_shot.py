@@ -14,11 +14,14 @@ from equicore.applications.scan.data import DEVELOPMENT_SPLIT, Pair
 from equicore.applications.scan.experiment import Run, kept
 from equicore.applications.scan.model import Seq2Seq
 from equicore.applications.scan.symmetrize import InStep, Writer, by_branch
+from equicore.applications.scan.training import Batches
 from equicore.applications.scan.vocabulary import (
     PAD,
     WordSymmetry,
     decode_actions,
     encode_commands,
+    real_tokens,
+    shifted,
     symmetry,
 )
 from equicore.applications.scan.weights import (
@@ -125,6 +128,25 @@ def accuracies(
     return {name: number / len(pairs) for name, number in right.items()}
 
 
+@torch.no_grad()
+def token_oracle(
+    network: Seq2Seq, over: WordSymmetry, pairs: Sequence[Pair], batch_size: int = SAMPLES
+) -> float:
+    """The part of the pairs of which every token is the most likely one of some branch.
+
+    The branches are given the true tokens before it. It is what a method could reach that knew
+    for each token which branch to trust.
+    """
+    right = 0
+    for commands, actions in Batches(pairs, batch_size).epoch(0):
+        views, before = over.source.orbit(commands), over.target.orbit(shifted(actions))
+        scores = network(views.flatten(0, 1), before.flatten(0, 1))
+        aligned = over.next_token().align(scores.unflatten(0, views.shape[:2]))
+        known = (aligned.argmax(-1) == actions).any(0)
+        right += int((known | ~real_tokens(actions)).all(1).sum())
+    return right / len(pairs)
+
+
 def plain(network: Seq2Seq) -> Answer:
     """The network as it is."""
     return lambda commands: network.write(commands).argmax(-1)
@@ -158,13 +180,14 @@ def measure(run: Run, group: str) -> pd.DataFrame:
                 fit_per_command(network, over, parts["train"], **options),
                 fit_per_token(network, over, parts["train"], **options),
             )
-        rows = [
-            (run.split, run.cell, group, method, run.seed, part, value)
-            for part in PARTS
-            for method, value in accuracies(
-                methods, parts[part], SAMPLES // len(over.group)
-            ).items()
-        ]
+        rows = []
+        for part in PARTS:
+            batch_size = SAMPLES // len(over.group)
+            found = accuracies(methods, parts[part], batch_size)
+            if len(over.group) > 1:
+                found["oracle_token"] = token_oracle(network, over, parts[part], batch_size)
+            for method, value in found.items():
+                rows.append((run.split, run.cell, group, method, run.seed, part, value))
         return pd.DataFrame(rows, columns=list(COLUMNS))
 
     return kept(run.folder / f"zero_shot_{group}.csv", run.about, measured)

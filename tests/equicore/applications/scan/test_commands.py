@@ -84,7 +84,7 @@ def test_from_nothing_to_figures(small_scan, tmp_path, monkeypatch, capsys):
     commands.run(Evaluate(networks, output=output))
     table = pd.read_csv(output / "zero_shot.csv")
     assert list(table.columns) == list(zero_shot.COLUMNS)
-    assert len(table) == 2 * 2 * (1 + 11)  # seeds, parts, methods
+    assert len(table) == 2 * 2 * (1 + 12)  # seeds, parts, methods and the oracle
     written = (output / "zero_shot.csv").read_bytes()
     monkeypatch.setattr(experiment, "train", lambda *_: pytest.fail("trained again"))
     commands.run(Evaluate(networks, output=output))

@@ -27,6 +27,7 @@ from equicore.applications.scan.zero_shot import (
     ceiling,
     measure,
     plain,
+    token_oracle,
 )
 
 STEPS = {"steps": 40, "batch_size": 32, "progress": False}
@@ -57,6 +58,24 @@ def test_accuracies_by_hand():
 
     found = accuracies({"right": answer(right), "wrong": answer(wrong)}, pairs, batch_size=3)
     assert found == {"right": 1.0, "wrong": 0.5}
+
+
+@pytest.mark.parametrize("group", ["jump-run", "verb-cycle"])
+def test_token_oracle_by_hand(trained, pairs, group):
+    network, words = trained["gru"].double(), symmetry(group)
+    exchanged = [tuple(t.replace("run", "jump").replace("RUN", "JUMP") for t in p) for p in pairs]
+    some = exchanged[:200]  # of which the network alone writes fewer
+    right = 0
+    for command, actions in some:
+        ids, tokens = encode_commands([command]), encode_actions([actions])
+        known = torch.zeros(tokens.shape, dtype=torch.bool)
+        for g in range(len(words.group)):
+            view, output = words.source.act(g, ids), words.target.act(g, tokens)
+            known |= network(view, shifted(output)).argmax(-1) == output
+        right += known.all().item()
+    found = token_oracle(network, words, some, batch_size=7)
+    assert found == right / len(some)
+    assert token_oracle(network, symmetry("none"), some) < found
 
 
 def test_remembered_output_is_that_of_the_commands(trained):
@@ -133,7 +152,7 @@ def test_measured_once(small_scan, quick, tmp_path, monkeypatch):
     assert run.file.is_file()
     words = symmetry("jump-run")
     methods = answers(Seq2Seq("gru"), words, None, None)
-    assert set(table.method) == set(methods)
+    assert set(table.method) == {*methods, "oracle_token"}
     assert set(table.part) == {"validation", "test"}
     assert table.accuracy.between(0, 1).all()
     monkeypatch.setattr(experiment.Run, "network", lambda run: pytest.fail("measured again"))
