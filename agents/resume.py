@@ -11,7 +11,7 @@ import torch
 from stable_baselines3 import DQN
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from equicore.files import read_tensors, write_tensors
+from equicore.files import load_state_tensors, read_tensors, state_tensors, write_tensors
 
 BUFFER_FIELDS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 COUNTERS = ("num_timesteps", "_n_updates", "_n_calls", "_episode_num")
@@ -46,9 +46,7 @@ def write_resume(model: DQN, path: Path, leg: int, evaluations: Evaluations) -> 
     """Everything that the next leg starts from, in one file that holds no code."""
     buffer = model.replay_buffer
     assert buffer is not None and model.policy.optimizer is not None
-    tensors = {f"policy.{k}": v for k, v in model.policy.state_dict().items()}
-    for parameter, state in model.policy.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{parameter}.{k}": v for k, v in state.items()}
+    tensors = state_tensors(policy=model.policy, optimizer=model.policy.optimizer)
     size = buffer.size()
     for field in BUFFER_FIELDS:
         tensors[f"buffer.{field}"] = torch.from_numpy(getattr(buffer, field)[:size])
@@ -64,20 +62,12 @@ def write_resume(model: DQN, path: Path, leg: int, evaluations: Evaluations) -> 
 def restore(model: DQN, path: Path) -> tuple[int, Evaluations]:
     """Put a new agent into the state that `write_resume` wrote."""
     tensors, header = read_tensors(path)
-    parts: dict[str, dict[str, torch.Tensor]] = {"policy": {}, "optimizer": {}, "buffer": {}}
-    for name, tensor in tensors.items():
-        part, _, key = name.partition(".")
-        parts[part][key] = tensor
-    model.policy.load_state_dict(parts["policy"])
-    optimizer = model.policy.optimizer.state_dict()
-    for name, tensor in parts["optimizer"].items():
-        parameter, _, key = name.partition(".")
-        optimizer["state"].setdefault(int(parameter), {})[key] = tensor
-    model.policy.optimizer.load_state_dict(optimizer)
     buffer = model.replay_buffer
-    assert buffer is not None
-    for field, tensor in parts["buffer"].items():
-        getattr(buffer, field)[: len(tensor)] = tensor.numpy()
+    assert buffer is not None and model.policy.optimizer is not None
+    load_state_tensors(tensors, policy=model.policy, optimizer=model.policy.optimizer)
+    for field in BUFFER_FIELDS:
+        saved = tensors[f"buffer.{field}"]
+        getattr(buffer, field)[: len(saved)] = saved.numpy()
     buffer.pos, buffer.full = header["buffer"]["pos"], header["buffer"]["full"]
     for name, value in header["counters"].items():
         setattr(model, name, value)

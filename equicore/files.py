@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn, optim
 
 FORMAT = 1
 """Of the header that `write_tensors` writes."""
@@ -99,3 +99,30 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} is of format {header['format']}; this equirl reads up to {FORMAT}: upgrade it"
         )
     return tensors, header
+
+
+def state_tensors(**parts: nn.Module | optim.Optimizer) -> dict[str, Tensor]:
+    """The states of modules and optimisers as tensors, each named after its part."""
+    tensors = {}
+    for part, thing in parts.items():
+        state = thing.state_dict()
+        if isinstance(thing, optim.Optimizer):
+            state = {f"{i}.{k}": v for i, entry in state["state"].items() for k, v in entry.items()}
+        tensors |= {f"{part}.{name}": tensor for name, tensor in state.items()}
+    return tensors
+
+
+def load_state_tensors(tensors: dict[str, Tensor], **parts: nn.Module | optim.Optimizer) -> None:
+    """Put modules and optimisers into the states that `state_tensors` gave; others are left."""
+    for part, thing in parts.items():
+        state: dict[str, Any] = {
+            name.removeprefix(f"{part}."): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(f"{part}.")
+        }
+        if isinstance(thing, optim.Optimizer):
+            entries, state = state, thing.state_dict()
+            for name, tensor in entries.items():
+                place, _, entry = name.partition(".")
+                state["state"].setdefault(int(place), {})[entry] = tensor
+        thing.load_state_dict(state)

@@ -15,12 +15,11 @@ import tyro
 from equicore.applications.scan import finetune, report, zero_shot
 from equicore.applications.scan.experiment import Run, in_parallel, train_all
 from equicore.applications.scan.finetune import Tuning
-from equicore.applications.scan.vocabulary import SYMMETRIES
+from equicore.applications.scan.vocabulary import symmetry
 from equicore.files import check_writable, replacing
 
 Split = Literal["add_jump", "around_right", "opposite_right"]
 Cell = Literal["rnn", "gru", "lstm"]
-Method = Literal["equitune", "equizero", "lambda_token"]
 RESULTS = Path("results/scan")
 PLAIN = "none"
 
@@ -107,7 +106,7 @@ class Finetune:
     """
 
     networks: Networks = Networks()
-    methods: tuple[Method, ...] = ("equitune", "equizero", "lambda_token")
+    methods: tuple[finetune.Method, ...] = finetune.METHODS
     """What is fine-tuned."""
     steps: tuple[int, ...] = finetune.STEPS
     """Evaluate after so many steps, in rising order."""
@@ -155,7 +154,7 @@ def run(command: Train | Evaluate | Finetune | Table | Plot) -> None:
 
 def train(arguments: Train) -> None:
     """Train, and name the files."""
-    _check_symmetries(arguments.over)
+    symmetry(arguments.over)  # which says if there is none
     networks = arguments.networks
     networks.check()
     runs = networks.runs_over(arguments.over)
@@ -167,7 +166,8 @@ def evaluate(arguments: Evaluate) -> None:
     """Evaluate, and name the table."""
     networks = arguments.networks
     networks.check()
-    _check_symmetries(*arguments.groups)
+    for group in arguments.groups:
+        symmetry(group)  # which says if there is none
     check_writable(arguments.output / "zero_shot.csv")
     runs = networks.runs_over()
     train_all(runs, networks.jobs)
@@ -193,15 +193,15 @@ def tune(arguments: Finetune) -> None:
             f"{arguments.batch_size} and {arguments.learning_rate}"
         )
     check_writable(arguments.output / "finetune.csv")
+    plain = networks.runs_over()
+    groups = [zero_shot.GROUPS[run.split][0] for run in plain]
     equivariant = [
-        dataclasses.replace(run, over=zero_shot.GROUPS[run.split][0])
-        for run in networks.runs_over()
+        dataclasses.replace(run, over=group) for run, group in zip(plain, groups, strict=True)
     ]
-    train_all([*networks.runs_over(), *equivariant], networks.jobs)
+    train_all([*plain, *equivariant], networks.jobs)
     tasks: list[Callable[[], pd.DataFrame]] = []
-    for run in networks.runs_over():
+    for run, group in zip(plain, groups, strict=True):
         for method in arguments.methods:
-            group = zero_shot.GROUPS[run.split][0]
             tuning = Tuning(group, method, steps, arguments.batch_size, arguments.learning_rate)
             tasks.append(functools.partial(finetune.measure, run, tuning, networks.jobs == 1))
     tasks += [functools.partial(finetune.measure_equivariant, run) for run in equivariant]
@@ -223,12 +223,6 @@ def _write(tasks: Sequence[Callable[[], pd.DataFrame]], jobs: int, file: Path) -
     with replacing(file) as temporary:
         measured.to_csv(temporary, index=False, float_format="%.6f")
     _say([file])
-
-
-def _check_symmetries(*names: str) -> None:
-    for name in names:
-        if name not in SYMMETRIES:
-            raise ValueError(f"there are the symmetries {', '.join(SYMMETRIES)}; got {name!r}")
 
 
 def _say(files: Iterable[Path]) -> None:

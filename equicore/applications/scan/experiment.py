@@ -48,10 +48,6 @@ class Run:
     over: str = "none"
     epochs: int | None = None
 
-    def __str__(self) -> str:
-        """For messages."""
-        return f"{self.split} {self.cell} over {self.over}, seed {self.seed}"
-
     @property
     def folder(self) -> Path:
         """Where its files are."""

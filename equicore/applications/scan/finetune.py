@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Literal, get_args
 
 import pandas as pd
 import torch
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 from equicore.applications.scan.experiment import Run, kept
 from equicore.applications.scan.model import Seq2Seq
 from equicore.applications.scan.symmetrize import InStep, by_branch, mean_max_probability
-from equicore.applications.scan.training import Batches, keep, restore, written_loss
-from equicore.applications.scan.vocabulary import END, WordSymmetry, shifted, symmetry
+from equicore.applications.scan.training import Batches, forced, keep, restore, written_loss
+from equicore.applications.scan.vocabulary import END, WordSymmetry, symmetry
 from equicore.applications.scan.weights import fit_per_token
 from equicore.applications.scan.zero_shot import COLUMNS, PARTS, SAMPLES, Answer, accuracies, plain
 from equicore.reduce import Best, Mean, StraightThrough, WeightedMean
@@ -25,7 +26,8 @@ from equicore.representations import Tree, Trivial
 from equicore.symmetrize import Symmetrized
 from equicore.training import fit
 
-METHODS = ("equitune", "equizero", "lambda_token")
+Method = Literal["equitune", "equizero", "lambda_token"]
+METHODS: tuple[Method, ...] = get_args(Method)
 STEPS = (0, 100, 300, 1000, 3000, 10000)
 """After so many steps the network is evaluated."""
 
@@ -75,9 +77,9 @@ def tunable(
         per_token: The weights of "lambda_token", trained jointly; of `fit_per_token`.
 
     Returns:
-        A model that maps ``{"commands": (B, L), "before": (B, T)}`` to probabilities (B, T, 7), and
-        a function that maps commands to tokens. All branches write in step, but with equizero,
-        which chooses between whole outputs.
+        A model that maps ``{"commands": (B, L), "before": (B, T)}`` to a dict with
+        ``probabilities`` (B, T, 7), and a function that maps commands to tokens. All branches write
+        in step, but with equizero, which chooses between whole outputs.
 
     Raises:
         ValueError: If there is no such method, or its weights are missing.
@@ -86,9 +88,9 @@ def tunable(
         best = Best(mean_max_probability)
         inputs = Tree({"commands": over.source, "before": over.target})
         outputs = Tree({"probabilities": over.next_token(), "real": Trivial(over.group)})
-        forced = Symmetrized(Forced(network), inputs, outputs, StraightThrough(best, Mean()))
+        model = Symmetrized(Forced(network), inputs, outputs, StraightThrough(best, Mean()))
         written = by_branch(network, over, best)
-        return forced, lambda commands: written(commands)["probabilities"].argmax(-1)
+        return model, lambda commands: written(commands)["probabilities"].argmax(-1)
     if method == "equitune":
         in_step = InStep(network, over, Mean())
     elif method == "lambda_token" and per_token is not None:
@@ -131,10 +133,16 @@ def measure(run: Run, tuning: Tuning, progress: bool = False) -> pd.DataFrame:
             if any(row[-1] == last for row in rows):
                 continue
             stage = itertools.islice(batches.first(last, run.seed), first, None)
-            forced = [({"commands": c, "before": shifted(a)}, a) for c, a in stage]
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(1000 * run.seed + last)  # of dropout
-                fit(model, forced, written_loss, optimizer, steps=last - first, progress=progress)
+                fit(
+                    model,
+                    forced(stage),
+                    written_loss,
+                    optimizer,
+                    steps=last - first,
+                    progress=progress,
+                )
             for part in PARTS:
                 methods = {tuning.method: answer}
                 (value,) = accuracies(methods, parts[part], SAMPLES // len(over.group)).values()

@@ -82,7 +82,6 @@ class GroupRecurrent(nn.Module):
         self._run, gates = CELLS[cell]
         self.parts = 2 if cell == "lstm" else 1
         self.width = len(group) * hidden
-        self.bidirectional = bidirectional
         self.linear = nn.ModuleList(  # of the input and of the state, in each direction
             group_linear(group, hidden, hidden, gates) for _ in range(4 if bidirectional else 2)
         )

@@ -131,8 +131,9 @@ def zero_shot_page(table: pd.DataFrame) -> str:
         if not larger.empty:
             lines += [f"## {TITLES[split]}, LSTM, all groups and methods", ""]
             lines += [*_group_table(larger), ""]
+        pairs = load_split(split)
         for group in [group for group in GROUPS[split] if group in set(some.group)]:
-            part = 100 * ceiling(*load_split(split), symmetry(group))
+            part = 100 * ceiling(*pairs, symmetry(group))
             lines += [
                 f"- {part:.1f} % of the test commands map to a training command under {group}."
             ]
@@ -271,6 +272,10 @@ def finetune_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
+PAGES = {"zero_shot": zero_shot_page, "finetune": finetune_page}
+FIGURES = {"zero_shot": zero_shot_figure, "finetune": finetune_figure}
+
+
 def write_tables(folder: Path) -> list[Path]:
     """Write zero_shot.md and finetune.md beside what was measured.
 
@@ -279,10 +284,9 @@ def write_tables(folder: Path) -> list[Path]:
     """
     files = []
     for name, table in _measured(folder).items():
-        page = zero_shot_page(table) if name == "zero_shot" else finetune_page(table)
         files.append(folder / f"{name}.md")
         with replacing(files[-1]) as temporary:
-            temporary.write_text(page)
+            temporary.write_text(PAGES[name](table))
     return files
 
 
@@ -294,7 +298,7 @@ def write_figures(folder: Path) -> list[Path]:
     """
     files = []
     for name, table in _measured(folder).items():
-        figure = zero_shot_figure(table) if name == "zero_shot" else finetune_figure(table)
+        figure = FIGURES[name](table)
         with plt.rc_context({"svg.hashsalt": "equicore"}):  # the same bytes each time
             for suffix, metadata in ((".png", None), (".svg", {"Date": None})):
                 files.append((folder / name).with_suffix(suffix))
@@ -305,7 +309,7 @@ def write_figures(folder: Path) -> list[Path]:
 
 
 def _measured(folder: Path) -> dict[str, pd.DataFrame]:
-    files = {name: folder / f"{name}.csv" for name in ("zero_shot", "finetune")}
+    files = {name: folder / f"{name}.csv" for name in PAGES}
     tables = {name: read(file) for name, file in files.items() if file.is_file()}
     if not tables:
         raise FileNotFoundError(

@@ -29,7 +29,7 @@ from equicore.symmetrize import Symmetrized
 
 
 class Writer(nn.Module):
-    """The network as a function of commands: outputs token by token, as `Written`."""
+    """The network as a function of commands: outputs token by token."""
 
     def __init__(self, network: Seq2Seq) -> None:
         super().__init__()

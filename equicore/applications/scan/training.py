@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from equicore.applications.scan.vocabulary import (
     real_tokens,
     shifted,
 )
-from equicore.files import read_tensors, write_tensors
+from equicore.files import load_state_tensors, read_tensors, state_tensors, write_tensors
 
 RESUME = "resume.safetensors"
 CELL_EPOCHS = {"rnn": 40, "gru": 30, "lstm": 30}
@@ -169,6 +169,16 @@ def token_loss(log_probabilities: Tensor, actions: Tensor) -> Tensor:
     return (losses * real).sum() / real.sum()
 
 
+def forced(
+    batches: Iterable[tuple[Tensor, Tensor]],
+) -> list[tuple[dict[str, Tensor], Tensor]]:
+    """Inputs of models that are given the true tokens before each, and the true tokens."""
+    return [
+        ({"commands": commands, "before": shifted(actions)}, actions)
+        for commands, actions in batches
+    ]
+
+
 def written_loss(written: dict[str, Tensor], actions: Tensor) -> Tensor:
     """`token_loss` of ``probabilities`` (B, T', 7)."""
     return token_loss(written["probabilities"].clamp(min=1e-30).log(), actions)
@@ -208,10 +218,7 @@ def keep(
         optimizer: Of its parameters.
         header: Further plain values; among them what tells this training from others.
     """
-    tensors = {f"module.{name}": t for name, t in module.state_dict().items()}
-    for place, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{place}.{name}": t for name, t in state.items()}
-    write_tensors(file, tensors, header)
+    write_tensors(file, state_tensors(module=module, optimizer=optimizer), header)
 
 
 def restore(
@@ -240,14 +247,5 @@ def restore(
                 f"{file} is of another training: its {name} is {header.get(name)}, not {value}; "
                 "name another folder, or delete it"
             )
-    parts: dict[str, dict[str, Tensor]] = {"module": {}, "optimizer": {}}
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition(".")
-        parts[part][rest] = tensor
-    module.load_state_dict(parts["module"])
-    state = optimizer.state_dict()
-    for name, tensor in parts["optimizer"].items():
-        place, _, entry = name.partition(".")
-        state["state"].setdefault(int(place), {})[entry] = tensor
-    optimizer.load_state_dict(state)
+    load_state_tensors(tensors, module=module, optimizer=optimizer)
     return header

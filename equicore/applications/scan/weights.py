@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from equicore.applications.scan.data import Pair
 from equicore.applications.scan.model import Encoded, Seq2Seq
 from equicore.applications.scan.symmetrize import InStep
-from equicore.applications.scan.training import Batches, written_loss
+from equicore.applications.scan.training import Batches, forced, written_loss
 from equicore.applications.scan.vocabulary import WordSymmetry, real_tokens, shifted
 from equicore.reduce import WeightedMean
 from equicore.representations import Tree, Trivial
@@ -126,12 +126,7 @@ def fit_per_token(
     """Weights of each token's branches that make the true next tokens likely."""
     weight = NextToken(network, seed)
     in_step = InStep(network, over, WeightedMean(weight))
-
-    batches = [
-        ({"commands": commands, "before": shifted(actions)}, actions)
-        for commands, actions in Batches(pairs, batch_size).first(steps, seed)
-    ]
-
+    batches = forced(Batches(pairs, batch_size).first(steps, seed))
     _fit(in_step, weight, batches, written_loss, steps, learning_rate, progress)
     return weight
 
