@@ -50,6 +50,7 @@ bench: $(READY)  ## Benchmarks, written to results/
 	$(BIN)/python benchmarks/top_k.py --output results/top_k
 	$(BIN)/python benchmarks/peers.py --output results/peers
 	$(BIN)/python benchmarks/sweep.py --output results/sweep
+	$(BIN)/python benchmarks/scan.py --output results/scan_speed
 
 clean:  ## Remove the virtual environment, builds and caches; trained agents stay
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,8 +2,8 @@
 
     python benchmarks/scan.py [--sentences 100] [--rounds 3] [--output results/scan_speed]
 
-Decoding: all test commands of Add Jump under {jump, run}, by equizero as published, each branch
-writing on its own: all branches and many sentences at once, beside one sentence and one branch at
+Decoding: all test commands of Add Jump under {jump, run}, by equizero, each branch writing on
+its own: all branches and many sentences at once, beside one sentence and one branch at
 a time. Training: one LSTM on one core, from nothing to its accuracy on the held-out pairs.
 """
 

@@ -103,7 +103,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def state_tensors(**parts: nn.Module | optim.Optimizer) -> dict[str, Tensor]:
     """The states of modules and optimisers as tensors, each named after its part."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for part, thing in parts.items():
         state = thing.state_dict()
         if isinstance(thing, optim.Optimizer):

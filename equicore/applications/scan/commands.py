@@ -12,7 +12,7 @@ from typing import Literal
 import pandas as pd
 import tyro
 
-from equicore.applications.scan import finetune, report, zero_shot
+from equicore.applications.scan import finetune, zero_shot
 from equicore.applications.scan.experiment import Run, in_parallel, train_all
 from equicore.applications.scan.finetune import Tuning
 from equicore.applications.scan.vocabulary import symmetry
@@ -210,11 +210,15 @@ def tune(arguments: Finetune) -> None:
 
 def table(arguments: Table) -> None:
     """Write, and name the files."""
+    from equicore.applications.scan import report  # which loads matplotlib
+
     _say(report.write_tables(arguments.folder))
 
 
 def plot(arguments: Plot) -> None:
     """Draw, and name the files."""
+    from equicore.applications.scan import report
+
     _say(report.write_figures(arguments.folder))
 
 
