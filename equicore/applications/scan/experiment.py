@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -141,8 +142,11 @@ def in_parallel(tasks: Sequence[Callable[[], T]], jobs: int, what: str) -> list[
         return []
     workers = joblib.Parallel(jobs, return_as="generator")
     alone = functools.partial(_alone, os.getpid())
-    results = workers(joblib.delayed(alone)(task) for task in tasks)
-    return list(tqdm(results, desc=what, total=len(tasks)))
+    with warnings.catch_warnings():
+        # joblib renews a worker whose memory has grown
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
+        results = workers(joblib.delayed(alone)(task) for task in tasks)
+        return list(tqdm(results, desc=what, total=len(tasks)))
 
 
 def _alone(parent: int, task: Callable[[], T]) -> T:

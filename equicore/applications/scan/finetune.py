@@ -16,13 +16,18 @@ from torch import Tensor, nn
 
 from equicore.applications.scan.experiment import Run, kept
 from equicore.applications.scan.model import Seq2Seq
-from equicore.applications.scan.symmetrize import InStep, by_branch, mean_max_probability
+from equicore.applications.scan.symmetrize import (
+    InStep,
+    by_branch,
+    mean_max_probability,
+    written_as,
+)
 from equicore.applications.scan.training import Batches, forced, keep, restore, written_loss
 from equicore.applications.scan.vocabulary import END, WordSymmetry, symmetry
 from equicore.applications.scan.weights import fit_per_token
 from equicore.applications.scan.zero_shot import COLUMNS, PARTS, SAMPLES, Answer, accuracies, plain
 from equicore.reduce import Best, Mean, StraightThrough, WeightedMean
-from equicore.representations import Tree, Trivial
+from equicore.representations import Tree
 from equicore.symmetrize import Symmetrized
 from equicore.training import fit
 
@@ -59,10 +64,17 @@ class Forced(nn.Module):
         self.network = network
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``probabilities`` (N, T, 7), and ``real`` (N, T): 1 for tokens up to the first END."""
+        """``probabilities`` and ``log_probabilities`` (N, T, 7), ``real`` (N, T).
+
+        The last is 1 for tokens up to the first END.
+        """
         before = batch["before"]
-        probabilities = self.network(batch["commands"], before).exp()
-        return {"probabilities": probabilities, "real": (before != END).to(probabilities.dtype)}
+        scores = self.network(batch["commands"], before)
+        return {
+            "probabilities": scores.exp(),
+            "log_probabilities": scores,
+            "real": (before != END).to(scores.dtype),
+        }
 
 
 def tunable(
@@ -78,8 +90,10 @@ def tunable(
 
     Returns:
         A model that maps ``{"commands": (B, L), "before": (B, T)}`` to a dict with
-        ``probabilities`` (B, T, 7), and a function that maps commands to tokens. All branches write
-        in step, but with equizero, which chooses between whole outputs.
+        ``probabilities`` and ``log_probabilities`` (B, T, 7), and a function that maps commands to
+        tokens. All branches write in step, but with equizero, which chooses between whole outputs;
+        its gradient is that of the mean of the branches' log-probabilities, as in the published
+        code: no branch is too unlikely to learn.
 
     Raises:
         ValueError: If there is no such method, or its weights are missing.
@@ -87,8 +101,9 @@ def tunable(
     if method == "equizero":
         best = Best(mean_max_probability)
         inputs = Tree({"commands": over.source, "before": over.target})
-        outputs = Tree({"probabilities": over.next_token(), "real": Trivial(over.group)})
-        model = Symmetrized(Forced(network), inputs, outputs, StraightThrough(best, Mean()))
+        model = Symmetrized(
+            Forced(network), inputs, written_as(over), StraightThrough(best, Mean())
+        )
         written = by_branch(network, over, best)
         return model, lambda commands: written(commands)["probabilities"].argmax(-1)
     if method == "equitune":

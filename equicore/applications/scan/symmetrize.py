@@ -68,12 +68,14 @@ def by_branch(network: Seq2Seq | Writer, over: WordSymmetry, reduce: Reducer) ->
     Returns:
         Maps commands (B, L) to the output of `Writer`.
     """
-    token = over.next_token()
-    outputs = Tree(
-        {"probabilities": token, "log_probabilities": token, "real": Trivial(over.group)}
-    )
     writer = network if isinstance(network, Writer) else Writer(network)
-    return Symmetrized(writer, over.source, outputs, reduce)
+    return Symmetrized(writer, over.source, written_as(over), reduce)
+
+
+def written_as(over: WordSymmetry) -> Tree:
+    """How the group acts on the output of `Writer`."""
+    token = over.next_token()
+    return Tree({"probabilities": token, "log_probabilities": token, "real": Trivial(over.group)})
 
 
 def mean_max_probability(written: dict[str, Tensor]) -> Tensor:
@@ -121,7 +123,7 @@ class InStep(nn.Module):
         self.reduce = reduce
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``probabilities`` (B, T, 7) of the next tokens.
+        """``probabilities`` (B, T, 7) of the next tokens, and ``log_probabilities``, their logs.
 
         Args:
             batch: ``commands`` (B, L), and ``before``, the tokens before each (B, T), START first.
@@ -137,8 +139,11 @@ class InStep(nn.Module):
         last = encoded.state[0].view(order, size, 1, -1).expand(-1, -1, length, -1)
         seen = {"last": last, "features": features, "so_far": so_far}
         flat = {name: t.flatten(1, 2) for name, t in seen.items()}
-        reduced = self._reduced(scores.flatten(1, 2), flat)
-        return {"probabilities": reduced.unflatten(0, (size, length))}
+        reduced = self._reduced(scores.flatten(1, 2), flat).unflatten(0, (size, length))
+        return {
+            "probabilities": reduced,
+            "log_probabilities": reduced.clamp(min=1e-30).log(),
+        }
 
     @parametrize.cached()
     def write(self, commands: Tensor, limit: int = LONGEST_OUTPUT) -> Tensor:

@@ -27,6 +27,7 @@ from equicore.files import load_state_tensors, read_tensors, state_tensors, writ
 
 RESUME = "resume.safetensors"
 CELL_EPOCHS = {"rnn": 40, "gru": 30, "lstm": 30}
+"""Passes over the training pairs that each cell is given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Recipe:
         held_out: Part of the training pairs that validates.
     """
 
-    epochs: int = 20
+    epochs: int
     batch_size: int = 64
     learning_rate: float = 3e-3
     warmup: int = 100
@@ -180,8 +181,8 @@ def forced(
 
 
 def written_loss(written: dict[str, Tensor], actions: Tensor) -> Tensor:
-    """`token_loss` of ``probabilities`` (B, T', 7)."""
-    return token_loss(written["probabilities"].clamp(min=1e-30).log(), actions)
+    """`token_loss` of ``log_probabilities`` (B, T', 7)."""
+    return token_loss(written["log_probabilities"], actions)
 
 
 def _step(

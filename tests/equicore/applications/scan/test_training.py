@@ -71,7 +71,7 @@ def test_state_of_another_training_is_refused(pairs, tmp_path):
 
 def test_loss_that_is_not_finite(pairs):
     with pytest.raises(ValueError, match="not finite; a smaller learning rate"):
-        trained_now(pairs[:200], recipe=Recipe(learning_rate=1e30, clip=1e30, warmup=1))
+        trained_now(pairs[:200], recipe=Recipe(epochs=3, learning_rate=1e30, clip=1e30, warmup=1))
 
 
 def test_held_out_pairs():
