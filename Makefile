@@ -23,8 +23,8 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 demo: $(READY)  ## Train, compare and plot agents in three environments (6 minutes on 2 cores)
 	$(BIN)/python -m equirl.agents.demo
 
-test: $(READY)  ## The default test suite
-	$(BIN)/python -m pytest
+test: $(READY)  ## The default test suite, on all cores
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-slow: $(READY)  ## The slow tests: real agents at their published returns, resumed trainings
 	$(BIN)/python -m pytest -m slow

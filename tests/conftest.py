@@ -4,6 +4,7 @@ import gymnasium
 import pytest
 
 import equirl.symmetry
+from equicore.processes import one_thread
 
 
 @pytest.fixture(scope="session")
@@ -13,6 +14,13 @@ def shared_agents():
     if not folder.is_dir():
         pytest.skip("needs the real agents of ../shared/agents, which are not here")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def on_one_core():
+    """The networks are tiny: threads only wait for each other, the more so on a busy machine."""
+    with one_thread():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -91,15 +91,6 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """The networks are tiny: threads only wait for each other, the more so on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(params=CASES)
 def case(request):
     return CASES[request.param]

@@ -5,18 +5,10 @@ import pytest
 from equicore.applications import scan
 from equicore.applications.scan import Seq2Seq, experiment
 from equicore.applications.scan.training import Recipe, train
-from equicore.processes import one_thread
 
 
 def short_pairs(pairs, longest=8):
     return [pair for pair in pairs if pair[1].count(" ") < longest]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def on_one_core():
-    """More threads only wait for each other on networks this small."""
-    with one_thread():
-        yield
 
 
 @pytest.fixture(scope="session")
