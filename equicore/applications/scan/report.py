@@ -22,11 +22,9 @@ from equicore.files import replacing
 
 PAPER = {
     ("add_jump", "lstm", "plain"): 0.0,
-    ("add_jump", "lstm", "equitune"): 7.1,
     ("add_jump", "lstm", "equitune_log"): 7.1,
     ("add_jump", "lstm", "equizero"): 75.2,
     ("around_right", "lstm", "plain"): 0.4,
-    ("around_right", "lstm", "equitune"): 28.2,
     ("around_right", "lstm", "equitune_log"): 28.2,
     ("around_right", "lstm", "equizero"): 81.7,
 }

@@ -85,8 +85,13 @@ def mean_max_probability(written: dict[str, Tensor]) -> Tensor:
 
 
 def padded_max_probability(written: dict[str, Tensor]) -> Tensor:
-    """The published code's score: the sum over real tokens divided by 50 for all outputs."""
-    return (written["probabilities"].amax(-1) * written["real"]).sum(-1) / LONGEST_OUTPUT
+    """The published code's score: the mean of the largest probability over 50 rows.
+
+    Those after END are uniform over its eight words there, which favours long outputs.
+    """
+    real = written["real"]
+    sure = (written["probabilities"].amax(-1) * real).sum(-1)
+    return (sure + (LONGEST_OUTPUT - real.sum(-1)) / 8) / LONGEST_OUTPUT
 
 
 def log_probability(written: dict[str, Tensor]) -> Tensor:

@@ -189,7 +189,8 @@ def test_scores_by_hand():
     close = torch.testing.assert_close
     double = torch.double
     close(scores.mean_max_probability(some), torch.tensor([[0.7, 0.9]], dtype=double))
-    close(scores.padded_max_probability(some), torch.tensor([[1.4, 2.7]], dtype=double) / 50)
+    padded = torch.tensor([[1.4 + 48 / 8, 2.7 + 47 / 8]], dtype=double) / 50
+    close(scores.padded_max_probability(some), padded)
     likelihood = torch.tensor([[0.8 * 0.6, 0.9**3]], dtype=double)
     close(scores.log_probability(some), likelihood.log())
     entropy = torch.special.entr(some["probabilities"]).sum(-1)
