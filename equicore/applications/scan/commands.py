@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -46,6 +47,7 @@ class Networks:
         for name in ("splits", "cells", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"no {name} given: leave --{name} out for the default")
+            _once(name, getattr(self, name))
         for name in ("epochs", "jobs"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"--{name} must be at least 1; got {value}")
@@ -86,7 +88,7 @@ class Evaluate:
     seed, part, accuracy. Groups: jump-run, left-right, verb-cycle (of the four verbs), all-verbs
     (all 24 orders of them), and products such as verb-cycle+left-right.
 
-    Example: equicore scan evaluate --cells rnn gru lstm
+    Example: equicore scan evaluate --splits add_jump --cells gru --output results/mine
     """
 
     networks: Networks = Networks(cells=("lstm", "gru", "rnn"))
@@ -102,7 +104,10 @@ class Finetune:
 
     Writes finetune.csv: the columns of zero_shot.csv, and steps.
 
-    Example: equicore scan finetune --splits add_jump --methods equitune --seeds 0
+    How a network was fine-tuned, and after which steps it was evaluated, is fixed for a folder of
+    runs; name another one for other settings.
+
+    Example: equicore scan finetune --splits add_jump --methods equitune --output results/mine
     """
 
     networks: Networks = Networks()
@@ -167,16 +172,24 @@ def evaluate(arguments: Evaluate) -> None:
     networks = arguments.networks
     networks.check()
     for group in arguments.groups:
-        symmetry(group)  # which says if there is none
-    check_writable(arguments.output / "zero_shot.csv")
+        if len(symmetry(group).group) == 1:
+            raise ValueError(f"--groups has {group!r}: the network alone is always measured")
+    _once("groups", arguments.groups)
+    file = arguments.output / "zero_shot.csv"
     runs = networks.runs_over()
-    train_all(runs, networks.jobs)
-    tasks = [
-        functools.partial(zero_shot.measure, run, group)
+    measured = [
+        (run, group)
         for run in runs
         for group in (PLAIN, *(arguments.groups or zero_shot.groups_of(run.split, run.cell)))
     ]
-    _write(tasks, networks.jobs, arguments.output / "zero_shot.csv")
+    _check_output(
+        file,
+        ("split", "cell", "seed", "group"),
+        {(run.split, run.cell, run.seed, group) for run, group in measured},
+    )
+    train_all(runs, networks.jobs)
+    tasks = [functools.partial(zero_shot.measure, run, group) for run, group in measured]
+    _write(tasks, networks.jobs, file)
 
 
 def tune(arguments: Finetune) -> None:
@@ -187,17 +200,27 @@ def tune(arguments: Finetune) -> None:
         raise ValueError(f"--steps rise, from 0 on; got {' '.join(map(str, steps))}")
     if not arguments.methods:
         raise ValueError(f"no methods given; there are {', '.join(finetune.METHODS)}")
-    if arguments.batch_size < 1 or arguments.learning_rate <= 0:
+    _once("methods", arguments.methods)
+    if arguments.batch_size < 1 or not 0 < arguments.learning_rate < math.inf:
         raise ValueError(
             "--batch-size and --learning-rate must be positive; got "
             f"{arguments.batch_size} and {arguments.learning_rate}"
         )
-    check_writable(arguments.output / "finetune.csv")
+    file = arguments.output / "finetune.csv"
     plain = networks.runs_over()
     groups = [zero_shot.GROUPS[run.split][0] for run in plain]
     equivariant = [
         dataclasses.replace(run, over=group) for run, group in zip(plain, groups, strict=True)
     ]
+    _check_output(
+        file,
+        ("split", "cell", "seed", "method"),
+        {
+            (run.split, run.cell, run.seed, method)
+            for run in plain
+            for method in (*arguments.methods, finetune.equivariant_name(run.cell))
+        },
+    )
     train_all([*plain, *equivariant], networks.jobs)
     tasks: list[Callable[[], pd.DataFrame]] = []
     for run, group in zip(plain, groups, strict=True):
@@ -205,7 +228,7 @@ def tune(arguments: Finetune) -> None:
             tuning = Tuning(group, method, steps, arguments.batch_size, arguments.learning_rate)
             tasks.append(functools.partial(finetune.measure, run, tuning, networks.jobs == 1))
     tasks += [functools.partial(finetune.measure_equivariant, run) for run in equivariant]
-    _write(tasks, networks.jobs, arguments.output / "finetune.csv")
+    _write(tasks, networks.jobs, file)
 
 
 def table(arguments: Table) -> None:
@@ -220,6 +243,31 @@ def plot(arguments: Plot) -> None:
     from equicore.applications.scan import report
 
     _say(report.write_figures(arguments.folder))
+
+
+def _once(name: str, values: Sequence[object]) -> None:
+    """Raise ValueError if a value is there twice, which would count as two measurements."""
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"--{name} has {value} more than once")
+
+
+def _check_output(file: Path, columns: Sequence[str], planned: set[tuple]) -> None:
+    """Raise ValueError if a table cannot be written, or has rows that would be lost."""
+    check_writable(file)
+    if not file.is_file():
+        return
+    table = pd.read_csv(file)
+    if missing := set(columns) - set(table.columns):
+        raise ValueError(
+            f"{file} is another table, without {', '.join(sorted(missing))}; name another --output"
+        )
+    for row in table[list(columns)].drop_duplicates().itertuples(index=False, name=None):
+        if row not in planned:
+            raise ValueError(
+                f"{file} also holds {' '.join(map(str, row))}, which this would not write again; "
+                "name another --output"
+            )
 
 
 def _write(tasks: Sequence[Callable[[], pd.DataFrame]], jobs: int, file: Path) -> None:

@@ -107,7 +107,9 @@ def read_pairs(path: str | Path) -> list[Pair]:
     if not path.is_file():
         raise FileNotFoundError(f"no file at {path}")
     pairs = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), start=1):
+        if not line.strip():
+            continue
         start, inside, rest = line.strip().partition("IN: ")
         command, outside, actions = rest.partition(" OUT: ")
         if start or not inside or not outside:

@@ -99,8 +99,17 @@ class Run:
 
 
 def train_all(runs: Sequence[Run], jobs: int) -> None:
-    """Train those networks that have not been trained, each on one core."""
-    missing = [run for run in runs if not run.file.is_file()]
+    """Train those networks that have not been trained, each on one core.
+
+    Raises:
+        ValueError: If one is there that was trained otherwise; before any work.
+    """
+    missing = []
+    for run in runs:
+        if run.file.is_file():
+            run.network()
+        else:
+            missing.append(run)
     in_parallel([functools.partial(_train, run, jobs == 1) for run in missing], jobs, "networks")
 
 
@@ -115,18 +124,19 @@ def kept(file: Path, about: dict[str, Any], measure: Callable[[], pd.DataFrame])
     Raises:
         ValueError: If the file was measured with other settings.
     """
-    settings = json.dumps(about)
     if not file.is_file():
         table = measure()
         with replacing(file) as temporary:
-            temporary.write_text(f"# {settings}\n{table.to_csv(index=False)}")
+            temporary.write_text(f"# {json.dumps(about)}\n{table.to_csv(index=False)}")
     with file.open() as lines:
-        found = lines.readline().removeprefix("# ").strip()
-    if found != settings:
-        raise ValueError(
-            f"{file} was measured with {found}, not {settings}; delete it, or name another folder "
-            "of runs"
-        )
+        first = lines.readline()
+    found = json.loads(first.removeprefix("# ")) if first.startswith("# {") else {}
+    for name, value in json.loads(json.dumps(about)).items():  # tuples become lists
+        if found.get(name) != value:
+            raise ValueError(
+                f"{file} was measured with {name} {found.get(name)}, not {value}; delete it, or "
+                "name another folder of runs"
+            )
     return pd.read_csv(file, comment="#")
 
 

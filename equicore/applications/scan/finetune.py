@@ -91,9 +91,10 @@ def tunable(
     Returns:
         A model that maps ``{"commands": (B, L), "before": (B, T)}`` to a dict with
         ``probabilities`` and ``log_probabilities`` (B, T, 7), and a function that maps commands to
-        tokens. All branches write in step, but with equizero, which chooses between whole outputs;
-        its gradient is that of the mean of the branches' log-probabilities, as in the published
-        code: no branch is too unlikely to learn.
+        tokens. All branches write in step, but with equizero, which chooses between whole outputs.
+        Its straight-through gradient is that of the mean of the branches' log-probabilities, as in
+        the published code. As the loss is linear in them, it learns what the network alone would
+        from all exchanged pairs: the choice counts in the loss, and in what is answered.
 
     Raises:
         ValueError: If there is no such method, or its weights are missing.
@@ -170,6 +171,11 @@ def measure(run: Run, tuning: Tuning, progress: bool = False) -> pd.DataFrame:
     return table
 
 
+def equivariant_name(cell: str) -> str:
+    """What tables call the network that is equivariant by its weights."""
+    return f"G-{cell.upper()}"
+
+
 def measure_equivariant(run: Run) -> pd.DataFrame:
     """Accuracies of a network that is equivariant by its weights, after the training of all.
 
@@ -180,7 +186,7 @@ def measure_equivariant(run: Run) -> pd.DataFrame:
     def measured() -> pd.DataFrame:
         network, parts = run.network(), run.parts()
         steps = run.recipe.epochs * len(Batches(parts["train"], run.recipe.batch_size))
-        method = f"G-{run.cell.upper()}"
+        method = equivariant_name(run.cell)
         rows = [
             (run.split, run.cell, run.over, method, run.seed, part, value, steps)
             for part in PARTS

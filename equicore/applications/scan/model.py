@@ -119,6 +119,9 @@ class Seq2Seq(nn.Module):
         dropout: Of embedded words, in training.
         over: Name of the symmetry that its weights have, see `SYMMETRIES`.
         seed: Of the initial parameters; the global random state is left alone.
+
+    Raises:
+        ValueError: If there is no such cell or symmetry, or a number is out of range.
     """
 
     def __init__(
@@ -131,6 +134,10 @@ class Seq2Seq(nn.Module):
     ) -> None:
         super().__init__()
         self.arguments = {"cell": cell, "hidden": hidden, "dropout": dropout, "over": over}
+        if hidden < 1 or not 0 <= dropout < 1:
+            raise ValueError(
+                f"hidden is at least 1 and dropout in [0, 1); got {hidden} and {dropout}"
+            )
         words = symmetry(over)
         self.width = len(words.group) * hidden
         with torch.random.fork_rng(devices=[]):

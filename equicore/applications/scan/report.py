@@ -80,15 +80,19 @@ number of steps of 64 pairs. Of the paper's tables 10 to 12 we know but one numb
 """
 
 
-def read(file: Path) -> pd.DataFrame:
+def read(file: Path, columns: Sequence[str]) -> pd.DataFrame:
     """Accuracies, in %, as `equicore scan evaluate` or `finetune` wrote them.
 
     Raises:
-        ValueError: If it has other columns.
+        ValueError: If it lacks columns or rows, or has a measurement twice.
     """
     table = pd.read_csv(file)
-    if missing := set(COLUMNS) - set(table.columns):
+    if missing := set(columns) - set(table.columns):
         raise ValueError(f"{file} lacks the columns {', '.join(sorted(missing))}")
+    if table.empty:
+        raise ValueError(f"{file} has no rows")
+    if (twice := table.duplicated([c for c in columns if c != "accuracy"])).any():
+        raise ValueError(f"{file} has more than one row for {table[twice].iloc[0].to_dict()}")
     return table.assign(accuracy=100 * table.accuracy)
 
 
@@ -197,8 +201,8 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def zero_shot_figure(table: pd.DataFrame) -> Figure:
-    """A panel for each split: the LSTM's test accuracies for each method and group."""
-    table = table[(table.cell == "lstm") & (table.part == "test")]
+    """A panel for each split: test accuracies of one cell for each method and group."""
+    table, label = _drawn(table)
     splits = _splits(table)
     figure, axes = plt.subplots(
         1,
@@ -222,14 +226,14 @@ def zero_shot_figure(table: pd.DataFrame) -> Figure:
                 axis.barh(y, values.mean() if len(values) else 0, height, color=colour)
                 axis.plot(values, [y] * len(values), "o", color="white", mec="black", ms=3)
         for place, method in enumerate(MAIN):
-            if (paper := PAPER.get((split, "lstm", method))) is not None:
+            if (paper := PAPER.get((split, some.cell.iloc[0], method))) is not None:
                 axis.plot(paper, place, "D", color="#d55e00", zorder=3)
         axis.plot([], [], "o", color="white", mec="black", ms=3, label="seeds")
         axis.plot([], [], "D", color="#d55e00", label="paper")
         bound = 100 * ceiling(*load_split(split), symmetry(GROUPS[split][0]))
         axis.axvline(bound, color="#d55e00", linestyle=":", label=f"ceiling of {GROUPS[split][0]}")
         axis.set_xlim(-1, 101)
-        axis.set_xlabel("exact match on the test set, %")
+        axis.set_xlabel(label)
         axis.set_title(TITLES[split])
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(
@@ -246,8 +250,8 @@ def zero_shot_figure(table: pd.DataFrame) -> Figure:
 
 
 def finetune_figure(table: pd.DataFrame) -> Figure:
-    """A panel for each split: the LSTM's test accuracy against the steps of fine-tuning."""
-    table = table[(table.cell == "lstm") & (table.part == "test")]
+    """A panel for each split: test accuracy of one cell against the steps of fine-tuning."""
+    table, label = _drawn(table)
     splits = _splits(table)
     figure, axes = plt.subplots(
         1, len(splits), figsize=(4.8 * len(splits), 3.6), squeeze=False, layout="constrained"
@@ -269,7 +273,7 @@ def finetune_figure(table: pd.DataFrame) -> Figure:
         axis.set_xticks([], minor=True)
         axis.set_xlim(left=-10)
         axis.set_xlabel("steps of fine-tuning")
-        axis.set_ylabel("exact match on the test set, %")
+        axis.set_ylabel(label)
         axis.set_ylim(-2, 102)
         axis.set_title(TITLES[split])
         axis.spines[["top", "right"]].set_visible(False)
@@ -277,7 +281,15 @@ def finetune_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def _drawn(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """What figures show: the LSTM on the test set, another cell where there is none."""
+    cell = "lstm" if "lstm" in set(table.cell) else str(table.cell.iloc[0])
+    label = f"exact match of the {cell.upper()} on the test set, %"
+    return table[(table.cell == cell) & (table.part == "test")], label
+
+
 PAGES = {"zero_shot": zero_shot_page, "finetune": finetune_page}
+COLUMNS_OF = {"zero_shot": COLUMNS, "finetune": (*COLUMNS, "steps")}
 FIGURES = {"zero_shot": zero_shot_figure, "finetune": finetune_figure}
 
 
@@ -315,7 +327,7 @@ def write_figures(folder: Path) -> list[Path]:
 
 def _measured(folder: Path) -> dict[str, pd.DataFrame]:
     files = {name: folder / f"{name}.csv" for name in PAGES}
-    tables = {name: read(file) for name, file in files.items() if file.is_file()}
+    tables = {name: read(file, COLUMNS_OF[name]) for name, file in files.items() if file.is_file()}
     if not tables:
         raise FileNotFoundError(
             f"no zero_shot.csv and no finetune.csv in {folder}; run: equicore scan evaluate"

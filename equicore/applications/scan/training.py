@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import math
@@ -101,7 +102,8 @@ def train(
         "arguments": network.arguments,
         "recipe": dataclasses.asdict(recipe),
         "seed": seed,
-        "pairs": len(pairs),
+        "pairs": hashlib.sha256(repr(list(pairs)).encode()).hexdigest(),
+        "start": _digest(network),
     }
     file = None if folder is None else folder / RESUME
     first = 0 if file is None else restore(file, network, optimizer, about).get("epoch", 0)
@@ -183,6 +185,12 @@ def forced(
 def written_loss(written: dict[str, Tensor], actions: Tensor) -> Tensor:
     """`token_loss` of ``log_probabilities`` (B, T', 7)."""
     return token_loss(written["log_probabilities"], actions)
+
+
+def _digest(network: Seq2Seq) -> str:
+    """Of its parameters, so that those of two networks are the same if their digests are."""
+    numbers = [parameter.detach().cpu().flatten() for parameter in network.parameters()]
+    return hashlib.sha256(torch.cat(numbers).numpy().tobytes()).hexdigest()
 
 
 def _step(

@@ -31,7 +31,7 @@ def encode_commands(commands: Sequence[str]) -> Tensor:
             SCAN has, or an unknown word; the message names it.
     """
     rows = []
-    for command in commands:
+    for command in _several(commands, "commands"):
         words = command.split()
         if not words:
             raise ValueError("an empty command: give words such as 'jump twice and walk left'")
@@ -51,7 +51,7 @@ def encode_actions(outputs: Sequence[str]) -> Tensor:
         ValueError: If there is none, or one has an unknown word or more than 49.
     """
     rows = []
-    for output in outputs:
+    for output in _several(outputs, "outputs"):
         words = output.split()
         if len(words) >= LONGEST_OUTPUT:
             raise ValueError(
@@ -89,11 +89,36 @@ class WordSymmetry:
         name: What tables call it.
         source: How it acts on ids of commands.
         target: How it acts on ids of outputs, END and START included, which stay.
+
+    Raises:
+        ValueError: If it does not exchange the actions of words as it exchanges the words.
     """
 
     name: str
     source: Tokens
     target: Tokens
+
+    def __post_init__(self) -> None:
+        """Check that words and their actions go together."""
+        words, tokens = self.source.vocabulary.permutations, self.target.vocabulary.permutations
+        same = (self.source.group, PAD + 1, START + 1)
+        if (self.target.group, words.shape[1], tokens.shape[1]) != same:
+            raise ValueError(
+                f"{self.name}: source and target are of one group, of {PAD + 1} words and "
+                f"{START + 1} tokens; got {words.shape[1]} words under {self.source.group}, "
+                f"{tokens.shape[1]} tokens under {self.target.group}"
+            )
+        action = {i: ACTIONS.index(ACTION_OF[w]) for i, w in enumerate(WORDS) if w in ACTION_OF}
+        for word, moved in enumerate(words.T.tolist()):  # where each element moves it
+            if word not in action and set(moved) != {word}:
+                raise ValueError(f"{self.name} moves words that stand for no action, or PAD")
+            if word in action and tokens[:, action[word]].tolist() != [action[w] for w in moved]:
+                raise ValueError(
+                    f"{self.name} does not exchange the action of {WORDS[word]!r} as it exchanges "
+                    "the word; WordSymmetry.of makes symmetries that do"
+                )
+        if (tokens[:, END:] != torch.tensor([END, START])).any():
+            raise ValueError(f"{self.name} moves END or START")
 
     @classmethod
     def of(cls, name: str, group: Group, cycles: Sequence[Sequence[Sequence[str]]]) -> WordSymmetry:
@@ -176,6 +201,12 @@ SYMMETRIES: dict[str, tuple[Group, Sequence[Sequence[Sequence[str]]]]] = {
     "all-verbs+left-right": (product(_S4, _C2), [*_S4_CYCLES, _LEFT_RIGHT]),
 }
 """Group, and the cycles of words that each of its generators makes."""
+
+
+def _several(sentences: Sequence[str], what: str) -> Sequence[str]:
+    if isinstance(sentences, str):
+        raise ValueError(f"{what} are a list of sentences; got the one sentence {sentences!r}")
+    return sentences
 
 
 def _ids(words: Sequence[str], vocabulary: Sequence[str], sentence: str) -> list[int]:

@@ -1,5 +1,6 @@
 """The command `equicore scan`, from its options to its files."""
 
+import math
 import subprocess
 import sys
 
@@ -48,6 +49,11 @@ def test_wrong_input_is_a_message(tmp_path):
         (Finetune(steps=(100, 10)), "--steps rise, from 0 on; got 100 10"),
         (Finetune(methods=()), "no methods given; there are equitune"),
         (Finetune(batch_size=0), "must be positive; got 0 and"),
+        (Finetune(learning_rate=math.nan), "must be positive; got 16 and nan"),
+        (Finetune(methods=("equitune", "equitune")), "--methods has equitune more than once"),
+        (Train(Networks(seeds=(0, 1, 0))), "--seeds has 0 more than once"),
+        (Evaluate(groups=("jump-run", "jump-run")), "--groups has jump-run more than once"),
+        (Evaluate(groups=("none",)), "--groups has 'none': the network alone is always measured"),
     ],
 )
 def test_checked_before_any_work(command, message, monkeypatch):
@@ -61,6 +67,48 @@ def test_results_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is a file, not a folder"):
         commands.run(Evaluate(Networks(runs=tmp_path / "runs"), output=tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    ("command", "row"),
+    [
+        (Evaluate, ("add_jump", "lstm", "jump-run", "equizero", 3, "test", 0.5)),
+        (Evaluate, ("add_jump", "lstm", "left-right", "equizero", 0, "test", 0.5)),
+        (Finetune, ("add_jump", "gru", "jump-run", "equizero", 0, "test", 0.5)),
+        (Finetune, ("add_jump", "lstm", "jump-run", "G-GRU", 0, "test", 0.5)),
+    ],
+)
+def test_rows_that_would_be_lost(command, row, tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, "train_all", lambda *_: pytest.fail("began"))
+    for name in ("zero_shot", "finetune"):
+        table = pd.DataFrame([row], columns=list(zero_shot.COLUMNS))
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    with pytest.raises(ValueError, match="also holds add_jump .* name another --output"):
+        commands.run(command(Networks(runs=tmp_path / "runs"), output=tmp_path))
+
+
+def test_another_table_is_not_written_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, "train_all", lambda *_: pytest.fail("began"))
+    (tmp_path / "zero_shot.csv").write_text("step,loss\n1,2\n")
+    with pytest.raises(ValueError, match="is another table, without cell, group, seed, split"):
+        commands.run(Evaluate(Networks(runs=tmp_path / "runs"), output=tmp_path))
+
+
+def test_networks_that_were_trained_otherwise(small_scan, tmp_path, monkeypatch):
+    def networks(cell, epochs):
+        return Networks(("add_jump",), (cell,), seeds=(0,), epochs=epochs, runs=tmp_path, jobs=1)
+
+    commands.run(Train(networks("gru", 1)))
+    monkeypatch.setattr(experiment, "in_parallel", lambda *_: pytest.fail("began"))
+    with pytest.raises(ValueError, match=r"has recipe .*'epochs': 1.* expected .*'epochs': 2"):
+        commands.run(Train(networks("gru", 2)))
+    folder = tmp_path / "add_jump" / "none"
+    (folder / "gru_0").rename(folder / "lstm_0")
+    with pytest.raises(ValueError, match="has cell 'gru', expected 'lstm'"):
+        commands.run(Train(networks("lstm", 1)))
+    (folder / "lstm_0" / "network.safetensors").write_bytes(b"junk")
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        commands.run(Train(networks("lstm", 1)))
 
 
 def test_from_nothing_to_figures(small_scan, tmp_path, monkeypatch, capsys):

@@ -46,6 +46,8 @@ def test_published_file(tmp_path):
     file = tmp_path / "tasks.txt"
     file.write_text("\n".join(map(line, train)) + "\n")
     assert scan.read_pairs(file) == train
+    file.write_text("\n\n".join(map(line, train[:9])) + "\n\n", "utf-8-sig")
+    assert scan.read_pairs(file) == train[:9]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,6 @@ def test_published_file(tmp_path):
         ("IN: hop OUT: I_JUMP", "hop"),
         ("IN: jump OUT: I_HOP", "I_HOP"),
         ("IN:  OUT: I_JUMP", "no command"),
-        ("", "IN: ... OUT: ..."),
     ],
 )
 def test_damaged_file(tmp_path, wrong, message):

@@ -9,7 +9,7 @@ import torch
 from equicore.applications.scan import finetune, symmetry
 from equicore.applications.scan.experiment import Run
 from equicore.applications.scan.finetune import METHODS, Tuning, measure, tunable
-from equicore.applications.scan.training import Batches, written_loss
+from equicore.applications.scan.training import Batches, token_loss, written_loss
 from equicore.applications.scan.vocabulary import shifted
 from equicore.applications.scan.weights import NextToken
 from equicore.applications.scan.zero_shot import COLUMNS
@@ -53,6 +53,24 @@ def test_it_learns_through_the_group(trained, pairs, method):
     fit(model, batches, written_loss, adam, steps=30, progress=False)
     assert loss(unseen) < 0.95 * before
     torch.testing.assert_close(loss(unseen), loss(known))
+
+
+def test_equizero_learns_what_the_network_would_from_all_exchanged_pairs(trained, pairs):
+    network, words = copy.deepcopy(trained["lstm"]).double(), symmetry("verb-cycle")
+    model, _ = tunable("equizero", network, words)
+    commands, actions = next(Batches(pairs, 20).epoch(0))
+
+    def gradients(loss):
+        return torch.autograd.grad(loss, list(network.parameters()))
+
+    chosen = written_loss(model({"commands": commands, "before": shifted(actions)}), actions)
+    losses = []
+    for g in range(len(words.group)):
+        moved = words.target.act(g, actions)
+        losses.append(token_loss(network(words.source.act(g, commands), shifted(moved)), moved))
+    exchanged = torch.stack(losses).mean()
+    assert abs(chosen - exchanged) > 1e-3
+    torch.testing.assert_close(gradients(chosen), gradients(exchanged), rtol=1e-9, atol=1e-12)
 
 
 def test_unknown_method(trained):

@@ -89,3 +89,9 @@ def test_file_of_another_network(tmp_path):
     write_tensors(file, tensors, header | {"arguments": {"cell": "gru", "layers": 2}})
     with pytest.raises(ValueError, match=r"layers"):
         Seq2Seq.load(file)
+
+
+@pytest.mark.parametrize("wrong", [{"hidden": 0}, {"dropout": 1.0}, {"dropout": -0.1}])
+def test_numbers_that_cannot_be(wrong):
+    with pytest.raises(ValueError, match=r"hidden is at least 1 and dropout in \[0, 1\); got"):
+        Seq2Seq(**wrong)

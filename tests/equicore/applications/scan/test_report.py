@@ -74,6 +74,26 @@ def test_finetune_page(folder):
     assert any(x.startswith("| lstm | G-LSTM | 5,520 |") for x in lines)
 
 
+def test_tables_that_are_not_whole(folder):
+    file = folder / "finetune.csv"
+    table = pd.read_csv(file)
+    for other, message in (
+        (table.drop(columns="steps"), "lacks the columns steps"),
+        (table.iloc[:0], "has no rows"),
+        (pd.concat([table, table.iloc[:1]]), "more than one row for {'split': 'add_jump'"),
+    ):
+        other.to_csv(file, index=False)
+        with pytest.raises(ValueError, match=message):
+            report.write_tables(folder)
+
+
+def test_figures_without_an_lstm(folder):
+    for name in ("zero_shot.csv", "finetune.csv"):
+        table = pd.read_csv(folder / name)
+        table[table.cell == "lstm"].assign(cell="gru").to_csv(folder / name, index=False)
+    assert len(report.write_figures(folder)) == 4
+
+
 def test_figures_are_the_same_each_time(folder):
     files = report.write_figures(folder)
     assert [file.name for file in files] == [
@@ -87,7 +107,7 @@ def test_figures_are_the_same_each_time(folder):
 
 
 def test_bars_are_the_means(folder):
-    (axis,) = report.zero_shot_figure(report.read(folder / "zero_shot.csv")).axes
+    (axis,) = report.zero_shot_figure(report.read(folder / "zero_shot.csv", COLUMNS)).axes
     widths = {round(bar.get_width(), 6) for bar in axis.patches}
     assert {1.0, 12.0, 77.0, 85.0} <= widths
     assert axis.get_title() == "Add Jump"

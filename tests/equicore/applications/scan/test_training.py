@@ -67,6 +67,8 @@ def test_state_of_another_training_is_refused(pairs, tmp_path):
         trained_now(pairs[:50], tmp_path, seed=6)
     with pytest.raises(ValueError, match="its recipe is"):
         trained_now(pairs[:50], tmp_path, Recipe(epochs=4))
+    with pytest.raises(ValueError, match="its pairs is"):
+        trained_now(pairs[50:100], tmp_path)
 
 
 def test_loss_that_is_not_finite(pairs):

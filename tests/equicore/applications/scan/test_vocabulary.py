@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import equicore
-from equicore.applications.scan import SYMMETRIES, WordSymmetry, all_pairs, symmetry
+from equicore.applications.scan import SYMMETRIES, WORDS, WordSymmetry, all_pairs, symmetry
 from equicore.applications.scan.vocabulary import (
     END,
     PAD,
@@ -121,3 +121,29 @@ def test_cycles_that_do_not_follow_the_group():
 def test_unknown_symmetry():
     with pytest.raises(ValueError, match=r"none, jump-run, .*; got 'jump-crawl'"):
         symmetry("jump-crawl")
+
+
+def test_one_sentence_is_not_a_list():
+    with pytest.raises(ValueError, match="a list of sentences; got the one sentence 'jump twice'"):
+        encode_commands("jump twice")
+    with pytest.raises(ValueError, match="a list of sentences"):
+        encode_actions("I_JUMP")
+
+
+def test_words_and_actions_go_together():
+    run, left = symmetry("jump-run"), symmetry("left-right")
+    with pytest.raises(ValueError, match="mixed does not exchange the action of '(run|jump)'"):
+        WordSymmetry("mixed", run.source, left.target)
+    with pytest.raises(ValueError, match="mixed: source and target are of one group"):
+        WordSymmetry("mixed", run.source, symmetry("verb-cycle").target)
+    with pytest.raises(ValueError, match="mixed: source and target are of one group"):
+        WordSymmetry("mixed", run.source, run.next_token_ids())
+    swap = [[WORDS.index("twice"), WORDS.index("thrice")]]
+    repeat = equicore.Tokens.from_cycles(equicore.cyclic(2), [swap], PAD + 1)
+    with pytest.raises(ValueError, match="moves words that stand for no action"):
+        fixed = equicore.Tokens.from_cycles(equicore.cyclic(2), [[]], START + 1)
+        WordSymmetry("repeat", repeat, fixed)
+    ends = equicore.Tokens.from_cycles(equicore.cyclic(2), [[[END, START]]], START + 1)
+    still = equicore.Tokens.from_cycles(equicore.cyclic(2), [[]], PAD + 1)
+    with pytest.raises(ValueError, match="moves END or START"):
+        WordSymmetry("ends", still, ends)

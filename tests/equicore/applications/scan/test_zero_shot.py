@@ -173,5 +173,7 @@ def test_run_of_another_recipe_is_refused(small_scan, tmp_path):
     with pytest.raises(ValueError, match="has recipe"):
         Run(tmp_path, "add_jump", "gru", 0, epochs=2).network()
     measure(Run(tmp_path, "add_jump", "gru", 0, epochs=1), "none")
-    with pytest.raises(ValueError, match=r'was measured with .*"epochs": 1.*, not .*"epochs": 2'):
+    with pytest.raises(
+        ValueError, match=r"was measured with recipe .*'epochs': 1.*, not .*'epochs': 2"
+    ):
         measure(Run(tmp_path, "add_jump", "gru", 0, epochs=2), "none")
