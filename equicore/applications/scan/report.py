@@ -254,7 +254,7 @@ def finetune_figure(table: pd.DataFrame) -> Figure:
     table, label = _drawn(table)
     splits = _splits(table)
     figure, axes = plt.subplots(
-        1, len(splits), figsize=(4.8 * len(splits), 3.6), squeeze=False, layout="constrained"
+        1, len(splits), figsize=(4.8 * len(splits), 4), squeeze=False, layout="constrained"
     )
     for axis, split in zip(axes[0], splits, strict=True):
         for method, values in table[table.split == split].groupby("method", sort=False):
@@ -284,7 +284,7 @@ def finetune_figure(table: pd.DataFrame) -> Figure:
 def _drawn(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """What figures show: the LSTM on the test set, another cell where there is none."""
     cell = "lstm" if "lstm" in set(table.cell) else str(table.cell.iloc[0])
-    label = f"exact match of the {cell.upper()} on the test set, %"
+    label = f"{cell.upper()}, exact match on the test set, %"
     return table[(table.cell == cell) & (table.part == "test")], label
 
 

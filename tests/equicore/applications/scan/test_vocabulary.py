@@ -140,8 +140,8 @@ def test_words_and_actions_go_together():
         WordSymmetry("mixed", run.source, run.next_token_ids())
     swap = [[WORDS.index("twice"), WORDS.index("thrice")]]
     repeat = equicore.Tokens.from_cycles(equicore.cyclic(2), [swap], PAD + 1)
+    fixed = equicore.Tokens.from_cycles(equicore.cyclic(2), [[]], START + 1)
     with pytest.raises(ValueError, match="moves words that stand for no action"):
-        fixed = equicore.Tokens.from_cycles(equicore.cyclic(2), [[]], START + 1)
         WordSymmetry("repeat", repeat, fixed)
     ends = equicore.Tokens.from_cycles(equicore.cyclic(2), [[[END, START]]], START + 1)
     still = equicore.Tokens.from_cycles(equicore.cyclic(2), [[]], PAD + 1)
