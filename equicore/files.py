@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,21 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, header
 
 
+def first_difference(
+    header: Mapping[str, Any], expected: Mapping[str, Any]
+) -> tuple[str, Any, Any] | None:
+    """The first expected value that a header has not: its name, what is there, what was expected.
+
+    Args:
+        header: Was read from JSON.
+        expected: Plain values; tuples count as the lists that JSON makes of them.
+    """
+    for name, value in json.loads(json.dumps(expected)).items():
+        if (found := header.get(name)) != value:
+            return name, found, value
+    return None
+
+
 def state_tensors(**parts: nn.Module | optim.Optimizer) -> dict[str, Tensor]:
     """The states of modules and optimisers as tensors, each named after its part."""
     tensors: dict[str, Tensor] = {}
@@ -112,14 +127,16 @@ def state_tensors(**parts: nn.Module | optim.Optimizer) -> dict[str, Tensor]:
     return tensors
 
 
+def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Those that `state_tensors` named after one part, under their names in it."""
+    prefix = f"{part}."
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
 def load_state_tensors(tensors: dict[str, Tensor], **parts: nn.Module | optim.Optimizer) -> None:
     """Put modules and optimisers into the states that `state_tensors` gave; others are left."""
     for part, thing in parts.items():
-        state: dict[str, Any] = {
-            name.removeprefix(f"{part}."): tensor
-            for name, tensor in tensors.items()
-            if name.startswith(f"{part}.")
-        }
+        state: dict[str, Any] = part_of(tensors, part)
         if isinstance(thing, optim.Optimizer):
             entries, state = state, thing.state_dict()
             for name, tensor in entries.items():

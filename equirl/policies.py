@@ -19,7 +19,7 @@ from stable_baselines3 import DQN
 from stable_baselines3.dqn.policies import DQNPolicy
 
 from equicore import Maximum, Mean, MLPWeight, Reducer, Symmetrized, WeightedMean
-from equicore.files import read_tensors, write_tensors
+from equicore.files import part_of, read_tensors, state_tensors, write_tensors
 from equirl.heads import Normalization, QValues, dqn_policy
 from equirl.loading import agent_from_dict, agent_to_dict
 from equirl.symmetry import Symmetry, symmetry_of
@@ -192,8 +192,7 @@ class SymmetrizedPolicy:
             "agent": agent_to_dict(self.model),
             **self._extra_header(),
         }
-        tensors = {f"agent.{k}": v for k, v in self.policy.state_dict().items()}
-        tensors |= {f"reduce.{k}": v for k, v in self.symmetrized.reduce.state_dict().items()}
+        tensors = state_tensors(agent=self.policy, reduce=self.symmetrized.reduce)
         write_tensors(path, tensors, header)
 
     @classmethod
@@ -215,9 +214,9 @@ class SymmetrizedPolicy:
                 f"{path} holds {header.get('policy', 'no policy')}, not {cls.__name__}"
             )
         try:
-            agent = agent_from_dict(header["agent"], _strip("agent.", tensors), device, source=path)
+            agent = agent_from_dict(header["agent"], part_of(tensors, "agent"), device, source=path)
             policy = kind._from_header(header, agent, Symmetry.from_dict(header["symmetry"]))
-            weights = _strip("reduce.", tensors)
+            weights = part_of(tensors, "reduce")
             for tensor in weights.values():
                 policy.symmetrized.reduce.to(tensor.dtype)
             policy.symmetrized.reduce.load_state_dict(weights)
@@ -348,10 +347,6 @@ def _log_sureness(sharpness: float, values: torch.Tensor) -> torch.Tensor:
     """Log of how far the best action stands out, (|G|, B), for values (|G|, B, actions)."""
     margin = values.amax(-1) - values.mean(-1)
     return sharpness * margin.clamp_min(torch.finfo(values.dtype).tiny).log()
-
-
-def _strip(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _explain_nan(observation: Observation, policy: DQNPolicy) -> str:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from equicore.applications.scan.data import Pair, load_split
 from equicore.applications.scan.model import Seq2Seq
 from equicore.applications.scan.training import CELL_EPOCHS, RESUME, Recipe, hold_out, train
-from equicore.files import replacing
+from equicore.files import first_difference, replacing
 from equicore.processes import end_with, one_thread
 
 T = TypeVar("T")
@@ -130,13 +130,13 @@ def kept(file: Path, about: dict[str, Any], measure: Callable[[], pd.DataFrame])
             temporary.write_text(f"# {json.dumps(about)}\n{table.to_csv(index=False)}")
     with file.open() as lines:
         first = lines.readline()
-    found = json.loads(first.removeprefix("# ")) if first.startswith("# {") else {}
-    for name, value in json.loads(json.dumps(about)).items():  # tuples become lists
-        if found.get(name) != value:
-            raise ValueError(
-                f"{file} was measured with {name} {found.get(name)}, not {value}; delete it, or "
-                "name another folder of runs"
-            )
+    header = json.loads(first.removeprefix("# ")) if first.startswith("# {") else {}
+    if difference := first_difference(header, about):
+        name, found, value = difference
+        raise ValueError(
+            f"{file} was measured with {name} {found}, not {value}; delete it, or "
+            "name another folder of runs"
+        )
     return pd.read_csv(file, comment="#")
 
 

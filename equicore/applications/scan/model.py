@@ -31,7 +31,7 @@ from equicore.applications.scan.vocabulary import (
     WordSymmetry,
     symmetry,
 )
-from equicore.files import read_tensors, write_tensors
+from equicore.files import first_difference, read_tensors, write_tensors
 
 
 @dataclasses.dataclass
@@ -210,10 +210,9 @@ class Seq2Seq(nn.Module):
                     f"{path} is of another vocabulary: its {name} are {header.get(name)}, not "
                     f"{list(known)}"
                 )
-        for name, value in expected.items():
-            found = arguments.get(name, header.get(name))
-            if found != value:
-                raise ValueError(f"{path} has {name} {found!r}, expected {value!r}")
+        if difference := first_difference({**header, **arguments}, expected):
+            name, found, value = difference
+            raise ValueError(f"{path} has {name} {found!r}, expected {value!r}")
         try:
             network = cls(**arguments)
             network.load_state_dict(tensors)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,7 +23,13 @@ from equicore.applications.scan.vocabulary import (
     real_tokens,
     shifted,
 )
-from equicore.files import load_state_tensors, read_tensors, state_tensors, write_tensors
+from equicore.files import (
+    first_difference,
+    load_state_tensors,
+    read_tensors,
+    state_tensors,
+    write_tensors,
+)
 
 RESUME = "resume.safetensors"
 CELL_EPOCHS = {"rnn": 40, "gru": 30, "lstm": 30}
@@ -250,11 +255,11 @@ def restore(
     if not file.is_file():
         return {}
     tensors, header = read_tensors(file)
-    for name, value in json.loads(json.dumps(expected)).items():  # tuples become lists
-        if header.get(name) != value:
-            raise ValueError(
-                f"{file} is of another training: its {name} is {header.get(name)}, not {value}; "
-                "name another folder, or delete it"
-            )
+    if difference := first_difference(header, expected):
+        name, found, value = difference
+        raise ValueError(
+            f"{file} is of another training: its {name} is {found}, not {value}; "
+            "name another folder, or delete it"
+        )
     load_state_tensors(tensors, module=module, optimizer=optimizer)
     return header
