@@ -41,10 +41,8 @@ def unfitted_weights(network):
     return weights
 
 
-@pytest.mark.parametrize(
-    ("cell", "group"),
-    [("rnn", "verb-cycle"), ("gru", "verb-cycle"), *(("lstm", group) for group in GROUPS)],
-)
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("group", GROUPS)
 def test_exchanged_words_exchange_actions_in_every_method(trained, cell, group):
     network, words = trained[cell].double(), symmetry(group)
     # where a command has no direction, left and right tie: no choice between them is equivariant
@@ -55,7 +53,7 @@ def test_exchanged_words_exchange_actions_in_every_method(trained, cell, group):
     with torch.no_grad():
         for name, answer in methods.items():
             expected = answer(commands)
-            for g in range(1, len(words.group), 1 + len(words.group) // 3):
+            for g in range(1, len(words.group), 1 + len(words.group) // 5):
                 moved = answer(words.source.act(g, commands))
                 assert torch.equal(moved, words.target.act(g, expected)), (name, g)
 
