@@ -1,3 +1,4 @@
+import copy
 import random
 
 import pytest
@@ -19,13 +20,21 @@ def pairs():
 
 
 @pytest.fixture(scope="session")
-def trained(pairs):
-    """For each cell a network that has learned something, and is far from equivariant."""
+def trained_once(pairs):
     networks = {}
     for cell in ("rnn", "gru", "lstm"):
         networks[cell] = Seq2Seq(cell, hidden=24, seed=1)
         train(networks[cell], pairs, Recipe(epochs=3, learning_rate=1e-2), 0, progress=False)
     return networks
+
+
+@pytest.fixture
+def trained(trained_once):
+    """For each cell a network that has learned something, and is far from equivariant.
+
+    They are the test's own, as some become float64 in place, and tests run in any order.
+    """
+    return copy.deepcopy(trained_once)
 
 
 @pytest.fixture
