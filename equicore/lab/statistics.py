@@ -1,15 +1,14 @@
-"""Interquartile means, bootstrap intervals and verdicts for returns of several agents.
+"""Means, interquartile means, 95 % intervals and verdicts.
 
-For a comparison, returns come as arrays (agents, episodes). Intervals are those of a two-level
-percentile bootstrap: agents are drawn with replacement, then episodes of each drawn agent, so that
-both sources of chance count; with one agent only the episodes are drawn. Differences are paired:
-the same agents and the same episodes (equal starting states) are drawn for both policies.
+- A few models, each measured often: an array (agents, episodes). The bootstrap draws agents, then
+  episodes of each, so that both sources of chance count.
+- Many models in several tasks: for each task an array (runs,) or, where each run was measured k
+  times, (runs, k). The bootstrap draws whole runs within each task, as in Agarwal et al., *Deep RL
+  at the Edge of the Statistical Precipice* (NeurIPS 2021): the measurements of a run are not
+  independent.
+- A few numbers: `t_interval`.
 
-For a panel of many agents, scores come as tasks: for each, an array (runs,) or, where each run was
-measured k times (its budgets, its conditions), (runs, k). Intervals are those of
-`scipy.stats.bootstrap`, stratified: whole runs are drawn within each task, as in Agarwal et al.,
-*Deep RL at the Edge of the Statistical Precipice* (NeurIPS 2021); the measurements of a run are
-not independent, and stay together. What policies make of the same runs is paired.
+Differences are paired: both come from the same models and episodes.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 Returns = NDArray[np.float64]
@@ -49,23 +48,14 @@ class Estimate:
         return f"{self.value:{spec}} [{interval}]"
 
 
-def as_array(rows: pd.DataFrame) -> Returns:
-    """Returns of one policy under one condition as an array (agents, episodes).
-
-    Args:
-        rows: With the columns ``agent``, ``episode`` and ``episode_return``.
-
-    Raises:
-        ValueError: If an agent has played an episode twice, or fewer than others.
-    """
-    twice = rows[rows.duplicated(["agent", "episode"])]
-    if len(twice):
-        raise ValueError(f"there are two sets of returns of {twice.agent.iloc[0]} in one setting")
-    array = rows.pivot(index="agent", columns="episode", values="episode_return")
-    if array.isna().any(axis=None):
-        counts = rows.groupby("agent").size()
-        raise ValueError(f"agents have played different episodes: {counts.to_dict()}")
-    return array.to_numpy()
+def t_interval(values: ArrayLike) -> Estimate:
+    """The mean of independent numbers, and its interval by Student's t."""
+    numbers = np.asarray(values, dtype=np.float64)
+    mean = float(numbers.mean())
+    if len(numbers) < 2:
+        return Estimate(mean, math.nan, math.nan)
+    half = float(stats.sem(numbers) * stats.t.ppf(0.975, len(numbers) - 1))
+    return Estimate(mean, mean - half, mean + half)
 
 
 def mean(returns: Returns) -> Estimate:
@@ -74,62 +64,29 @@ def mean(returns: Returns) -> Estimate:
 
 
 def interquartile_mean(returns: Returns) -> Estimate:
-    """The mean of the middle half of all episodes of all agents (Agarwal et al., 2021).
-
-    >>> interquartile_mean(np.array([[0.0, 10.0, 10.0, 500.0]])).value
-    10.0
-    """
+    """The mean of the middle half of all episodes of all agents (Agarwal et al., 2021)."""
     return _estimate(returns, lambda pooled: stats.trim_mean(pooled, 0.25, axis=-1))
 
 
 def mean_difference(returns: Returns, baseline: Returns) -> Estimate:
-    """The mean of ``returns - baseline``, paired by agent and episode.
-
-    Raises:
-        ValueError: If the two have different shapes.
-    """
+    """The mean of ``returns - baseline``, paired by agent and episode, of equal shapes."""
     if returns.shape != baseline.shape:
         raise ValueError(f"cannot pair returns of shapes {returns.shape} and {baseline.shape}")
     return mean(returns - baseline)
 
 
 def stratified_mean(tasks: Sequence[Returns]) -> Estimate:
-    """The mean over all measurements of all runs.
-
-    Args:
-        tasks: Scores of each task, shape (runs,) or (runs, k).
-
-    Raises:
-        ValueError: If there is no task, or one has no scores.
-    """
+    """The mean over all measurements of all runs."""
     return _of_pooled(_strata(tasks), lambda pooled: pooled.mean(axis=-1))
 
 
 def stratified_iqm(tasks: Sequence[Returns]) -> Estimate:
-    """The mean of the middle half of all measurements of all runs (Agarwal et al., 2021).
-
-    Args:
-        tasks: Scores of each task, shape (runs,) or (runs, k).
-
-    Raises:
-        ValueError: If there is no task, or one has no scores.
-
-    >>> stratified_iqm([np.array([0.0, 10.0]), np.array([10.0, 500.0])]).value
-    10.0
-    """
+    """The mean of the middle half of all measurements of all runs (Agarwal et al., 2021)."""
     return _of_pooled(_strata(tasks), lambda pooled: stats.trim_mean(pooled, 0.25, axis=-1))
 
 
 def paired_difference(tasks: Sequence[Returns], baseline: Sequence[Returns]) -> Estimate:
-    """The mean of ``tasks - baseline``, paired by run and measurement.
-
-    Args:
-        tasks: Scores of each task, shape (runs,) or (runs, k).
-        baseline: Those of another policy, from the same runs.
-
-    Raises:
-        ValueError: If the two have different shapes.
-    """
+    """The mean of ``tasks - baseline``, paired by run and measurement, of equal shapes."""
     pairs = _pairs(tasks, baseline)
     return _of_pooled([own - other for own, other in pairs], lambda pooled: pooled.mean(axis=-1))
 
@@ -139,15 +96,7 @@ def probability_of_improvement(tasks: Sequence[Returns], baseline: Sequence[Retu
 
     As in Agarwal et al. (2021), over all pairs of runs of a task; each of k measurements is a task
     of its own here. As there, the runs of both are drawn independently, also where they are the
-    same runs: drawn together, a run would meet itself more often than it does in the data. The
-    interval is then too wide rather than too narrow.
-
-    Args:
-        tasks: Scores of each task, shape (runs,) or (runs, k).
-        baseline: Those of another policy, of the same shapes.
-
-    Raises:
-        ValueError: If the two have different shapes.
+    same, which makes the interval too wide rather than too narrow.
     """
     pairs = _pairs(tasks, baseline)
     count = sum(own.shape[1] for own, _ in pairs)
@@ -168,20 +117,10 @@ def probability_of_improvement(tasks: Sequence[Returns], baseline: Sequence[Retu
     return Estimate(float(value), float(low), float(high))
 
 
-def performance_profile(
-    tasks: Sequence[Returns], thresholds: Returns
-) -> tuple[Returns, Returns, Returns]:
-    """The fraction of runs that score more than each threshold (Agarwal et al., 2021).
+def performance_profile(tasks: Sequence[Returns], thresholds: Returns) -> list[Estimate]:
+    """The fraction of runs that score more than each threshold, with its pointwise interval.
 
-    Args:
-        tasks: Scores of each task, shape (runs,) or (runs, k).
-        thresholds: Shape (t,).
-
-    Returns:
-        The fractions, and the lower and upper ends of their pointwise intervals, each (t,).
-
-    Raises:
-        ValueError: If there is no task, or one has no scores.
+    As in Agarwal et al. (2021).
     """
     strata = _strata(tasks)
     total = sum(scores.size for scores in strata)
@@ -191,17 +130,12 @@ def performance_profile(
         drawn = sum(a[runs].sum(axis=1) for a, runs in zip(above, draws, strict=True))
         return np.moveaxis(drawn / total, 0, -1)
 
-    return _stratified([len(scores) for scores in strata], statistic)
+    profile = np.stack(_stratified([len(scores) for scores in strata], statistic), axis=1)
+    return [Estimate(*map(float, point)) for point in profile]
 
 
 def verdict(name: str, difference: Estimate, baseline: str = "plain", spec: str = "") -> str:
-    """The difference to a baseline in words.
-
-    Args:
-        name: Whose difference.
-        difference: To the baseline; higher is better.
-        baseline: What the baseline is called.
-        spec: How numbers are written, as in ``f"{difference:.3f}"``; up to two digits when empty.
+    """The difference to a baseline in words, with numbers as in ``f"{difference:{spec}}"``.
 
     >>> verdict("equizero", Estimate(11.2, 6.3, 15.9))
     'equizero is better than plain by 11.2 [6.3, 15.9]'
@@ -263,14 +197,9 @@ def _stratified(
 ) -> tuple[Returns, Returns, Returns]:
     """Value and interval of a statistic when runs are drawn with replacement within each task.
 
-    Args:
-        runs: How many each task has.
-        statistic: From indices of drawn runs, (resamples, runs) for each task, to values
-            (..., resamples).
-
-    Returns:
-        Value, and lower and upper end of its 95 % interval, each (...); NaN if no task has more
-        than one run, which tells nothing about others.
+    The statistic maps indices of drawn runs, (resamples, runs) for each task, to values
+    (..., resamples). The ends of its interval are NaN if no task has more than one run, which tells
+    nothing about others.
     """
     value = statistic([np.arange(n)[None] for n in runs])[..., 0]
     if max(runs) == 1:
@@ -283,14 +212,6 @@ def _stratified(
     # indices are drawn, so that all measurements of a run come along; scipy refuses a single one,
     # therefore an only run is drawn from two copies of it
     indices = [np.arange(max(n, 2)) % n for n in runs]
-    low, high = stats.bootstrap(
-        indices,
-        of_draws,
-        n_resamples=RESAMPLES,
-        vectorized=True,
-        paired=False,
-        axis=-1,
-        method="percentile",
-        rng=0,
-    ).confidence_interval
-    return value, low, high
+    options: dict[str, Any] = {"vectorized": True, "method": "percentile", "rng": 0}
+    found = stats.bootstrap(indices, of_draws, n_resamples=RESAMPLES, axis=-1, **options)
+    return value, *found.confidence_interval

@@ -1,14 +1,14 @@
+"""Means, their intervals, and verdicts."""
+
 import re
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 
-from equirl.agents import statistics
-from equirl.agents.statistics import (
+from equicore.lab import statistics
+from equicore.lab.statistics import (
     Estimate,
-    as_array,
     interquartile_mean,
     mean,
     mean_difference,
@@ -17,6 +17,7 @@ from equirl.agents.statistics import (
     probability_of_improvement,
     stratified_iqm,
     stratified_mean,
+    t_interval,
     verdict,
 )
 
@@ -88,26 +89,18 @@ def test_verdict_says_it_in_words(difference, words):
     assert verdict("equizero", difference) == words
 
 
-def test_as_array_sorts_agents_and_episodes(make_returns):
-    rows = make_returns(envs=("A",), budgets=(1,), agents=2, episodes=3)
-    plain = rows[(rows.policy == "plain") & (rows.condition == "original")]
-    expected = plain.episode_return.to_numpy().reshape(2, 3)
-    shuffled = plain.sample(frac=1, random_state=0)
-    assert np.array_equal(as_array(shuffled), expected)
-
-
-def test_as_array_refuses_two_sets_and_missing_episodes(make_returns):
-    rows = make_returns(envs=("A",), budgets=(1,), agents=2, episodes=3)
-    plain = rows[(rows.policy == "plain") & (rows.condition == "original")]
-    with pytest.raises(ValueError, match="two sets of returns of agent0"):
-        as_array(pd.concat([plain, plain]))
-    with pytest.raises(ValueError, match="different episodes"):
-        as_array(plain.iloc[:-1])
-
-
 def test_estimates_in_a_format_of_ones_own():
     assert f"{Estimate(0.5, 0.25, -0.0001):z.2f}" == "0.50 [0.25, 0.00]"
     assert f"{Estimate(0.5, 0.25, 0.75)}" == "0.50 [0.25, 0.75]"
+
+
+def test_few_numbers_have_the_interval_of_students_t():
+    numbers = [0.2, 0.5, 0.9, 0.4]
+    found = t_interval(numbers)
+    low, high = stats.t.interval(0.95, 3, np.mean(numbers), stats.sem(numbers))
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, low, high))
+    assert t_interval([3, 3, 3]) == Estimate(3.0, 3.0, 3.0)
+    assert str(t_interval(np.array([3.0]))) == "3.00 [one run]"
 
 
 def simulated(seed, shape=(3, 10, 4), spread=1.0):
@@ -203,12 +196,12 @@ def test_each_measurement_is_a_task_of_the_probability_of_improvement():
 def test_performance_profile_is_the_fraction_above_each_threshold():
     scores = simulated(0)
     thresholds = np.array([-10.0, 0.0, 10.0])
-    values, low, high = performance_profile(scores, thresholds)
-    assert values == pytest.approx([1, (np.array(scores) > 0).mean(), 0])
-    assert low[1] < values[1] < high[1]
-    assert (low[[0, 2]] == high[[0, 2]]).all()
-    at_threshold, _, _ = performance_profile([np.array([1.0, 2.0])], np.array([1.0]))
-    assert at_threshold == [0.5]  # more than, not at least
+    all_of_them, some, none = performance_profile(scores, thresholds)
+    assert some.value == pytest.approx((np.array(scores) > 0).mean())
+    assert some.low < some.value < some.high
+    assert (all_of_them, none) == (Estimate(1, 1, 1), Estimate(0, 0, 0))
+    (at_threshold,) = performance_profile([np.array([1.0, 2.0])], np.array([1.0]))
+    assert at_threshold.value == 0.5  # more than, not at least
 
 
 def test_one_run_gives_no_interval():
@@ -221,9 +214,9 @@ def test_one_run_gives_no_interval():
         assert estimate.value == pytest.approx(value)
         assert np.isnan([estimate.low, estimate.high]).all()
         assert re.search(r"does not clearly differ .*\d \[one run\]$", verdict("mine", estimate))
-    values, low, high = performance_profile(tasks, np.array([2.0, 3.5]))
-    assert values == pytest.approx([1, 2 / 3])
-    assert low.shape == high.shape == (2,) and np.isnan([low, high]).all()
+    profile = performance_profile(tasks, np.array([2.0, 3.5]))
+    assert [point.value for point in profile] == pytest.approx([1, 2 / 3])
+    assert np.isnan([(point.low, point.high) for point in profile]).all()
 
 
 @pytest.mark.parametrize("tasks", [[np.full(5, 3.0)], [np.full(5, 3.0), np.full((1, 2), 3.0)]])
@@ -237,7 +230,7 @@ def test_equal_runs_give_a_point(tasks):
     ):
         assert (estimate.value, estimate.low, estimate.high) == pytest.approx((value,) * 3)
     profile = performance_profile(tasks, np.array([2.0, 4.0]))
-    assert np.array_equal(profile, [[1, 0]] * 3)
+    assert profile == [Estimate(1, 1, 1), Estimate(0, 0, 0)]
 
 
 def test_an_only_run_adds_no_chance_to_other_tasks():

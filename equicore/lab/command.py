@@ -1,0 +1,103 @@
+"""What all commands share: how they are called, and how they end.
+
+Wrong input ends with its message and exit status 2, without a traceback; the environment variable
+EQUIRL_DEBUG=1 shows it. Ctrl-C ends with status 130.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+Main = Callable[[Any], None]
+"""What a command does, with its arguments: a dataclass whose docstrings are its ``--help``."""
+
+
+def run(
+    mains: Mapping[type, Main],
+    *errors: type[Exception],
+    args: Sequence[str] | None = None,
+    prog: str | None = None,
+    description: str | None = None,
+) -> None:
+    """Parse the command line into one of some dataclasses, and call what belongs to it.
+
+    One dataclass alone is no subcommand. ``errors`` are as in `report_errors`, the others as in
+    ``tyro.cli``.
+    """
+
+    def dispatch() -> None:
+        kinds: Any = functools.reduce(operator.or_, mains)
+        arguments = tyro.cli(kinds, args=args, prog=prog, description=description)
+        mains[type(arguments)](arguments)
+
+    report_errors(dispatch, *errors)
+
+
+def report_errors(action: Callable[[], None], *errors: type[Exception]) -> None:
+    """Do what a command does, and end as one should.
+
+    ``errors`` are what wrong input raises, besides ValueError, TypeError and OSError.
+    """
+    expected: tuple[type[Exception], ...] = (ValueError, TypeError, OSError, *errors)
+    try:
+        action()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except expected as error:
+        if os.environ.get("EQUIRL_DEBUG"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def check_least(arguments: Any, **least: float) -> None:
+    """Raise ValueError if an option, named by its field, is smaller than it may be."""
+    for name, number in least.items():
+        if (value := getattr(arguments, name)) is not None and value < number:
+            raise ValueError(f"{option(name)} must be at least {number}; got {value}")
+
+
+def check_several(arguments: Any, *names: str) -> None:
+    """Raise ValueError if an option that takes several values has none, or one twice."""
+    for name in names:
+        values = getattr(arguments, name)
+        if not values:
+            raise ValueError(f"no {name} given: name at least one after {option(name)}")
+        if twice := [value for value in values if values.count(value) > 1]:
+            raise ValueError(f"{option(name)} has {twice[0]} more than once")
+
+
+def option(field: str) -> str:
+    """The command line's name of a field."""
+    return "--" + field.replace("_", "-")
+
+
+def command_line(
+    script: str, arguments: Any, without: Sequence[str], positional: Sequence[str] = ()
+) -> str:
+    """The command line of a script that gives these arguments, where they are not the defaults.
+
+    Of paths the name is written only. ``without`` are fields that do not change the results, and
+    positional ones, in place of which ``positional`` is written.
+    """
+    words = [*script.split(), *positional]
+    for field in dataclasses.fields(arguments):
+        value = getattr(arguments, field.name)
+        if field.name in without or value == field.default:
+            continue
+        words.append(option(field.name))
+        if isinstance(value, tuple):
+            words += map(str, value)
+        elif value is not True:
+            words.append(value.name if isinstance(value, Path) else str(value))
+    return shlex.join(words)
