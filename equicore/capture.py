@@ -11,12 +11,7 @@ from torch import nn
 
 
 def run_and_capture(submodule: nn.Module, name: str, run: Callable[[], Any]) -> tuple[Any, Any]:
-    """The result of ``run()``, and what a submodule returned while it ran.
-
-    Args:
-        submodule: Whose output to keep; the last one if it is called several times.
-        name: What the message calls it.
-        run: Runs the model.
+    """The result of ``run()``, and what a submodule returned in it, at last if called repeatedly.
 
     Raises:
         ValueError: If the submodule was not called.

@@ -34,13 +34,11 @@ class Element(int):
     group: Group
 
     def __new__(cls, group: Group, index: int) -> Element:
-        """Element ``index`` of ``group``."""
         element = super().__new__(cls, index)
         element.group = group
         return element
 
     def __getnewargs__(self) -> tuple[Group, int]:  # type: ignore[override]
-        """Arguments of ``__new__`` for copying and pickling."""
         return self.group, int(self)
 
     def __matmul__(self, other: int) -> Element:
@@ -50,11 +48,9 @@ class Element(int):
         return self.group[self.group.compose(self, other)]
 
     def __invert__(self) -> Element:
-        """The inverse."""
         return self.group[self.group.inverse(self)]
 
     def __repr__(self) -> str:
-        """The element's name, for instance ``r^2``."""
         return self.group.names[self]
 
 
@@ -120,15 +116,12 @@ class Group:
             name: What messages call the group.
 
         Raises:
-            ValueError: If a generator is no permutation, or the group has more than
-                ``MAX_ORDER`` elements.
+            ValueError: If one is no permutation, or they generate more than ``MAX_ORDER`` elements.
 
         >>> len(Group.from_permutations([[1, 0, 2], [1, 2, 0]]))
         6
         """
-        if len(generators) == 0:
-            raise ValueError("no generators given: use trivial() for the group of one element")
-        points = np.size(generators[0])
+        points = np.size(_some(generators)[0])
         permutations = [check_permutation(p, points) for p in generators]
         return cls._generate(
             np.arange(points),
@@ -143,21 +136,17 @@ class Group:
         """The group that invertible square matrices generate.
 
         Args:
-            generators: Matrices of shape (d, d). The elements they become are listed, in their
-                order, in ``group.generators``.
+            generators: Matrices of shape (d, d), as those of `from_permutations`.
             name: What messages call the group.
 
         Raises:
-            ValueError: If a matrix is not square, not finite or singular, or the group has more
-                than ``MAX_ORDER`` elements (a rotation by an angle that is no rational multiple
-                of a turn, for instance).
+            ValueError: If one is not square, not finite or singular, or they generate more than
+                ``MAX_ORDER`` elements.
 
         >>> len(Group.from_matrices([[[0, -1], [1, 0]], [[1, 0], [0, -1]]]))
         8
         """
-        if len(generators) == 0:
-            raise ValueError("no generators given: use trivial() for the group of one element")
-        matrices = [np.asarray(m, dtype=np.float64) for m in generators]
+        matrices = [np.asarray(m, dtype=np.float64) for m in _some(generators)]
         shape = (len(matrices[0]), len(matrices[0]))
         for i, matrix in enumerate(matrices):
             if matrix.shape != shape:
@@ -214,7 +203,6 @@ class Group:
         return cls(table, name=name, generators=[int(g) for g in steps[0]])
 
     def __len__(self) -> int:
-        """The order of the group."""
         return len(self._inverse)
 
     def __getitem__(self, index: int) -> Element:
@@ -226,11 +214,9 @@ class Group:
         return isinstance(other, Group) and np.array_equal(self.table, other.table)
 
     def __hash__(self) -> int:
-        """A hash that agrees with ``==``."""
         return hash(self.table.tobytes())
 
     def __repr__(self) -> str:
-        """Name and order."""
         return f"Group({self.name!r}, order {len(self)})"
 
     @property
@@ -279,16 +265,10 @@ class Group:
         multiply: Callable[[Image, Image], Image],
         same: Callable[[Image, Image], bool] = operator.eq,
     ) -> list[Image]:
-        """Extend images of the generators to images of all elements.
+        """Extend images of the generators, in their order, to images of all elements.
 
-        The images are products along words in the generators; whether they form a homomorphism
-        is for `check_homomorphism` to say.
-
-        Args:
-            images: One image for each element of ``self.generators``, in that order.
-            identity: Image of the identity.
-            multiply: Product of two images, ``multiply(rho(g), rho(h)) = rho(g h)``.
-            same: Whether two images are equal.
+        They are products along words in the generators; whether they form a homomorphism is for
+        `check_homomorphism` to say, which has the same arguments.
 
         Raises:
             ValueError: If the number of images is not the number of generators, or two
@@ -320,15 +300,14 @@ class Group:
     ) -> None:
         """Raise ValueError unless rho(0) = 1 and rho(g h) = rho(g) rho(h) for the images rho.
 
-        Checking every g against every generator h is enough.
-
         Args:
             images: rho(g) for each g.
             identity: The image 1 that changes nothing.
-            multiply: Product of two images.
+            multiply: Product of two images, ``multiply(rho(g), rho(h)) = rho(g h)``.
             same: Whether two images are equal.
             what: What the message calls the images, for instance ``"permutations"``.
         """
+        # every g against every generator h is enough
         if len(images) != len(self):
             raise ValueError(f"{self.name} has {len(self)} elements; got {len(images)} {what}")
         if not same(images[0], identity):
@@ -439,14 +418,7 @@ def symmetric(n: int) -> Group:
 
 def product(first: Group, second: Group) -> Group:
     """The direct product; element ``g * len(second) + h`` is the pair (g, h)."""
-    table = first.table[:, None, :, None] * len(second) + second.table[None, :, None, :]
-    order = len(first) * len(second)
-    return Group(
-        table.reshape(order, order),
-        name=f"{first.name} x {second.name}",
-        names=[f"({g}, {h})" for g in first.names for h in second.names],
-        generators=[g * len(second) for g in first.generators] + list(second.generators),
-    )
+    return _of_pairs(first, second, np.tile(np.arange(len(first)), (len(second), 1)), "x")
 
 
 def semidirect(normal: Group, acting: Group, automorphisms: ArrayLike) -> Group:
@@ -463,8 +435,6 @@ def semidirect(normal: Group, acting: Group, automorphisms: ArrayLike) -> Group:
         ValueError: If a row is no automorphism of N, or the rows do not follow H's
             multiplication.
 
-    >>> semidirect(cyclic(3), cyclic(2), [[0, 1, 2], [0, 2, 1]]) == dihedral(3)
-    False
     >>> len(semidirect(cyclic(3), cyclic(2), [[0, 1, 2], [0, 2, 1]]))
     6
     """
@@ -480,16 +450,17 @@ def semidirect(normal: Group, acting: Group, automorphisms: ArrayLike) -> Group:
     acting.check_homomorphism(
         rows, np.arange(len(normal)), lambda p, q: p[q], np.array_equal, "automorphisms"
     )
-    images = np.stack(rows)
-    # [n, h, m, k] -> (n h(m), h k)
-    normal_part = normal.table[
-        np.arange(len(normal))[:, None, None, None], images[None, :, :, None]
-    ]
-    table = normal_part * len(acting) + acting.table[None, :, None, :]
+    return _of_pairs(normal, acting, np.stack(rows), ":")
+
+
+def _of_pairs(normal: Group, acting: Group, images: NDArray[np.int64], sign: str) -> Group:
+    """The group of pairs with (n, h) (m, k) = (n images[h][m], h k)."""
+    n = np.arange(len(normal))[:, None, None, None]
+    table = normal.table[n, images[None, :, :, None]] * len(acting) + acting.table[:, None, :]
     order = len(normal) * len(acting)
     return Group(
         table.reshape(order, order),
-        name=f"{normal.name} : {acting.name}",
+        name=f"{normal.name} {sign} {acting.name}",
         names=[f"({n}, {h})" for n in normal.names for h in acting.names],
         generators=[n * len(acting) for n in normal.generators] + list(acting.generators),
     )
@@ -504,6 +475,12 @@ def check_permutation(permutation: ArrayLike, points: int) -> NDArray[np.int64]:
             "(each number must stand exactly once)"
         )
     return array.astype(np.int64)
+
+
+def _some(generators: Sequence[ArrayLike]) -> Sequence[ArrayLike]:
+    if len(generators) == 0:
+        raise ValueError("no generators given: use trivial() for the group of one element")
+    return generators
 
 
 def _check_positive(name: str, n: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,40 +19,42 @@ from equicore.representations import Elements
 from equicore.representations.base import is_traced
 from equicore.trees import leaves, tree_map
 
+Need = Literal["inputs", "features", "outputs"]
+Needs = frozenset[Need]
+NOTHING: Needs = frozenset()
+INPUTS: Needs = frozenset({"inputs"})
+
 
 class Reducer(nn.Module, ABC):
     """Base of all reducers.
 
     Attributes:
-        features: Name of the model's submodule whose output `scores` wants to see instead of the
-            inputs; None for the inputs.
+        needs: What `scores` looks at: any of ``"inputs"``, ``"features"`` and ``"outputs"``;
+            nothing where all elements count alike.
+        features: Name of the model's submodule that returns the features.
         averages: Whether outputs are averaged, so that they cannot be integers.
+        estimates: Whether there is an `estimate` from a part of the group.
     """
 
+    needs: Needs = NOTHING
     features: str | None = None
     averages = True
+    estimates = False
 
     def scores(self, seen: Any, raw: Any) -> Tensor | None:
-        """One number for each element and sample, or None.
+        """One number for each element and sample, shape (n, B), or None.
 
         Args:
-            seen: The inputs g x, or the features that the model computed from them, a tensor or
-                tree of shape (n, B, ...).
-            raw: The outputs f(g x), shape (n, B, ...).
-
-        Returns:
-            Shape (n, B).
+            seen: The inputs g x, or the model's features of them, shape (n, B, ...), or a tree.
+            raw: The outputs f(g x), shape (n, B, ...); None where they are not needed.
         """
         return None
 
     @abstractmethod
     def partial(self, stack: Any, scores: Tensor | None, elements: Elements | None) -> Any:
-        """The state after some elements.
+        """The state after some elements, of their aligned outputs (n, B, ...) and scores (n, B).
 
-        Args:
-            stack: The aligned outputs g^-1 f(g x) of these elements, shape (n, B, ...).
-            scores: Theirs, shape (n, B).
-            elements: Which they are; None for all of the group.
+        ``elements`` are their places, 0 for the identity; None for all of the group.
         """
 
     @abstractmethod
@@ -62,19 +64,6 @@ class Reducer(nn.Module, ABC):
     @abstractmethod
     def finish(self, state: Any) -> Any:
         """The output (B, ...) for a state that has seen all elements."""
-
-    def forward(self, stack: Any, orbit: Any, raw: Any) -> Any:
-        """Reduce the whole group at once.
-
-        Args:
-            stack: The aligned outputs g^-1 f(g x), a tensor or tree of shape (|G|, B, ...).
-            orbit: What `scores` sees, the inputs g x or features of them, (|G|, B, ...).
-            raw: The outputs f(g x), (|G|, B, ...).
-
-        Returns:
-            The output, (B, ...).
-        """
-        return self.whole(stack, self.scores(orbit, raw))
 
     def whole(self, stack: Any, scores: Tensor | None) -> Any:
         """The output for the aligned outputs and scores of all elements at once."""
@@ -87,21 +76,16 @@ class Reducer(nn.Module, ABC):
             stack: The aligned outputs of the subset, shape (k, B, ...).
             scores: Those of the whole group, shape (|G|, B).
             elements: The subset, drawn uniformly without replacement.
-
-        Raises:
-            TypeError: If the reducer has none.
         """
-        raise TypeError(
-            f"{type(self).__name__} has no unbiased estimate from a subset of the group; "
-            "samples is for equitune and lambda_equitune"
-        )
+        raise NotImplementedError
 
 
 class Mean(Reducer):
     """The mean over the group: equitune (Basu et al., AAAI 2023, eq. 2)."""
 
+    estimates = True
+
     def whole(self, stack: Any, scores: Tensor | None) -> Any:
-        """Average over the first axis."""
         return tree_map(lambda y: y.mean(0), stack)
 
     def partial(self, stack: Any, scores: Tensor | None, elements: Elements | None) -> Any:
@@ -109,16 +93,13 @@ class Mean(Reducer):
         return tree_map(lambda y: wide(y).sum(0), stack), leaves(stack)[0].shape[0], empty(stack)
 
     def merge(self, first: Any, second: Any) -> Any:
-        """Add."""
         return tree_map(torch.add, first[0], second[0]), first[1] + second[1], first[2]
 
     def finish(self, state: Any) -> Any:
-        """Divide."""
         total, count, like = state
         return tree_map(lambda y, e: (y / count).to(e.dtype), total, like)
 
     def estimate(self, stack: Any, scores: Tensor | None, elements: list[int]) -> Any:
-        """The mean over the subset."""
         return self.whole(stack, None)
 
 
@@ -131,16 +112,16 @@ class Maximum(Reducer):
 
     averages = False
 
-    def partial(self, stack: Any, scores: Tensor | None, elements: Elements | None) -> Any:
-        """Maximum over the first axis."""
+    def whole(self, stack: Any, scores: Tensor | None) -> Any:
         return tree_map(lambda y: y.amax(0), stack)
 
+    def partial(self, stack: Any, scores: Tensor | None, elements: Elements | None) -> Any:
+        return self.whole(stack, None)
+
     def merge(self, first: Any, second: Any) -> Any:
-        """The larger of the two."""
         return tree_map(torch.maximum, first, second)
 
     def finish(self, state: Any) -> Any:
-        """The maximum."""
         return state
 
 
@@ -162,11 +143,9 @@ class Identity(Reducer):
         return tree_map(lambda y: y[place], stack)
 
     def merge(self, first: Any, second: Any) -> Any:
-        """The one of the two that has it."""
         return second if first is None else first
 
     def finish(self, state: Any) -> Any:
-        """The identity's slice."""
         return state
 
 
@@ -189,6 +168,7 @@ class Best(Reducer):
             types 2.
     """
 
+    needs = frozenset({"outputs"})
     zero: Tensor
 
     def __init__(self, score: Callable[[Any], Tensor], tolerance: float | None = None) -> None:
@@ -200,7 +180,6 @@ class Best(Reducer):
         self.register_buffer("zero", torch.zeros(()), persistent=False)
 
     def scores(self, seen: Any, raw: Any) -> Tensor:
-        """What the proxy score says of the raw outputs."""
         scores = self.score(raw)
         expected = leaves(raw)[0].shape[:2]
         if scores.shape != expected:
@@ -211,7 +190,6 @@ class Best(Reducer):
         return scores.detach()
 
     def whole(self, stack: Any, scores: Tensor | None) -> Any:
-        """The mean of those that share the best score."""
         assert scores is not None
         tied = near(scores, scores.amax(0), self.tolerance)
         count = tied.sum(0)
@@ -235,13 +213,11 @@ class Best(Reducer):
         return self._without_losers(scores.flatten(), samples, outputs, batch)
 
     def merge(self, first: Any, second: Any) -> Any:
-        """The candidates of both."""
         scores, samples = (torch.cat([first[i], second[i]]) for i in (0, 1))
         outputs = tree_map(lambda a, b: torch.cat([a, b]), first[2], second[2])
         return self._without_losers(scores, samples, outputs, first[3])
 
     def finish(self, state: Any) -> Any:
-        """The mean of each sample's candidates that share its best score."""
         scores, samples, outputs, batch = state
         tied = self._tied(scores, samples, batch)
         count = samples.new_zeros(batch).index_add(0, samples, tied.to(samples.dtype))
@@ -289,31 +265,29 @@ class StraightThrough(Reducer):
         for reducer in (value, gradient):
             if not isinstance(reducer, Reducer):
                 raise TypeError(f"expected a Reducer such as Mean() or Identity(); got {reducer!r}")
-        if value.features is not None or gradient.features is not None:
+        if "features" in value.needs:
             raise ValueError("StraightThrough is for reducers that capture no features")
-        if type(gradient).scores is not Reducer.scores:
+        if gradient.needs:
             raise ValueError(
                 "StraightThrough takes the gradient of a reducer without scores, for there is one "
                 f"set of scores, the value's; got {type(gradient).__name__}"
             )
         self.value = value
         self.gradient = gradient
+        self.needs = value.needs
 
     def scores(self, seen: Any, raw: Any) -> Tensor | None:
-        """Those of the reducer that gives the value."""
         return self.value.scores(seen, raw)
 
     def partial(self, stack: Any, scores: Tensor | None, elements: Elements | None) -> Any:
-        """Both states."""
         with torch.no_grad():
             value = self.value.partial(stack, scores, elements)
         return value, self.gradient.partial(stack, scores, elements)
 
     def merge(self, first: Any, second: Any) -> Any:
-        """Merge both states."""
         with torch.no_grad():
-            value = self._merge(self.value, first[0], second[0])
-        return value, self._merge(self.gradient, first[1], second[1])
+            value = self.value.merge(first[0], second[0])
+        return value, self.gradient.merge(first[1], second[1])
 
     def finish(self, state: Any) -> Any:
         """The value, and a difference that is zero but has a gradient."""
@@ -326,10 +300,6 @@ class StraightThrough(Reducer):
             return v.detach() + (g - g.detach()).nan_to_num()
 
         return tree_map(join, value, gradient)
-
-    @staticmethod
-    def _merge(reducer: Reducer, first: Any, second: Any) -> Any:
-        return reducer.merge(first, second)
 
 
 class WeightedMean(Reducer):
@@ -346,6 +316,7 @@ class WeightedMean(Reducer):
         features: Name of a submodule of the model, as in ``model.get_submodule(name)``, whose
             output the network sees instead of the inputs. It is captured from the model's own
             forward.
+        of_outputs: Whether the network sees the outputs f(g x) instead of the inputs.
         score: Maps raw outputs (|G|, B, ...) to numbers (|G|, B) that are added to the network's
             log-weights: what equizero would choose by. It has no gradient.
     """
@@ -355,15 +326,21 @@ class WeightedMean(Reducer):
         weight: nn.Module,
         features: str | None = None,
         score: Callable[[Any], Tensor] | None = None,
+        *,
+        of_outputs: bool = False,
     ) -> None:
         super().__init__()
         self.weight = weight
         self.features = features
+        self.of_outputs = of_outputs
         self.score = score
+        sees: Need = "outputs" if of_outputs else "inputs" if features is None else "features"
+        self.needs = frozenset({sees} if score is None else {sees, "outputs"})
+        self.estimates = self.needs == INPUTS
 
     def scores(self, seen: Any, raw: Any) -> Tensor:
         """Log-weights of shape (n, B): the network's, plus the score of the outputs."""
-        log_weights = self.log_weights(seen)
+        log_weights = self.log_weights(raw if self.of_outputs else seen)
         return log_weights if self.score is None else log_weights + self.score(raw).detach()
 
     def log_weights(self, seen: Any) -> Tensor:
@@ -379,12 +356,7 @@ class WeightedMean(Reducer):
         limit = torch.finfo(log_weights.dtype).max / 4
         return log_weights.view(order, batch).clamp(-limit, limit)
 
-    def weights(self, orbit: Any, raw: Any = None) -> Tensor:
-        """The weights of shape (|G|, B) for what `scores` sees, of shape (|G|, B, ...)."""
-        return self.scores(orbit, raw).softmax(0)
-
     def whole(self, stack: Any, scores: Tensor | None) -> Any:
-        """Average over the first axis with the weights."""
         assert scores is not None
         weights = scores.softmax(0)
         return tree_map(lambda y: _weighted(weights, y).sum(0), stack)
@@ -398,19 +370,16 @@ class WeightedMean(Reducer):
         return largest, total, wide(weights).sum(0), empty(stack)
 
     def merge(self, first: Any, second: Any) -> Any:
-        """Add, relative to the larger of the largest log-weights."""
         largest = torch.maximum(first[0], second[0])
         one, two = (wide(state[0] - largest).exp() for state in (first, second))
         total = tree_map(lambda a, b: _weighted(one, a) + _weighted(two, b), first[1], second[1])
         return largest, total, one * first[2] + two * second[2], first[3]
 
     def finish(self, state: Any) -> Any:
-        """Divide by the sum of the weights."""
         _, total, weight, like = state
         return tree_map(lambda y, e: (y / beside(weight, y).to(y.dtype)).to(e.dtype), total, like)
 
     def estimate(self, stack: Any, scores: Tensor | None, elements: list[int]) -> Any:
-        """The subset's share of the weighted sum, times |G| / k."""
         assert scores is not None
         weights = scores.softmax(0)[elements] * (scores.shape[0] / len(elements))
         return tree_map(lambda y: _weighted(weights, y).sum(0), stack)

@@ -10,23 +10,25 @@ of |G| B samples, the aligned outputs g^-1 f(g x) of the whole orbit, and reduce
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from equicore.capture import frozen_statistics, run_and_capture
-from equicore.reduce import Best, Mean, Reducer, StraightThrough, WeightedMean, near
-from equicore.representations import Elements, Representation, Tree
-from equicore.representations.base import check_one_group
+from equicore.reduce import INPUTS, Best, Mean, Reducer, StraightThrough, WeightedMean, near
+from equicore.representations.base import Action, Elements, check_one_group, orbit_size
 from equicore.scores import max_probability
 from equicore.trees import leaves, tree_map
 
 Model = nn.Module | Callable[..., Any]
 Call = Callable[[Any], Any]
+Places = range | list[int]
+"""Of some elements among all."""
 
 
 class Symmetrized(nn.Module):
@@ -52,6 +54,8 @@ class Symmetrized(nn.Module):
             on those that tie with the last of them. For `WeightedMean` of the inputs.
         batch_dim: The axis of the batch in the tensors that the model takes and returns.
             Representations count axes from the end with the batch on axis 0.
+        elements: Finitely many elements of a continuous group, the identity first. What comes out
+            is equivariant only inside `equicore.continuous.Canonicalized`.
 
     Raises:
         ValueError: If the representations are of different groups, or an option does not fit.
@@ -59,35 +63,38 @@ class Symmetrized(nn.Module):
             for top_k.
     """
 
+    _modules: dict[str, Any]  # faster to look up in than attributes
+
     def __init__(
         self,
         model: Model,
-        input_rep: Representation,
-        output_rep: Representation,
+        input_rep: Action,
+        output_rep: Action,
         reduce: Reducer,
         *,
         chunk: int | None = None,
         samples: int | None = None,
         top_k: int | None = None,
         batch_dim: int = 0,
+        elements: Elements | None = None,
     ) -> None:
         super().__init__()
         for name, rep in (("input_rep", input_rep), ("output_rep", output_rep)):
-            if not isinstance(rep, Representation):
+            if not isinstance(rep, Action):
                 raise TypeError(
                     f"{name} is a Representation, which says how a group acts; got {rep!r}"
                 )
-        check_one_group(input_rep, output_rep, "input and output representation")
+        group = check_one_group((input_rep, output_rep), "input and output representation")
         if not isinstance(reduce, Reducer):
             raise TypeError(f"reduce must be a Reducer; got {type(reduce).__name__}")
-        self.group = input_rep.group
+        scores = type(reduce).scores is not Reducer.scores
+        if scores and not reduce.needs and "needs" not in vars(reduce):
+            raise TypeError(f"{type(reduce).__name__} has scores; its needs say what they look at")
+        order = orbit_size(group, elements)
         for name, number in (("chunk", chunk), ("samples", samples), ("top_k", top_k)):
             if number is not None and (not isinstance(number, int) or number < 1):
                 raise ValueError(f"{name} is a number of elements, at least 1; got {number}")
-        weighs_inputs = (
-            isinstance(reduce, WeightedMean) and reduce.features is None and reduce.score is None
-        )
-        if top_k is not None and not weighs_inputs:
+        if top_k is not None and not (isinstance(reduce, WeightedMean) and reduce.needs == INPUTS):
             raise TypeError(
                 "top_k chooses elements by weights that are known before the model runs: it is "
                 "for lambda_equitune whose weight network sees the inputs"
@@ -96,16 +103,18 @@ class Symmetrized(nn.Module):
             raise ValueError(
                 "top_k already limits how often the model runs; it excludes chunk and samples"
             )
-        if samples is not None and isinstance(reduce, WeightedMean) and not weighs_inputs:
+        if samples is not None and not reduce.estimates:
             raise TypeError(
-                "samples needs weights that are known without running the model on the whole "
-                "group: a weight network that sees the inputs"
+                f"{type(reduce).__name__} has no unbiased estimate from a subset of the group; "
+                "samples is for equitune, and for lambda_equitune whose weight network sees the "
+                "inputs"
             )
-        if samples is not None and type(reduce).estimate is Reducer.estimate:
-            reduce.estimate(None, None, [])  # says that there is none
         if reduce.features is not None:
             _check_submodule(model, reduce.features)
         self.model = model
+        self.group = group
+        self.elements = elements
+        self.order = order
         self.input_rep = input_rep
         self.output_rep = output_rep
         self.reduce = reduce
@@ -113,11 +122,10 @@ class Symmetrized(nn.Module):
         self.samples = samples
         self.top_k = top_k
         self.batch_dim = batch_dim
-        self._weighs_inputs = weighs_inputs
-        # plain attributes, as looking up a submodule costs a microsecond each time
+        # plain attributes, which are looked up faster than those of a submodule
+        self._needs = reduce.needs
         self._features = reduce.features
         self._averages = reduce.averages
-        self._outputs_tree = isinstance(output_rep, Tree)
         # DistributedDataParallel would send the tables of the representations in each forward pass
         self._ddp_params_and_buffers_to_ignore = [
             name
@@ -131,16 +139,15 @@ class Symmetrized(nn.Module):
         Args:
             x: The input, a batch (B, ...) or a tree of batches, B >= 1. It may also be given by
                 keywords: those that ``input_rep``, a `Tree`, names.
-            *args: Passed to the model as they are.
-            **kwargs: Passed to the model as they are; a tensor with a row for each sample is
-                warned of, as the model is given |G| B samples.
+            *args: Passed to the model as they are, and so are other keywords. A tensor with a row
+                for each sample is warned of, as the model is given |G| B samples.
 
         Raises:
             ValueError: If the batch is empty, or the model returns another number of samples
                 than it was given.
         """
         x, call = self._bind(x, args, kwargs)
-        order = len(self.group)
+        order = self.order
         if self.samples is not None and self.training and self.samples < order:
             output = self._estimate(x, call, self.samples)
         elif self.top_k is not None and self.top_k < order:
@@ -148,65 +155,52 @@ class Symmetrized(nn.Module):
         elif self.chunk is not None and self.chunk < order:
             output = self.reduce.finish(self._stream(x, call, self.chunk))
         else:
-            reduce = self.reduce
-            raw, scores = self._scored(self.input_rep.orbit(x), call)
-            output = reduce.whole(self.output_rep.align(raw), scores)
+            output = self._modules["reduce"].whole(*self._branches(x, call))
         return output if self.batch_dim == 0 else self._batch_back(output)
 
+    def aligned(self, x: Any = None, /, *args: Any, **kwargs: Any) -> Any:
+        """What is reduced for an input of `forward`: g^-1 f(g x) of all elements, (|G|, B, ...)."""
+        return self._branches(*self._bind(x, args, kwargs))[0]
+
     def views(self, x: Any = None, /, *args: Any, **kwargs: Any) -> Any:
-        """What the reducer's scores see: the orbit g x, or the model's features of it.
+        """What the reducer's scores see of an input of `forward`, each (|G|, B, ...).
 
-        Args:
-            x: As `forward`.
-            *args: As `forward`.
-            **kwargs: As `forward`.
-
-        Returns:
-            A tensor or tree of shape (|G|, B, ...).
+        The orbit g x, or the model's features of it.
         """
         x, call = self._bind(x, args, kwargs)
-        orbit = self.input_rep.orbit(x)
-        return orbit if self.reduce.features is None else self._run(orbit, call)[1]
+        orbit = self._orbit(x)
+        return orbit if self._features is None else self._run(orbit, call)[1]
 
     def scores(self, x: Any = None, /, *args: Any, **kwargs: Any) -> Tensor:
-        """What the reducer says of each element: log-weights or proxy scores, shape (|G|, B).
+        """Log-weights or proxy scores of each element for an input of `forward`, shape (|G|, B).
 
         The model runs only if they depend on its features or outputs.
-
-        Args:
-            x: As `forward`.
-            *args: As `forward`.
-            **kwargs: As `forward`.
 
         Raises:
             TypeError: If the reducer treats all elements alike.
         """
         x, call = self._bind(x, args, kwargs)
-        orbit = self.input_rep.orbit(x)
-        weighs_inputs = self._weighs_inputs
-        scores = self.reduce.scores(orbit, None) if weighs_inputs else self._scored(orbit, call)[1]
+        orbit = self._orbit(x)
+        known = self._needs == INPUTS
+        scores = self.reduce.scores(orbit, None) if known else self._scored(orbit, call)[1]
         if scores is None:
             raise TypeError(f"{type(self.reduce).__name__} treats all elements alike")
         return scores
 
     def _bind(self, x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Call]:
         """The input with its batch on axis 0, and the model as a function of the input alone."""
+        model = self._modules.get("model") or self.model
         if x is not None:
-
-            def call(inputs: Any) -> Any:
-                return self.model(inputs, *args, **kwargs)
-
-        elif isinstance(rep := self.input_rep, Tree):
-            x = {name: kwargs.pop(name) for name in rep.names if name in kwargs}
+            plain = not (args or kwargs)
+            call = model if plain else lambda inputs: model(inputs, *args, **kwargs)
+        elif names := self.input_rep.names:
+            x = {name: kwargs.pop(name) for name in names if name in kwargs}
             if not x:
                 raise TypeError(
-                    f"no input: none of the keywords {list(rep.names)} of input_rep is given; got "
+                    f"no input: none of the keywords {list(names)} of input_rep is given; got "
                     f"{list(kwargs)}"
                 )
-
-            def call(inputs: Any) -> Any:
-                return self.model(**inputs, **kwargs)
-
+            call = functools.partial(_by_keywords, model, **kwargs)
         else:
             raise TypeError(
                 "no input: give it as the first argument, or make input_rep a Tree of the "
@@ -231,7 +225,7 @@ class Symmetrized(nn.Module):
             for name, value in kwargs.items()
             if isinstance(value, Tensor) and value.ndim > abs(dim) and value.shape[dim] == batch
         ]
-        if suspects and len(self.group) > 1:
+        if suspects and self.order > 1:
             warnings.warn(
                 f"the keywords {suspects} have a row for each of {batch} samples, but are passed "
                 "to the model as they are, which is given |G| times as many; make input_rep a "
@@ -239,9 +233,30 @@ class Symmetrized(nn.Module):
                 stacklevel=3,
             )
 
+    def _branches(self, x: Any, call: Call, places: Places | None = None) -> Any:
+        """Aligned outputs (n, B, ...) of all elements, or those at some places; scores (n, B)."""
+        raw, scores = self._scored(self._orbit(x, places), call)
+        return self._align(raw, places), scores
+
+    def _orbit(self, x: Any, places: Places | None = None) -> Any:
+        elements = self.elements if places is None else self._at(places)
+        return self._modules["input_rep"].orbit(x, elements)
+
+    def _align(self, raw: Any, places: Places | None = None) -> Any:
+        elements = self.elements if places is None else self._at(places)
+        return self._modules["output_rep"].align(raw, elements)
+
+    def _at(self, places: Places | Tensor) -> Elements:
+        """The elements at some places: of a finite group the places themselves."""
+        if self.elements is None:
+            return places
+        return self.elements[places.cpu() if isinstance(places, Tensor) else list(places)]
+
     def _scored(self, orbit: Any, call: Call) -> tuple[Any, Tensor | None]:
         """Raw outputs (n, B, ...), and their scores (n, B)."""
-        if self._weighs_inputs:  # before the model runs, which may change its inputs in place
+        if not self._needs:
+            return self._run(orbit, call)[0], None
+        if self._needs == INPUTS:  # before the model runs, which may change its inputs in place
             scores = self.reduce.scores(orbit, None)
             return self._run(orbit, call)[0], scores
         raw, seen = self._run(orbit, call)
@@ -249,9 +264,11 @@ class Symmetrized(nn.Module):
 
     def _run(self, orbit: Any, call: Call) -> tuple[Any, Any]:
         """Raw outputs (n, B, ...), and what the reducer's scores see."""
-        first = orbit if isinstance(orbit, Tensor) else leaves(orbit)[0]
-        order, batch = first.shape[0], first.shape[1]
-        flat = tree_map(lambda x: x.flatten(0, 1), orbit)
+        if isinstance(orbit, Tensor):
+            (order, batch), flat = orbit.shape[:2], orbit.flatten(0, 1)
+        else:
+            order, batch = leaves(orbit)[0].shape[:2]
+            flat = tree_map(lambda x: x.flatten(0, 1), orbit)
         name = self._features
         if name is None:
             return _unflatten(self._call(call, flat), order, batch, "the model"), orbit
@@ -266,13 +283,7 @@ class Symmetrized(nn.Module):
     def _call(self, call: Call, flat: Any) -> Any:
         """The model's selected outputs for samples on axis 0, with samples on axis 0."""
         raw = call(flat if self.batch_dim == 0 else self._batch_back(flat))
-        if self._outputs_tree:
-            raw = cast(Tree, self.output_rep).select(raw)
-        elif not isinstance(raw, Tensor):
-            raise TypeError(
-                f"the model returned {type(raw).__name__}; make output_rep a Tree that names the "
-                "entries to keep"
-            )
+        raw = self._modules["output_rep"].select(raw)
         if self._averages:
             for leaf in (raw,) if isinstance(raw, Tensor) else leaves(raw):
                 if not (leaf.is_floating_point() or leaf.is_complex()):
@@ -287,50 +298,39 @@ class Symmetrized(nn.Module):
     def _batch_back(self, tree: Any) -> Any:
         return tree_map(lambda t: t.movedim(0, self.batch_dim), tree)
 
-    def _partial(self, x: Any, call: Call, elements: Elements | None) -> Any:
+    def _partial(self, x: Any, call: Call, places: Places) -> Any:
         """The reducer's state after some elements."""
-        raw, scores = self._scored(self.input_rep.orbit(x, elements), call)
-        return self.reduce.partial(self.output_rep.align(raw, elements), scores, elements)
+        stack, scores = self._branches(x, call, places)
+        return self.reduce.partial(stack, scores, places)
 
     def _stream(self, x: Any, call: Call, chunk: int) -> Any:
         """The reducer's state after all elements, ``chunk`` at a time."""
-        order = len(self.group)
         state: Any = None
-        for start in range(0, order, chunk):
-            elements = range(start, min(start + chunk, order))
-            part = self._part(x, call, elements)
+        for start in range(0, self.order, chunk):
+            part = self._part(x, call, range(start, min(start + chunk, self.order)))
             state = part if start == 0 else self.reduce.merge(state, part)
         return state
 
-    def _part(self, x: Any, call: Call, elements: Elements) -> Any:
+    def _part(self, x: Any, call: Call, places: Places) -> Any:
         """The reducer's state after some elements, checkpointed if there are gradients."""
-        if not torch.is_grad_enabled() or torch.compiler.is_exporting():
-            return self._partial(x, call, elements)
-        if torch.compiler.is_compiling():  # which by itself updates statistics only once
-            return checkpoint(self._partial, x, call, elements, use_reentrant=False)
-        if torch._C._are_functorch_transforms_active():  # torch.func refuses checkpoints
-            return self._partial(x, call, elements)
-        return checkpoint(
-            self._partial,
-            x,
-            call,
-            elements,
-            use_reentrant=False,
-            context_fn=lambda: frozen_statistics(self),
-        )
+        refused = torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active()
+        if refused or not torch.is_grad_enabled():
+            return self._partial(x, call, places)
+        options: dict[str, Any] = {"use_reentrant": False}
+        if not torch.compiler.is_compiling():  # which by itself updates statistics only once
+            options["context_fn"] = functools.partial(frozen_statistics, self)
+        return checkpoint(self._partial, x, call, places, **options)
 
     def _estimate(self, x: Any, call: Call, samples: int) -> Any:
         """An unbiased estimate of the output from a random subset of the group."""
-        elements = torch.randperm(len(self.group))[:samples].tolist()
-        scores = None
-        if isinstance(self.reduce, WeightedMean):
-            scores = self.reduce.scores(self.input_rep.orbit(x), None)
-        raw, _ = self._run(self.input_rep.orbit(x, elements), call)
-        return self.reduce.estimate(self.output_rep.align(raw, elements), scores, elements)
+        places = torch.randperm(self.order)[:samples].tolist()
+        scores = self.reduce.scores(self._orbit(x), None) if self._needs else None
+        raw, _ = self._run(self._orbit(x, places), call)
+        return self.reduce.estimate(self._align(raw, places), scores, places)
 
     def _heaviest(self, x: Any, call: Call, top_k: int) -> Any:
         """The weighted mean over the elements of the largest weights, of each sample its own."""
-        orbit = self.input_rep.orbit(x)
+        orbit = self._orbit(x)
         scores = self.reduce.scores(orbit, None)
         assert scores is not None
         order, batch = scores.shape
@@ -340,7 +340,7 @@ class Symmetrized(nn.Module):
         places = kept.flatten().nonzero().squeeze(1)
         chosen = tree_map(lambda t: t.flatten(0, 1)[places], orbit)
         raw = _unflatten(self._call(call, chosen), 1, len(places), "the model")
-        elements, rows = places // batch, places % batch
+        elements, rows = self._at(places // batch), places % batch
         aligned = self.output_rep.align_each(elements, tree_map(lambda t: t[0], raw))
         weights = scores.masked_fill(~kept, -torch.inf).softmax(0).flatten()[places]
 
@@ -352,15 +352,17 @@ class Symmetrized(nn.Module):
 
 
 def equitune(
-    model: Model, input_rep: Representation, output_rep: Representation, **options: Any
+    model: Model,
+    input_rep: Action,
+    output_rep: Action,
+    *,
+    chunk: int | None = None,
+    samples: int | None = None,
+    batch_dim: int = 0,
 ) -> Symmetrized:
     """The mean of g^-1 f(g x) over the group (Basu et al., AAAI 2023, eq. 2).
 
-    Args:
-        model: The model f.
-        input_rep: How the group acts on its input.
-        output_rep: How the group acts on its output.
-        **options: ``chunk``, ``samples``, ``batch_dim`` of `Symmetrized`.
+    Arguments are those of `Symmetrized`.
 
     >>> import torch
     >>> from equicore import Trivial, image_rotations
@@ -371,62 +373,73 @@ def equitune(
     >>> torch.allclose(invariant(x), invariant(x.rot90(1, (-2, -1))), atol=1e-6)
     True
     """
-    return Symmetrized(model, input_rep, output_rep, Mean(), **options)
+    return Symmetrized(
+        model, input_rep, output_rep, Mean(), chunk=chunk, samples=samples, batch_dim=batch_dim
+    )
 
 
 def equizero(
     model: Model,
-    input_rep: Representation,
-    output_rep: Representation,
+    input_rep: Action,
+    output_rep: Action,
     score: Callable[[Any], Tensor] = max_probability,
     gradient: Reducer | None = None,
-    **options: Any,
+    *,
+    chunk: int | None = None,
+    batch_dim: int = 0,
 ) -> Symmetrized:
     """The g^-1 f(g x) whose f(g x) scores best (Basu et al., NeurIPS 2023, eq. 3).
 
-    Needs no training. Ties are averaged, see `equicore.reduce.Best`.
+    Needs no training. Ties are averaged, see `equicore.reduce.Best`. Arguments are those of
+    `Symmetrized`, and:
 
     Args:
-        model: The model f.
-        input_rep: How the group acts on its input.
-        output_rep: How the group acts on its output.
         score: Proxy score, higher is better, see `equicore.scores`.
         gradient: For fine-tuning, take the gradient of this reducer instead of that of the chosen
             element, see `equicore.reduce.StraightThrough`.
-        **options: ``chunk``, ``batch_dim`` of `Symmetrized`.
     """
     reduce: Reducer = Best(score)
     if gradient is not None:
         reduce = StraightThrough(reduce, gradient)
-    return Symmetrized(model, input_rep, output_rep, reduce, **options)
+    return Symmetrized(model, input_rep, output_rep, reduce, chunk=chunk, batch_dim=batch_dim)
 
 
 def lambda_equitune(
     model: Model,
-    input_rep: Representation,
-    output_rep: Representation,
+    input_rep: Action,
+    output_rep: Action,
     weight: nn.Module,
     features: str | None = None,
     score: Callable[[Any], Tensor] | None = None,
-    **options: Any,
+    *,
+    chunk: int | None = None,
+    samples: int | None = None,
+    top_k: int | None = None,
+    batch_dim: int = 0,
 ) -> Symmetrized:
     """The mean of g^-1 f(g x) with learned weights (Basu et al., NeurIPS 2023, eq. 4).
 
+    Arguments are those of `Symmetrized`, of which ``samples`` and ``top_k`` need weights that
+    depend on the inputs alone, and:
+
     Args:
-        model: The model f.
-        input_rep: How the group acts on its input.
-        output_rep: How the group acts on its output.
         weight: Network that maps inputs (N, ...) to log-weights (N,); the weights are their
             softmax over the orbit. See `equicore.weights`.
         features: Name of a submodule of the model whose output the weight network sees instead
             of the inputs; it is captured from the model's own forward, not computed again.
         score: Added to the log-weights: a proxy score of the model's outputs, as of `equizero`,
             times how much it counts. A multiple that grows without bound gives equizero.
-        **options: ``chunk``, ``samples``, ``top_k``, ``batch_dim`` of `Symmetrized`; samples and
-            top_k need weights that depend on the inputs alone.
     """
-    reduce = WeightedMean(weight, features, score)
-    return Symmetrized(model, input_rep, output_rep, reduce, **options)
+    return Symmetrized(
+        model,
+        input_rep,
+        output_rep,
+        WeightedMean(weight, features, score),
+        chunk=chunk,
+        samples=samples,
+        top_k=top_k,
+        batch_dim=batch_dim,
+    )
 
 
 class Keywords(nn.Module):
@@ -466,7 +479,11 @@ def _unflatten(tree: Any, order: int, batch: int, who: str) -> Any:
             )
         return t.reshape(order, batch, *t.shape[1:])
 
-    return tree_map(split, tree)
+    return split(tree) if isinstance(tree, Tensor) else tree_map(split, tree)
+
+
+def _by_keywords(model: Model, inputs: dict[str, Any], /, **kwargs: Any) -> Any:
+    return model(**inputs, **kwargs)
 
 
 def _check_batches(x: Any) -> None:

@@ -15,8 +15,13 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from equicore.groups import Group
-from equicore.representations import Representation, Tree
-from equicore.representations.base import check_one_group
+from equicore.representations.base import (
+    Action,
+    Elements,
+    Representation,
+    check_one_group,
+    orbit_size,
+)
 from equicore.symmetrize import equitune
 from equicore.trees import leaves, tree_map
 
@@ -44,11 +49,12 @@ class EquivarianceError:
 
 def equivariance_error(
     model: Callable[[Any], Any],
-    input_rep: Representation,
-    output_rep: Representation,
+    input_rep: Action,
+    output_rep: Action,
     x: Any,
     *,
     batch_dim: int = 0,
+    elements: Elements | None = None,
 ) -> EquivarianceError:
     """Measure |f(g x) - g f(x)| for every element.
 
@@ -58,6 +64,8 @@ def equivariance_error(
         output_rep: How the group acts on its output.
         x: Batch of shape (B, ...), B >= 1, or a tree of batches.
         batch_dim: The axis of the batch, as in `Symmetrized`.
+        elements: Of a continuous group, some to check, the identity first; see
+            `equicore.continuous.random_motions`.
 
     Raises:
         ValueError: If the batch is empty, or the model returns another number of samples than it
@@ -74,9 +82,10 @@ def equivariance_error(
     >>> equivariance_error(corner, rotations, Trivial(rotations.group), x).absolute
     tensor([0., 2., 8., 6.])
     """
-    check_one_group(input_rep, output_rep, "input and output representation")
+    group = check_one_group((input_rep, output_rep), "input and output representation")
+    order = orbit_size(group, elements)
     x = tree_map(lambda t: t.movedim(batch_dim, 0), x)
-    order, batch = len(input_rep.group), leaves(x)[0].shape[0]
+    batch = leaves(x)[0].shape[0]
     if batch == 0:
         raise ValueError(f"empty batch: got an input of shape {tuple(leaves(x)[0].shape)}")
 
@@ -90,13 +99,10 @@ def equivariance_error(
         return output.unflatten(0, (order, batch))
 
     with torch.no_grad():
-        orbit = input_rep.orbit(x)
+        orbit = input_rep.orbit(x, elements)
         samples = tree_map(lambda t: t.flatten(0, 1).movedim(0, batch_dim), orbit)
-        outputs = model(samples)
-        if isinstance(output_rep, Tree):
-            outputs = output_rep.select(outputs)
-        transformed = tree_map(by_element, outputs)
-        expected = output_rep.orbit(tree_map(lambda t: t[0], transformed))
+        transformed = tree_map(by_element, output_rep.select(model(samples)))
+        expected = output_rep.orbit(tree_map(lambda t: t[0], transformed), elements)
         pairs = list(zip(leaves(transformed), leaves(expected), strict=True))
         absolute = torch.stack([_largest_error(actual, wanted) for actual, wanted in pairs])
         scales = torch.stack([_scale(actual) for actual, _ in pairs])
@@ -122,27 +128,22 @@ def _scale(outputs: Tensor) -> Tensor:
 
 def assert_equivariant(
     model: Callable[[Any], Any],
-    input_rep: Representation,
-    output_rep: Representation,
+    input_rep: Action,
+    output_rep: Action,
     x: Any,
     tolerance: float | None = None,
     *,
     batch_dim: int = 0,
+    elements: Elements | None = None,
 ) -> None:
     """Raise AssertionError unless f(g x) = g f(x) for every element and sample.
 
-    Args:
-        model: The model f.
-        input_rep: How the group acts on its input.
-        output_rep: How the group acts on its output.
-        x: Batch of shape (B, ...), or a tree of batches.
-        tolerance: Largest relative error allowed; 1e-5 when omitted, 1e-12 in float64.
-        batch_dim: The axis of the batch, as in `Symmetrized`.
-
-    Raises:
-        AssertionError: Names the worst element, sample and magnitude.
+    It names the worst element, sample and magnitude. Arguments are those of `equivariance_error`,
+    and ``tolerance``, the largest relative error allowed: 1e-5 when omitted, 1e-12 in float64.
     """
-    error = equivariance_error(model, input_rep, output_rep, x, batch_dim=batch_dim)
+    error = equivariance_error(
+        model, input_rep, output_rep, x, batch_dim=batch_dim, elements=elements
+    )
     double = error.relative.dtype == torch.float64
     if tolerance is None:
         tolerance = 1e-12 if double else 1e-5
@@ -150,10 +151,11 @@ def assert_equivariant(
     relative = float(error.relative[g])
     if relative <= tolerance:  # false for NaN
         return
+    name = "" if input_rep.group is None else f" ({input_rep.group.names[g]})"
     message = (
         f"not equivariant: |f(g x) - g f(x)| = {float(error.absolute[g]):.3g} (relative "
-        f"{relative:.3g}, allowed {tolerance:.3g}) at element {g} "
-        f"({input_rep.group.names[g]}), sample {error.worst_sample}"
+        f"{relative:.3g}, allowed {tolerance:.3g}) at element {g}{name}, sample "
+        f"{error.worst_sample}"
     )
     if not double and relative < 1e-3:
         message += "; an error this small may be rounding: repeat in float64 to tell"
@@ -162,12 +164,7 @@ def assert_equivariant(
 
 @dataclass(frozen=True)
 class Report:
-    """Errors of equivariance per element, of a model and of what was made of it.
-
-    Attributes:
-        group: The group.
-        errors: By name; the first is that of the model itself.
-    """
+    """Errors of equivariance per element, by name: of a model, then of what was made of it."""
 
     group: Group
     errors: dict[str, EquivarianceError]
@@ -198,9 +195,8 @@ class Report:
             shown = np.maximum(relative, floor / 4)  # a zero has no place on the axis
             offset = 0.8 * ((i + 0.5) / len(self.errors) - 0.5)
             axes.plot(elements + offset, shown, "os^Dv"[i % 5], label=name)
-        axes.set_yscale("log")
+        axes.set(yscale="log", xlabel=f"element g of {self.group.name}")
         axes.set_xticks(elements, self.group.names, rotation=90 if len(elements) > 8 else 0)
-        axes.set_xlabel(f"element g of {self.group.name}")
         axes.set_ylabel("|f(g x) − g f(x)|, relative")
         axes.grid(axis="y", alpha=0.3)
         axes.legend()
@@ -218,13 +214,8 @@ def report(
 ) -> Report:
     """Errors of equivariance per element before and after symmetrization.
 
-    Args:
-        model: The model f.
-        input_rep: How the group acts on its input.
-        output_rep: How the group acts on its output.
-        x: Batch of shape (B, ...), or a tree of batches.
-        symmetrized: What was made of the model, by name; `equitune` of it when omitted.
-        batch_dim: The axis of the batch, as in `Symmetrized`.
+    Arguments are those of `equivariance_error`, and ``symmetrized``: what was made of the model,
+    by name; `equitune` of it when omitted.
 
     >>> from equicore import Trivial, image_flips
     >>> flip = image_flips()
@@ -248,13 +239,7 @@ def report(
 
 
 def check_group(group: Group | ArrayLike) -> Group:
-    """Verify the axioms of a group or of a Cayley table.
-
-    Args:
-        group: A group, or integers of shape (n, n) where ``[g, h]`` is the product g h.
-
-    Returns:
-        The group.
+    """Verify the axioms of a group or of a Cayley table, shape (n, n); return it as a group.
 
     Raises:
         ValueError: Names the elements at which an axiom fails.
@@ -276,11 +261,8 @@ def check_representation(
     act_each = each sample's act, which align_each undoes, align(orbit(x)) = x in every slice, and
     that orbit and align do the same where they are asked for some elements only.
 
-    Args:
-        representation: The representation.
-        x: Batch of shape (B, ...), or a tree of batches.
-        tolerance: Largest error allowed, relative to the largest |x|; 1e-5 when omitted, 1e-12
-            in float64. Integers must agree exactly.
+    The tolerance is the largest error allowed, relative to the largest |x|: 1e-5 when omitted,
+    1e-12 in float64. Integers must agree exactly.
 
     Raises:
         ValueError: Names the elements at which it fails.

@@ -3,7 +3,8 @@
 A weight network maps inputs (N, ...), or features of the model, to log-weights (N,).
 `fit_familiarity` trains one without labels: on the inputs that the model was trained on, the
 softmax over the orbit shall put its mass on the identity. Afterwards, whichever g brings a new
-input to where the model is at home gets the weight. To train on a task's loss see `equicore.fit`.
+input to where the model is at home gets the weight. To train on a task's loss see
+`equicore.finetuning.fit`.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from equicore.finetuning import kept_modes
 from equicore.reduce import WeightedMean
 from equicore.symmetrize import Symmetrized
-from equicore.training import kept_modes
 from equicore.trees import leaves, tree_map
 
 
@@ -103,13 +104,11 @@ def fit_familiarity(
     """Train the weights of lambda-equitune to tell familiar inputs from their transforms.
 
     Minimises the cross-entropy between the softmax over the orbit of e(g x) and the identity, for
-    x among ``inputs``. The model is not changed; where the weight network sees its features, it
-    runs once on the orbit of all inputs, in ``eval`` mode.
+    x among ``inputs``. The model is not changed.
 
     Args:
         symmetrized: Of `lambda_equitune`; its weight network is trained in place.
-        inputs: What the model was trained on or has visited, shape (N, ...), N >= 10, or a tree;
-            N is on the axis ``symmetrized.batch_dim``.
+        inputs: What the model was trained on or has visited, shape (N, ...), N >= 10, or a tree.
         steps: Optimiser steps (Adam, cosine schedule).
         batch_size: Inputs in a step.
         learning_rate: The first step's.

@@ -1,6 +1,7 @@
-"""The layers of the project hold: agents -> envs -> equirl -> equicore."""
+"""The layers of the project hold: agents -> envs -> equirl -> equicore, and the lab beside them."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,72 +10,126 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# each folder, and which of the project's layers it may import; the longest name counts
 MAY_IMPORT = {
     "equicore": {"equicore"},
-    "equirl": {"equicore", "equirl"},
+    "equicore/lab": {"equicore.lab"},
+    "equicore/applications": {"equicore", "equicore.lab", "equicore.applications"},
+    "equirl": {"equicore", "equicore.lab", "equirl"},
     "envs": {"equicore", "equirl", "equirl.envs"},
-    "agents": {"equicore", "equirl", "equirl.envs", "equirl.agents"},
+    "agents": {"equicore", "equicore.lab", "equirl", "equirl.envs", "equirl.agents"},
+    "benchmarks": {
+        *("equicore", "equicore.lab", "equicore.applications", "common"),
+        *("equirl", "equirl.envs", "equirl.agents"),
+    },
 }
+LAYERS = {layer for layers in MAY_IMPORT.values() for layer in layers} - {"common"}
+CORE_NEEDS = {"torch", "numpy", "equicore"}
+WHEN_CALLED = {"tqdm", "matplotlib", "optuna"}
+"""For progress bars, plots and searches, functions of the core import these when called."""
 
 
-def layer(module):
-    parts = module.split(".")
-    return (
-        ".".join(parts[:2]) if parts[:2] in (["equirl", "envs"], ["equirl", "agents"]) else parts[0]
-    )
+def files_of(folder):
+    """The Python files of a folder, without those of folders that have rules of their own."""
+    inner = [ROOT / other for other in MAY_IMPORT if other.startswith(f"{folder}/")]
+    files = [
+        path
+        for path in (ROOT / folder).rglob("*.py")
+        if not any(other in path.parents for other in inner)
+    ]
+    assert files
+    return files
 
 
 def imports(path):
+    """All modules that a file imports anywhere, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            yield node.module
+            # the names may be modules: from equicore import lab
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func):
+            assert not ast.unparse(node).count("equi"), f"{path} imports one of ours by its name"
+
+
+def layer(module):
+    """Of the project's layers the one that a module belongs to; None if it is not ours."""
+    fitting = [one for one in LAYERS if module == one or module.startswith(f"{one}.")]
+    return max(fitting, key=len, default=None)
 
 
 @pytest.mark.parametrize("folder", MAY_IMPORT)
 def test_arrows_run_one_way(folder):
-    files = list((ROOT / folder).rglob("*.py"))
-    assert files
-    ours = {"equicore", "equirl", "equirl.envs", "equirl.agents"}
-    for path in files:
-        forbidden = {layer(m) for m in imports(path)} & ours - MAY_IMPORT[folder]
+    for path in files_of(folder):
+        forbidden = {m for m in imports(path) if layer(m) not in MAY_IMPORT[folder] | {None}}
         assert not forbidden, f"{path} imports {forbidden}"
 
 
-def test_equicore_imports_torch_and_numpy_only():
-    """For progress bars, plots and searches, functions that need more import it when called."""
-    allowed = {"torch", "numpy", "equicore"}
-    when_called = {"tqdm", "matplotlib", "optuna", "safetensors"}
-    applications = ROOT / "equicore" / "applications"
-    for path in (ROOT / "equicore").rglob("*.py"):
-        if applications in path.parents:
-            continue
+def test_a_wrong_arrow_is_found(tmp_path):
+    """What the test above relies on."""
+    file = tmp_path / "wrong.py"
+    for line, found in {
+        "import equicore.lab.store": "equicore.lab",
+        "from equicore import lab": "equicore.lab",
+        "from equicore.lab import store": "equicore.lab",
+        "def f():\n    from equicore.applications.scan import data": "equicore.applications",
+        "import equirl.agents.train as t": "equirl.agents",
+        "from equicore.representations.base import Action": "equicore",
+        "import equicore_extra": None,
+    }.items():
+        file.write_text(line)
+        assert [layer(module) for module in imports(file)] == [found]
+
+
+def test_the_core_imports_torch_and_numpy_only():
+    allowed = CORE_NEEDS | WHEN_CALLED | sys.stdlib_module_names
+    for path in files_of("equicore"):
         for module in imports(path):
-            top = module.split(".")[0]
-            known = allowed | when_called | sys.stdlib_module_names
-            assert top in known, f"{path} imports {module}"
-    third_party = {m.split(".")[0] for m in loaded_after("import equicore")}
-    assert not third_party & {"matplotlib", "optuna"}  # torch itself loads tqdm
+            assert module.split(".")[0] in allowed, f"{path} imports {module}"
+        for node in ast.parse(path.read_text()).body:  # of the file itself, not in a function
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {getattr(node, "module", None) or node.names[0].name}
+                assert not {name.split(".")[0] for name in names} & WHEN_CALLED, path
 
 
-def loaded_after(statement):
-    code = f"import sys; {statement}; print(*sys.modules)"
+def loaded_by(*statements):
+    """What each of some statements loads that those before it did not, in a process of its own."""
+    lines = [f"{statement}; print(*sys.modules)" for statement in statements]
+    code = "\n".join(["import sys; print(*sys.modules)", *lines])
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    return set(result.stdout.split())
+    before, *after = (set(line.split()) for line in result.stdout.splitlines())
+    return [now - earlier for earlier, now in zip([before, *after], after, strict=False)]
 
 
-def test_importing_equicore_loads_no_reinforcement_learning():
-    assert not loaded_after("import equicore") & {"gymnasium", "stable_baselines3", "equirl"}
+def top_level(modules):
+    return {module.split(".")[0] for module in modules}
 
 
-def test_importing_equirl_loads_no_environment_and_no_script():
-    loaded = loaded_after("import equirl")
-    assert "stable_baselines3" in loaded
-    assert not [m for m in loaded if m.startswith(("equirl.envs", "equirl.agents"))]
-    more = loaded - loaded_after("import stable_baselines3")
-    third_party = {m.split(".")[0] for m in more} - set(sys.stdlib_module_names)
-    assert third_party <= {"equirl", "equicore", "safetensors", "gymnasium"}
+def test_what_importing_loads():
+    core, sb3, project = loaded_by(
+        "import equicore, equicore.continuous, equicore.finetuning, equicore.decoding",
+        "import stable_baselines3",
+        "import equirl",
+    )
+    assert not top_level(core) & {"matplotlib", "optuna", "gymnasium", "stable_baselines3"}
+    assert not top_level(core) & {"equirl", "pandas", "scipy", "joblib", "tyro", "yaml"}
+    assert not [m for m in core if m.startswith(("equicore.lab", "equicore.applications"))]
+    assert {"gymnasium", "stable_baselines3"} <= top_level(sb3)
+    # no environment, no script, and of other packages only what reads files
+    assert not [m for m in project if m.startswith(("equirl.envs", "equirl.agents"))]
+    others = {m for m in top_level(project) if not m.startswith("_")} - sys.stdlib_module_names
+    assert others <= {"equirl", "equicore", "safetensors", "yaml", *top_level(sb3)}
+
+
+@pytest.mark.parametrize("name, most", [("equicore", 45), ("equirl", 20)])
+def test_the_public_face_is_small_and_whole(name, most):
+    package = importlib.import_module(name)
+    assert len(package.__all__) == len(set(package.__all__)) <= most
+    for exported in package.__all__:
+        assert hasattr(package, exported)
+        assert not exported.startswith("_") or exported == "__version__"
+    assert list(package.__all__) == sorted(package.__all__)

@@ -11,7 +11,7 @@ tensors. Its tables are buffers, so it moves with ``.to``. Four verbs serve all 
 All agree with g . (h . x) = (g h) . x, which is verified at construction.
 """
 
-from equicore.representations.base import Elements, Representation, Trivial
+from equicore.representations.base import Action, Elements, Representation, Trivial
 from equicore.representations.combine import DirectSum, Pullback, TensorProduct, Tree, restrict
 from equicore.representations.images import (
     Boxes,
@@ -25,26 +25,3 @@ from equicore.representations.images import (
 )
 from equicore.representations.linear import Matrix, Permutation, regular
 from equicore.representations.tokens import Tokens
-
-__all__ = [
-    "Boxes",
-    "DirectSum",
-    "Elements",
-    "Image",
-    "Matrix",
-    "Permutation",
-    "Pullback",
-    "Representation",
-    "TensorProduct",
-    "Tokens",
-    "Tree",
-    "Trivial",
-    "image_dihedral",
-    "image_flips",
-    "image_rotations",
-    "image_shifts",
-    "image_wallpaper",
-    "regular",
-    "restrict",
-    "vector_field",
-]

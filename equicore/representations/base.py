@@ -1,4 +1,4 @@
-"""What a representation is: the verbs `act`, `act_each`, `orbit` and `align`."""
+"""What acts: the verbs `act`, `act_each`, `orbit` and `align`."""
 
 from __future__ import annotations
 
@@ -10,25 +10,94 @@ import torch
 from torch import Tensor, nn
 
 from equicore.groups import Group
+from equicore.trees import tree_map
 
-Elements = Sequence[int]
-"""Some elements of a group, each as an integer."""
+Elements = Any
+"""Some elements: of a finite group integers, of a continuous one see `equicore.continuous`."""
 
 
-class Representation(nn.Module, ABC):
-    """How each element of a group acts on a batch of tensors.
+class Action(nn.Module, ABC):
+    """How the elements of a group act on a batch, each on a sample of its own.
+
+    Base of the representations of finite groups, and of the actions of continuous ones
+    (`equicore.continuous`). The latter define `act_each` alone; their elements are tensors, which
+    have ``inverse()``, ``[]`` and ``len()``.
+
+    Attributes:
+        group: The finite group that acts; None where a continuous one does.
+        axes: The axes that it mixes, counted from the end; 0 stands for the values themselves,
+            which one that is not linear changes.
+        names: Of the entries that it acts on, if it acts on trees.
+    """
+
+    group: Group | None = None
+    axes: tuple[int, ...] = ()
+    names: tuple[Any, ...] = ()
+
+    @abstractmethod
+    def act_each(self, elements: Elements, x: Any) -> Any:
+        """Each sample transformed by an element of its own: ``elements[i] . x[i]``.
+
+        Args:
+            elements: One for each sample; of a finite group integers of shape (B,).
+            x: Batch of shape (B, ...).
+
+        Raises:
+            ValueError: If they are not one for each sample, or an axis of x has another size.
+            IndexError: If one is no element of the group.
+        """
+
+    def align_each(self, elements: Elements, y: Any) -> Any:
+        """Undo an element of each sample's own: ``elements[i]^-1 . y[i]``, see `act_each`."""
+        return self.act_each(elements.inverse(), y)
+
+    def orbit(self, x: Any, elements: Elements | None = None) -> Any:
+        """All transformed batches g . x, the identity first.
+
+        Args:
+            x: Batch of shape (B, ...).
+            elements: The elements g to use; all of them when omitted, if they are finitely many.
+
+        Returns:
+            Shape (n, B, ...) for n elements.
+        """
+        assert elements is not None
+        return self.act_each(elements, tree_map(lambda t: t.expand(len(elements), *t.shape), x))
+
+    def align(self, y: Any, elements: Elements | None = None) -> Any:
+        """Undo each slice's element: slice i of the result is g^-1 . y[i] for the i-th element g.
+
+        Args:
+            y: One batch for each element, shape (n, B, ...).
+            elements: The elements g; all of them when omitted, if they are finitely many.
+        """
+        assert elements is not None
+        return self.act_each(elements.inverse(), y)
+
+    def select(self, y: Any) -> Any:
+        """What a model returned without what is not acted on, see `Tree`.
+
+        Raises:
+            TypeError: If it is no tensor.
+        """
+        if not isinstance(y, Tensor):
+            raise TypeError(
+                f"the model returned {type(y).__name__}; make output_rep a Tree that names the "
+                "entries to keep"
+            )
+        return y
+
+
+class Representation(Action):
+    """How each element of a finite group acts on a batch of tensors.
 
     A subclass defines `act`; it may replace the other verbs by faster ones.
 
     Args:
         group: The group that acts.
-
-    Attributes:
-        axes: The axes that it mixes, counted from the end; 0 stands for the values themselves,
-            which one that is not linear changes.
     """
 
-    axes: tuple[int, ...] = ()
+    group: Group
 
     def __init__(self, group: Group) -> None:
         super().__init__()
@@ -49,9 +118,9 @@ class Representation(nn.Module, ABC):
         """
 
     def arguments(self) -> dict[str, Any]:
-        """The constructor's arguments after ``group``: plain JSON values and representations.
+        """The constructor's arguments, but ``group``: plain JSON values and representations.
 
-        Only what writes representations to files needs them.
+        Only what writes representations to files needs them, see `equicore.representations.plain`.
 
         Raises:
             NotImplementedError: If the kind of representation has no plain description.
@@ -60,22 +129,7 @@ class Representation(nn.Module, ABC):
             f"{type(self).__name__} does not say how it is written to a file: define arguments()"
         )
 
-    @classmethod
-    def from_arguments(cls, group: Group, arguments: dict[str, Any]) -> Representation:
-        """The representation whose `arguments` were these."""
-        return cls(group, **arguments)
-
     def act_each(self, elements: Tensor, x: Any) -> Any:
-        """Each sample transformed by an element of its own: ``elements[i] . x[i]``.
-
-        Args:
-            elements: Elements of the group, integers of shape (B,).
-            x: Batch of shape (B, ...).
-
-        Raises:
-            ValueError: If they are not one integer for each sample.
-            IndexError: If one is no element of the group.
-        """
         elements = check_elements(self.group, elements, x.shape[0])
         order = elements.argsort()
         counts = torch.bincount(elements, minlength=len(self.group)).tolist()
@@ -84,50 +138,28 @@ class Representation(nn.Module, ABC):
         return torch.cat(acted)[order.argsort()] if acted else x
 
     def align_each(self, elements: Tensor, y: Any) -> Any:
-        """Undo an element of each sample's own: ``elements[i]^-1 . y[i]``.
-
-        Args:
-            elements: Elements of the group, integers of shape (B,).
-            y: Batch of shape (B, ...).
-        """
         inverses = torch.from_numpy(self.group.inverses.copy()).to(elements.device)
         return self.act_each(inverses[check_elements(self.group, elements)], y)
 
     def orbit(self, x: Any, elements: Elements | None = None) -> Any:
-        """All transformed batches g . x, the identity first.
-
-        Args:
-            x: Batch of shape (B, ...).
-            elements: The elements g to use; all of them when omitted.
-
-        Returns:
-            Shape (n, B, ...) for n elements.
-        """
         return torch.stack([self.act(g, x) for g in self._listed(elements)])
 
     def align(self, y: Any, elements: Elements | None = None) -> Any:
-        """Undo each slice's element: slice i of the result is g^-1 . y[i] for the i-th element g.
-
-        Args:
-            y: One batch for each element, shape (n, B, ...).
-            elements: The elements g; all of them when omitted.
-        """
         listed = self._listed(elements)
         self._check_slices(y.shape, len(listed))
         inverse = self.group.inverse
         return torch.stack([self.act(inverse(g), y[i]) for i, g in enumerate(listed)])
 
     def extra_repr(self) -> str:
-        """The group, for ``repr``."""
-        return self.group.name
+        return "" if self.group is None else self.group.name
 
-    def _listed(self, elements: Elements | None) -> Elements:
+    def _listed(self, elements: Elements | None) -> Any:
         return range(len(self.group)) if elements is None else elements
 
     def _check_slices(self, shape: Sequence[int], expected: int) -> None:
         if len(shape) < 2 or shape[0] != expected:
             raise ValueError(
-                f"align needs one slice for each of {expected} elements of {self.group.name}, "
+                f"align needs one slice for each of {expected} elements of {self.group}, "
                 f"shape ({expected}, B, ...); got {tuple(shape)}"
             )
 
@@ -142,17 +174,29 @@ class Representation(nn.Module, ABC):
 
 
 class Trivial(Representation):
-    """Every element leaves every tensor as it is: the representation of invariant outputs."""
+    """Every element leaves every tensor as it is: the representation of invariant outputs.
+
+    Args:
+        group: The group; omitted where a continuous one acts.
+    """
+
+    def __init__(self, group: Group | None = None) -> None:
+        if group is None:
+            Action.__init__(self)
+        else:
+            super().__init__(group)
 
     def act(self, g: int, x: Tensor) -> Tensor:
-        """The batch itself."""
         self.group.check_element(g)
         return x
 
-    def act_each(self, elements: Tensor, x: Tensor) -> Tensor:
-        """The batch itself."""
-        check_elements(self.group, elements, x.shape[0])
+    def act_each(self, elements: Elements, x: Tensor) -> Tensor:
+        if self.group is not None:
+            check_elements(self.group, elements, x.shape[0])
         return x
+
+    def align_each(self, elements: Elements, y: Tensor) -> Tensor:
+        return self.act_each(elements, y)
 
     def orbit(self, x: Tensor, elements: Elements | None = None) -> Tensor:
         """The batch once for each element."""
@@ -161,12 +205,10 @@ class Trivial(Representation):
         return copies.clone(memory_format=torch.contiguous_format)
 
     def align(self, y: Tensor, elements: Elements | None = None) -> Tensor:
-        """The slices themselves."""
         self._check_slices(y.shape, len(self._listed(elements)))
         return y
 
     def arguments(self) -> dict[str, Any]:
-        """None."""
         return {}
 
 
@@ -180,20 +222,31 @@ def check_dim(dim: int) -> int:
     return dim
 
 
-def check_one_group(first: Representation, second: Representation, what: str) -> None:
-    """Raise ValueError unless two representations are of the same group."""
-    if first.group != second.group:
-        raise ValueError(f"{what} must be of one group; got {first.group} and {second.group}")
+def check_one_group(parts: Sequence[Action], what: str) -> Group | None:
+    """The group of all parts, None for a continuous one; raise ValueError if they have several."""
+    for part in parts:
+        if part.group != parts[0].group:
+            raise ValueError(f"{what} must be of one group; got {parts[0].group} and {part.group}")
+    return parts[0].group
+
+
+def orbit_size(group: Group | None, elements: Any | None) -> int:
+    """How many elements an orbit has: all of a finite group, or those given of a continuous one.
+
+    Raises:
+        ValueError: If elements are given of a finite group, or none of a continuous one.
+    """
+    if group is not None and elements is None:
+        return len(group)
+    if group is not None or elements is None or len(elements) == 0:
+        raise ValueError(
+            "of a continuous group, and of no other, finitely many elements are given, one at least"
+        )
+    return len(elements)
 
 
 def check_elements(group: Group, elements: Tensor, samples: int | None = None) -> Tensor:
-    """Return one element for each sample, to index with, or raise ValueError or IndexError.
-
-    Args:
-        group: The group.
-        elements: What should be integers of shape (B,).
-        samples: B; left to a later check when omitted.
-    """
+    """Return an element for each sample, to index with, or raise ValueError or IndexError."""
     wrong = elements.ndim != 1 if samples is None else elements.shape != (samples,)
     if wrong or not is_integer(elements):
         size = "B" if samples is None else samples
@@ -225,3 +278,11 @@ def some_rows(table: Tensor, elements: Elements | None) -> Tensor:
     if isinstance(elements, range) and elements.step == 1:
         return table[elements.start : elements.stop]
     return table[list(elements)]
+
+
+def exact_product(a: Tensor, b: Tensor) -> Tensor:
+    """The matrix product, which autocast would round to a shorter type."""
+    if torch._C._is_any_autocast_enabled():
+        with torch.autocast(a.device.type, enabled=False):
+            return a @ b
+    return a @ b

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from equicore.groups import Group, Subgroup
-from equicore.representations.base import Elements, Representation, check_dim, check_elements
+from equicore.representations.base import (
+    Action,
+    Elements,
+    Representation,
+    check_dim,
+    check_elements,
+    check_one_group,
+)
 from equicore.representations.linear import Matrix
 from equicore.trees import entries, rebuild
 
@@ -40,30 +47,20 @@ class DirectSum(Representation):
         self.axes = tuple({dim, *(axis for part, _ in parts for axis in part.axes)})
 
     def act(self, g: int, x: Tensor) -> Tensor:
-        """Act on each piece."""
         return self._joined(x, lambda part, piece: part.act(g, piece))
 
     def act_each(self, elements: Tensor, x: Tensor) -> Tensor:
-        """Act on each piece of each sample by an element of the sample's own."""
         return self._joined(x, lambda part, piece: part.act_each(elements, piece))
 
     def orbit(self, x: Tensor, elements: Elements | None = None) -> Tensor:
-        """The orbits of the pieces."""
         return self._joined(x, lambda part, piece: part.orbit(piece, elements))
 
     def align(self, y: Tensor, elements: Elements | None = None) -> Tensor:
-        """Align the pieces."""
         self._check_slices(y.shape, len(self._listed(elements)))
         return self._joined(y, lambda part, piece: part.align(piece, elements), stacked=True)
 
     def arguments(self) -> dict[str, Any]:
-        """The parts and the axis."""
         return {"parts": list(zip(self.parts, self.sizes, strict=True)), "dim": self.dim}
-
-    @classmethod
-    def from_arguments(cls, group: Group, arguments: dict[str, Any]) -> DirectSum:
-        """The representation whose `arguments` were these."""
-        return cls(**arguments)
 
     def _joined(
         self, x: Tensor, verb: Callable[[Any, Tensor], Tensor], stacked: bool = False
@@ -88,13 +85,6 @@ class TensorProduct(Representation):
     Raises:
         ValueError: If they are of different groups, share an axis, or would not commute: beside
             one that is not linear, such as `Boxes`, the other may only move entries.
-
-    >>> from equicore import Permutation, cyclic
-    >>> rows = Permutation.from_generators(cyclic(2), [[1, 0]], dim=-2)
-    >>> columns = Permutation.from_generators(cyclic(2), [[1, 0]], dim=-1)
-    >>> TensorProduct(rows, columns).act(1, torch.tensor([[[1, 2], [3, 4]]]))
-    tensor([[[4, 3],
-             [2, 1]]])
     """
 
     def __init__(self, first: Representation, second: Representation) -> None:
@@ -116,21 +106,13 @@ class TensorProduct(Representation):
         self.axes = (*first.axes, *second.axes)
 
     def act(self, g: int, x: Tensor) -> Tensor:
-        """Act on the axes of both."""
         return self.first.act(g, self.second.act(g, x))
 
     def act_each(self, elements: Tensor, x: Tensor) -> Tensor:
-        """Act on the axes of both, on each sample by an element of its own."""
         return self.first.act_each(elements, self.second.act_each(elements, x))
 
     def arguments(self) -> dict[str, Any]:
-        """The factors."""
         return {"first": self.first, "second": self.second}
-
-    @classmethod
-    def from_arguments(cls, group: Group, arguments: dict[str, Any]) -> TensorProduct:
-        """The representation whose `arguments` were these."""
-        return cls(**arguments)
 
 
 class Pullback(Representation):
@@ -158,24 +140,22 @@ class Pullback(Representation):
         self.axes = representation.axes
 
     def act(self, g: int, x: Any) -> Any:
-        """Act by the image of g."""
         return self.representation.act(self.images[self.group.check_element(g)], x)
 
     def act_each(self, elements: Tensor, x: Any) -> Any:
-        """Act on each sample by the image of an element of its own."""
         images = torch.tensor(self.images, device=elements.device)
         return self.representation.act_each(images[check_elements(self.group, elements)], x)
 
     def orbit(self, x: Any, elements: Elements | None = None) -> Any:
-        """The transformed batches of the images."""
         return self.representation.orbit(x, [self.images[g] for g in self._listed(elements)])
 
     def align(self, y: Any, elements: Elements | None = None) -> Any:
-        """Undo the images."""
         return self.representation.align(y, [self.images[g] for g in self._listed(elements)])
 
+    def select(self, output: Any) -> Any:
+        return self.representation.select(output)
+
     def arguments(self) -> dict[str, Any]:
-        """The representation and the images."""
         return {"representation": self.representation, "images": list(self.images)}
 
 
@@ -226,30 +206,28 @@ class Tree(Representation):
                 "a tree is made of representations, and of dicts, sequences or dataclasses of "
                 f"them; got {parts!r}"
             ) from error
-        made = [p if isinstance(p, Representation) else Tree(p) for p in named.values()]
-        super().__init__(_one_group(made, "a tree"))
+        made = [p if isinstance(p, Action) else Tree(p) for p in named.values()]
+        if (group := _one_group(made, "a tree")) is None:
+            Action.__init__(self)
+        else:
+            super().__init__(group)
         self.names = tuple(named)
         self.parts = nn.ModuleList(made)
         self.axes = tuple({axis for part in made for axis in part.axes})
 
     def act(self, g: int, x: Any) -> Any:
-        """Act on each entry."""
         return self._each(x, lambda part, entry: part.act(g, entry))
 
-    def act_each(self, elements: Tensor, x: Any) -> Any:
-        """Act on each entry of each sample by an element of the sample's own."""
+    def act_each(self, elements: Elements, x: Any) -> Any:
         return self._each(x, lambda part, entry: part.act_each(elements, entry))
 
-    def align_each(self, elements: Tensor, y: Any) -> Any:
-        """Undo an element of each sample's own in each entry."""
+    def align_each(self, elements: Elements, y: Any) -> Any:
         return self._each(y, lambda part, entry: part.align_each(elements, entry))
 
     def orbit(self, x: Any, elements: Elements | None = None) -> Any:
-        """The same tree, of orbits."""
         return self._each(x, lambda part, entry: part.orbit(entry, elements))
 
     def align(self, y: Any, elements: Elements | None = None) -> Any:
-        """Align each entry."""
         return self._each(y, lambda part, entry: part.align(entry, elements))
 
     def select(self, y: Any) -> Any:
@@ -265,19 +243,17 @@ class Tree(Representation):
         self._check_names(found)
 
         def kept(part: Any, entry: Any) -> Any:
-            return part.select(entry) if isinstance(part, Tree) and entry is not None else entry
+            return part.select(entry) if part.names and entry is not None else entry
 
         parts = zip(self.names, self.parts, strict=True)
         return rebuild(y, {name: kept(part, found[name]) for name, part in parts})
 
     def arguments(self) -> dict[str, Any]:
-        """The parts as pairs of a name and a representation."""
-        return {"parts": list(zip(self.names, self.parts, strict=True))}
-
-    @classmethod
-    def from_arguments(cls, group: Group, arguments: dict[str, Any]) -> Tree:
-        """The representation whose `arguments` were these."""
-        return cls(dict(arguments["parts"]))
+        """The parts: a list where they are the places of a sequence, else by name."""
+        places = self.names == tuple(range(len(self.names)))
+        return {
+            "parts": list(self.parts) if places else dict(zip(self.names, self.parts, strict=True))
+        }
 
     def _each(self, x: Any, verb: Callable[[Any, Any], Any]) -> Any:
         found = entries(x)
@@ -303,12 +279,7 @@ class Tree(Representation):
             )
 
 
-def _one_group(parts: Sequence[Representation], what: str) -> Group:
+def _one_group(parts: Sequence[Action], what: str) -> Any:
     if not parts:
         raise ValueError(f"{what} needs at least one representation")
-    for part in parts:
-        if part.group != parts[0].group:
-            raise ValueError(
-                f"the parts of {what} must be of one group; got {parts[0].group} and {part.group}"
-            )
-    return parts[0].group
+    return check_one_group(parts, f"the parts of {what}")

@@ -102,7 +102,6 @@ class Image(Representation):
         return np.array([_carry(move, (1, 0)), _carry(move, (0, 1))]).T
 
     def arguments(self) -> dict[str, Any]:
-        """The moves."""
         turns, mirrors, shifts = zip(*self.moves, strict=True)
         arguments: dict[str, Any] = {"turns": list(turns), "mirrors": list(mirrors)}
         if self.size is not None:
@@ -160,11 +159,6 @@ def image_wallpaper(point: Image, side: int, step: int = 1) -> Image:
     ``image_shifts(side, side, step)``. With `image_rotations` this is the wallpaper group p4,
     with `image_dihedral` p4m.
 
-    Args:
-        point: The turns and mirrors, without shifts.
-        side: Rows and columns of the grid.
-        step: Shifts are multiples of it.
-
     Raises:
         ValueError: If the step does not divide the side, or ``point`` has shifts.
     """
@@ -197,9 +191,6 @@ def vector_field(grid: Image) -> TensorProduct:
 
     Component 0 of a vector points along the rows' axis, downwards, component 1 along the
     columns' axis, to the right: component i belongs to axis ``i - 2``.
-
-    Args:
-        grid: How the grid moves.
 
     >>> field = vector_field(image_rotations())
     >>> to_the_right = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
@@ -256,28 +247,19 @@ class Boxes(Representation):
         return self.linear.act(g, x) + self.offsets[g].to(x.dtype)
 
     def act_each(self, elements: Tensor, x: Tensor) -> Tensor:
-        """Move each sample by an element of its own."""
         elements = check_elements(self.group, elements, x.shape[0])
         return self.linear.act_each(elements, x) + self._laid(self.offsets[elements], x)
 
     def orbit(self, x: Tensor, elements: Elements | None = None) -> Tensor:
-        """All moved boxes."""
         moved = self.linear.orbit(x, elements)
         return moved + self._laid(some_rows(self.offsets, elements), moved)
 
     def align(self, y: Tensor, elements: Elements | None = None) -> Tensor:
-        """Move each slice back."""
         inverses = [self.group.inverse(g) for g in self._listed(elements)]
         return self.linear.align(y, elements) + self._laid(self.offsets[inverses], y)
 
     def arguments(self) -> dict[str, Any]:
-        """The image's representation and the form."""
         return {"grid": self.grid, "form": self.form}
-
-    @classmethod
-    def from_arguments(cls, group: Group, arguments: dict[str, Any]) -> Boxes:
-        """The representation whose `arguments` were these."""
-        return cls(**arguments)
 
     @staticmethod
     def _laid(offsets: Tensor, x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -17,13 +17,97 @@ from equicore.representations.base import (
     Representation,
     check_dim,
     check_elements,
+    exact_product,
     is_integer,
     is_traced,
     some_rows,
 )
 
+Cycles = Sequence[Sequence[Sequence[int]]]
 
-class Permutation(Representation):
+
+class PermutationTable(Representation):
+    """What `Permutation` and `Tokens` share: a permutation of 0..d-1 for each element.
+
+    Attributes:
+        permutations: Shape (|G|, d).
+        inverses: Those of the inverse elements, shape (|G|, d).
+        size: d.
+    """
+
+    permutations: Tensor
+    inverses: Tensor
+
+    def __init__(self, group: Group, permutations: ArrayLike) -> None:
+        super().__init__(group)
+        rows = np.asarray(permutations)
+        if rows.ndim != 2:
+            raise ValueError(
+                f"permutations have the shape ({len(group)}, d), one row for each element of "
+                f"{group.name}; got {rows.shape}"
+            )
+        self.size = rows.shape[1]
+        rows = np.stack([check_permutation(row, self.size) for row in rows])
+        group.check_homomorphism(
+            list(rows),
+            np.arange(self.size),
+            compose_permutations,
+            np.array_equal,
+            "permutations",
+        )
+        self.register_buffer("permutations", torch.from_numpy(rows), persistent=False)
+        self.register_buffer("inverses", torch.from_numpy(rows[group.inverses]), persistent=False)
+
+    @classmethod
+    def from_generators(
+        cls, group: Group, permutations: Sequence[ArrayLike], dim: int | None = None
+    ) -> Self:
+        """The representation with the given permutation for each element of ``group.generators``.
+
+        ``dim`` is that of a `Permutation`.
+
+        Raises:
+            ValueError: If they do not extend to all of the group.
+        """
+        size = np.size(np.asarray(permutations[0])) if len(permutations) else 1
+        images = [check_permutation(p, size) for p in permutations]
+        extended = group.extend(images, np.arange(size), compose_permutations, np.array_equal)
+        return cls(group, np.stack(extended), **({} if dim is None else {"dim": dim}))
+
+    @classmethod
+    def from_cycles(cls, group: Group, cycles: Cycles, size: int, dim: int | None = None) -> Self:
+        """The representation with the given disjoint cycles for each of ``group.generators``.
+
+        Args:
+            cycles: For each generator, its cycles: ``[[0, 2, 5]]`` moves 0 to 2, 2 to 5, 5 to 0.
+            size: Number of entries; those in no cycle stay.
+            dim: That of a `Permutation`.
+
+        Raises:
+            ValueError: If the cycles are not disjoint, leave 0..size-1, or do not extend to all
+                of the group.
+
+        >>> from equicore import cyclic
+        >>> left_right = Permutation.from_cycles(cyclic(2), [[[3, 7]]], size=10)
+        >>> left_right.permutations[1].tolist()
+        [0, 1, 2, 7, 4, 5, 6, 3, 8, 9]
+        """
+        if not cycles:  # of the trivial group
+            return cls(group, [range(size)], **({} if dim is None else {"dim": dim}))
+        return cls.from_generators(group, [permutation_of(c, size) for c in cycles], dim)
+
+    def check_labels(self, labels: Tensor) -> Tensor:
+        """Return labels, to index with, or raise TypeError or ValueError if they are not 0..d-1."""
+        if not is_integer(labels):
+            raise TypeError(f"labels are integers; got {labels.dtype}")
+        if not is_traced() and labels.numel():
+            low, high = (int(label) for label in labels.aminmax())
+            if low < 0 or high >= self.size:
+                raise ValueError(f"labels are 0..{self.size - 1}; got {low if low < 0 else high}")
+        return labels.long()  # torch takes uint8 for a mask
+
+
+class Permutation(PermutationTable):
     """Elements permute the entries of one axis: discrete actions, class logits, joints, words.
 
     Args:
@@ -44,73 +128,10 @@ class Permutation(Representation):
     tensor([1, 0])
     """
 
-    permutations: Tensor
-    inverses: Tensor
-
     def __init__(self, group: Group, permutations: ArrayLike, dim: int = -1) -> None:
-        super().__init__(group)
-        rows = np.asarray(permutations)
-        if rows.ndim != 2:
-            raise ValueError(
-                f"permutations have the shape ({len(group)}, d), one row for each element of "
-                f"{group.name}; got {rows.shape}"
-            )
-        self.size = rows.shape[1]
-        rows = np.stack([check_permutation(row, self.size) for row in rows])
-        group.check_homomorphism(
-            list(rows),
-            np.arange(self.size),
-            compose_permutations,
-            np.array_equal,
-            "permutations",
-        )
+        super().__init__(group, permutations)
         self.dim = check_dim(dim)
         self.axes = (dim,)
-        self.register_buffer("permutations", torch.from_numpy(rows), persistent=False)
-        self.register_buffer("inverses", torch.from_numpy(rows[group.inverses]), persistent=False)
-
-    @classmethod
-    def from_generators(
-        cls, group: Group, permutations: Sequence[ArrayLike], dim: int = -1
-    ) -> Permutation:
-        """The representation with the given permutation for each element of ``group.generators``.
-
-        Raises:
-            ValueError: If they do not extend to all of the group.
-        """
-        size = np.size(np.asarray(permutations[0])) if len(permutations) else 1
-        images = [check_permutation(p, size) for p in permutations]
-        return cls._extended(group, images, size, dim)
-
-    @classmethod
-    def from_cycles(
-        cls, group: Group, cycles: Sequence[Sequence[Sequence[int]]], size: int, dim: int = -1
-    ) -> Permutation:
-        """The representation with the given disjoint cycles for each of ``group.generators``.
-
-        Args:
-            group: The group that acts.
-            cycles: For each generator, its cycles: ``[[0, 2, 5]]`` moves 0 to 2, 2 to 5, 5 to 0.
-            size: Number of entries; those in no cycle stay.
-            dim: The axis, counted from the end.
-
-        Raises:
-            ValueError: If the cycles are not disjoint, leave 0..size-1, or do not extend to all
-                of the group.
-
-        >>> from equicore import cyclic
-        >>> left_right = Permutation.from_cycles(cyclic(2), [[[3, 7]]], size=10)
-        >>> left_right.permutations[1].tolist()
-        [0, 1, 2, 7, 4, 5, 6, 3, 8, 9]
-        """
-        return cls._extended(group, [permutation_of(c, size) for c in cycles], size, dim)
-
-    @classmethod
-    def _extended(
-        cls, group: Group, images: Sequence[NDArray[Any]], size: int, dim: int
-    ) -> Permutation:
-        extended = group.extend(images, np.arange(size), compose_permutations, np.array_equal)
-        return cls(group, np.stack(extended), dim)
 
     def act(self, g: int, x: Tensor) -> Tensor:
         """Move entry i of the axis to place ``permutations[g][i]``."""
@@ -125,42 +146,26 @@ class Permutation(Representation):
         """
         return self.permutations[self.group.check_element(g)][self.check_labels(labels)]
 
-    def check_labels(self, labels: Tensor) -> Tensor:
-        """Return labels, to index with, or raise.
-
-        Raises:
-            TypeError: If they are no integers.
-            ValueError: If a label is none of 0..d-1.
-        """
-        if not is_integer(labels):
-            raise TypeError(f"labels are integers; got {labels.dtype}")
-        if not is_traced() and labels.numel():
-            low, high = (int(label) for label in labels.aminmax())
-            if low < 0 or high >= self.size:
-                raise ValueError(f"labels are 0..{self.size - 1}; got {low if low < 0 else high}")
-        return labels.long()  # torch takes uint8 for a mask
-
     def act_each(self, elements: Tensor, x: Tensor) -> Tensor:
-        """Permute each sample by an element of its own, in one gather."""
         elements = check_elements(self.group, elements, x.shape[0])
         self._check_axis(x.shape, self.dim, self.size)
         return self._gathered(x, self.inverses[elements])
 
     def orbit(self, x: Tensor, elements: Elements | None = None) -> Tensor:
-        """All permuted batches, in one gather."""
         self._check_axis(x.shape, self.dim, self.size)
         table = some_rows(self.inverses, elements)
         return self._gathered(x.expand(table.shape[0], *x.shape), table)
 
     def align(self, y: Tensor, elements: Elements | None = None) -> Tensor:
         """Undo each slice's permutation, in one gather: ``y[g][..., permutations[g]]``."""
-        table = some_rows(self.permutations, elements)
+        table: Any = self._buffers["permutations"]  # faster than as an attribute
+        if elements is not None:
+            table = some_rows(table, elements)
         self._check_slices(y.shape, table.shape[0])
         self._check_axis(y.shape, self.dim, self.size, stacked=True)
         return self._gathered(y, table)
 
     def arguments(self) -> dict[str, Any]:
-        """The permutations and the axis."""
         return {"permutations": self.permutations.tolist(), "dim": self.dim}
 
     def _gathered(self, y: Tensor, table: Tensor) -> Tensor:
@@ -238,13 +243,11 @@ class Matrix(Representation):
         return cls(group, np.stack(extended), dim)
 
     def act(self, g: int, x: Tensor) -> Tensor:
-        """Multiply each vector along the axis by ``matrices[g]``."""
         self._check_axis(x.shape, self.dim, self.size)
         matrix = self._matched(self.matrices, x)[self.group.check_element(g)]
         return exact_product(x.movedim(self.dim, -1), matrix.mT).movedim(-1, self.dim)
 
     def act_each(self, elements: Tensor, x: Tensor) -> Tensor:
-        """Multiply each sample by the matrix of an element of its own."""
         elements = check_elements(self.group, elements, x.shape[0])
         self._check_axis(x.shape, self.dim, self.size)
         return self._multiply(x, self.matrices[elements])
@@ -265,14 +268,12 @@ class Matrix(Representation):
         return moved if self.dim == -1 else moved.movedim(-1, self.dim)
 
     def align(self, y: Tensor, elements: Elements | None = None) -> Tensor:
-        """Multiply each slice by the inverse of its element's matrix."""
         inverses = [self.group.inverse(g) for g in self._listed(elements)]
         self._check_slices(y.shape, len(inverses))
         self._check_axis(y.shape, self.dim, self.size, stacked=True)
         return self._multiply(y, self.matrices[inverses])
 
     def arguments(self) -> dict[str, Any]:
-        """The matrices and the axis."""
         return {"matrices": self.matrices.tolist(), "dim": self.dim}
 
     def _multiply(self, y: Tensor, matrices: Tensor) -> Tensor:
@@ -336,11 +337,3 @@ def compose_permutations(after: NDArray[Any], before: NDArray[Any]) -> NDArray[A
 
 def _close(a: NDArray[Any], b: NDArray[Any]) -> bool:
     return np.allclose(a, b, atol=1e-6)
-
-
-def exact_product(a: Tensor, b: Tensor) -> Tensor:
-    """The matrix product, which autocast would round to a shorter type."""
-    if torch._C._is_any_autocast_enabled():
-        with torch.autocast(a.device.type, enabled=False):
-            return a @ b
-    return a @ b

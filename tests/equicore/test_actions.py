@@ -1,8 +1,7 @@
+"""Elements of continuous groups, and how they act."""
+
 import itertools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -10,18 +9,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equicore import (
-    ActionTree,
+from equicore import Tree, Trivial
+from equicore.continuous import (
     Motion,
     Points,
     Reordering,
     Rows,
-    Scalars,
     Vectors,
     random_motions,
     rotations_2d,
     sign_frames,
 )
+from equicore.trees import leaves
 
 PROPERTY = settings(max_examples=15, deadline=None, derandomize=True)
 FLOATS = [torch.float32, torch.float64]
@@ -41,7 +40,7 @@ def close_motions(actual, expected):
 def moving(batch, dimension, seed, dtype=torch.float64):
     """A random motion for each sample, reflections among them, and none the identity."""
     some = random_motions(batch + 1, dimension, reflections=True, shift=1.0, seed=seed)[1:]
-    return some.to(torch.zeros(0, dtype=dtype))
+    return Motion(some.rotation.to(dtype), some.translation.to(dtype))
 
 
 def shuffling(batch, rows, seed):
@@ -110,8 +109,8 @@ def test_motions_act_as_a_group(kind, three, data):
     dim = data.draw(st.sampled_from([-1, -2, -3]))
     action = kind(dim)
     x = a_batch(data.draw, len(a), a.rotation.shape[-1], dim, a.rotation.dtype)
-    close(action.act(a @ b, x), action.act(a, action.act(b, x)))
-    close(action.act(a.inverse(), action.act(a, x)), x)
+    close(action.act_each(a @ b, x), action.act_each(a, action.act_each(b, x)))
+    close(action.act_each(a.inverse(), action.act_each(a, x)), x)
 
 
 @PROPERTY
@@ -121,8 +120,8 @@ def test_reorderings_act_as_a_group(three, data):
     dim = data.draw(st.sampled_from([-1, -2, -3]))
     action = Rows(dim)
     x = a_batch(data.draw, len(a), a.places.shape[-1], dim, torch.float32)
-    assert torch.equal(action.act(a @ b, x), action.act(a, action.act(b, x)))
-    assert torch.equal(action.act(a.inverse(), action.act(a, x)), x)
+    assert torch.equal(action.act_each(a @ b, x), action.act_each(a, action.act_each(b, x)))
+    assert torch.equal(action.act_each(a.inverse(), action.act_each(a, x)), x)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -130,7 +129,7 @@ def test_reorderings_act_as_a_group(three, data):
 def test_each_vector_and_point_by_the_formula(dim, dtype):
     g = moving(2, 3, 5)
     x = torch.randn(2, 3, 3, 3, dtype=dtype)
-    turned, moved = (kind(dim).act(g, x).movedim(dim, -1) for kind in (Vectors, Points))
+    turned, moved = (kind(dim).act_each(g, x).movedim(dim, -1) for kind in (Vectors, Points))
     for sample in range(2):
         for place in np.ndindex(3, 3):
             vector = x.movedim(dim, -1)[sample][place].double()
@@ -143,26 +142,27 @@ def test_each_vector_and_point_by_the_formula(dim, dtype):
 def test_each_row_goes_to_its_place(dim):
     g = shuffling(3, 4, 5)
     x = torch.randn(3, 4, 4)
-    moved = Rows(dim).act(g, x).movedim(dim, 1)
+    moved = Rows(dim).act_each(g, x).movedim(dim, 1)
     for sample in range(3):
         for i, place in enumerate(g.places[sample].tolist()):
             assert torch.equal(moved[sample, place], x.movedim(dim, 1)[sample, i])
 
 
 def test_rows_may_hold_integers():
-    assert Rows(-1).act(
+    assert Rows(-1).act_each(
         Reordering(torch.tensor([[2, 0, 1]])), torch.tensor([[7, 8, 9]])
     ).tolist() == [[8, 9, 7]]
 
 
-def test_scalars_stay():
+def test_what_nothing_changes_stays():
     x = torch.randn(2, 3)
-    assert Scalars().act(moving(2, 3, 0), x) is x
+    assert Trivial().act_each(moving(2, 3, 0), x) is x
+    assert Trivial().align_each(moving(2, 3, 0), x) is x
 
 
 def test_no_points_and_no_vectors_are_moved_too():
-    assert Points().act(moving(2, 3, 0), torch.zeros(2, 0, 3)).shape == (2, 0, 3)
-    assert Vectors(-2).act(moving(2, 3, 0), torch.zeros(2, 3, 0)).shape == (2, 3, 0)
+    assert Points().act_each(moving(2, 3, 0), torch.zeros(2, 0, 3)).shape == (2, 0, 3)
+    assert Vectors(-2).act_each(moving(2, 3, 0), torch.zeros(2, 3, 0)).shape == (2, 3, 0)
 
 
 @pytest.mark.parametrize("kind", [Vectors, Points])
@@ -173,86 +173,57 @@ def test_gradients_reach_the_batch_and_the_motion(kind):
         for t in (torch.randn(2, 4, 3, dtype=torch.float64), g.rotation, g.translation)
     )
     assert torch.autograd.gradcheck(
-        lambda x, r, t: kind().act(Motion(r, t), x), (x, rotation, translation)
+        lambda x, r, t: kind().act_each(Motion(r, t), x), (x, rotation, translation)
     )
 
 
 def test_autocast_does_not_round_motions():
     g, x = moving(2, 3, 1), torch.randn(2, 4, 3)
-    expected = Points().act(g, x), g @ g, g.inverse()
+    expected = Points().act_each(g, x), g @ g, g.inverse()
     with torch.autocast("cpu", torch.bfloat16):
-        actual = Points().act(g, x), g @ g, g.inverse()
+        actual = Points().act_each(g, x), g @ g, g.inverse()
     assert torch.equal(actual[0], expected[0])
     assert torch.equal(actual[1].rotation, expected[1].rotation)
     assert torch.equal(actual[2].translation, expected[2].translation)
 
 
-class Pair(NamedTuple):
-    positions: Any
-    kinds: Any
-
-
-@dataclass
-class Cloud:
-    positions: Any
-    kinds: Any = None
-    velocities: Any = None
-
-
-MAKERS: list[Callable[..., Any]] = [
-    lambda p, k: {"positions": p, "kinds": k},
-    lambda p, k: (p, k),
-    lambda p, k: [p, k],
-    Pair,
-    Cloud,
-]
-
-
-@pytest.mark.parametrize("make", MAKERS)
-def test_trees_of_every_kind(make):
+def test_trees_of_actions():
     g = moving(2, 3, 1)
-    p, k = torch.randn(2, 4, 3), torch.randint(5, (2, 4))
-    actions = {"positions": Points(), "kinds": Scalars()}
-    tree = ActionTree(list(actions.values()) if type(make(p, k)) in (tuple, list) else actions)
-    moved = tree.act(g, make(p, k))
-    expected = make(Points().act(g, p), k)
-    assert type(moved) is type(expected)
-    if isinstance(moved, Cloud):
-        assert torch.equal(moved.positions, expected.positions)
-        assert moved.kinds is k and moved.velocities is None
-        return
-    places = moved if isinstance(moved, dict) else range(2)
-    assert list(places) == list(expected if isinstance(expected, dict) else range(2))
-    assert all(torch.equal(moved[i], expected[i]) for i in places)
-
-
-def test_trees_nest():
-    g = moving(2, 3, 1)
-    tree = ActionTree({"a": Vectors(), "b": ActionTree([Points(), Vectors(-2)])})
+    tree = Tree({"a": Vectors(), "b": [Points(), Vectors(-2)], "kinds": Trivial(), "c": Points()})
+    assert tree.group is None
     v, p, w = torch.randn(2, 3), torch.randn(2, 4, 3), torch.randn(2, 3, 5)
-    moved = tree.act(g, {"b": (p, w), "a": v})
-    assert torch.equal(moved["a"], Vectors().act(g, v))
-    assert torch.equal(moved["b"][0], Points().act(g, p))
-    assert torch.equal(moved["b"][1], Vectors(-2).act(g, w))
+    kinds = torch.randint(5, (2, 4))
+    moved = tree.act_each(g, {"b": (p, w), "a": v, "c": None, "kinds": kinds})
+    assert list(moved) == ["b", "a", "c", "kinds"]
+    assert torch.equal(moved["a"], Vectors().act_each(g, v))
+    assert torch.equal(moved["b"][0], Points().act_each(g, p))
+    assert torch.equal(moved["b"][1], Vectors(-2).act_each(g, w))
+    assert moved["kinds"] is kinds and moved["c"] is None
+    back = tree.align_each(g, moved)
+    for actual, expected in ((back["a"], v), (back["b"][0], p), (back["b"][1], w)):
+        close(actual, expected)
 
 
-def test_entries_that_are_none_stay_in_their_places():
-    g, v, p = moving(2, 3, 1), torch.randn(2, 3), torch.randn(2, 3)
-    moved = ActionTree({0: Vectors(), 2: Points()}).act(g, (v, None, p))
-    assert len(moved) == 3 and moved[1] is None
-    assert torch.equal(moved[0], Vectors().act(g, v))
-    assert torch.equal(moved[2], Points().act(g, p))
-    moved = ActionTree({"a": Vectors(), "b": Points()}).act(g, {"a": None, "b": p})
-    assert list(moved) == ["a", "b"] and moved["a"] is None
-    assert torch.equal(moved["b"], Points().act(g, p))
+@pytest.mark.parametrize("action", [Vectors(), Points(-2), Tree([Points(), Vectors()])])
+def test_orbits_of_some_elements(action):
+    elements = random_motions(4, 3, shift=1.0, reflections=True, seed=1)
+    x = torch.randn(5, 3, 3, dtype=torch.float64)
+    x = (x, 2 * x) if isinstance(action, Tree) else x
+    orbit = action.orbit(x, elements)
+    for g in range(4):
+        expected = action.act_each(elements[[g] * 5], x)
+        for whole, one in zip(leaves(orbit), leaves(expected), strict=True):
+            close(whole[g], one)
+    for aligned, still in zip(leaves(action.align(orbit, elements)), leaves(x), strict=True):
+        close(aligned, still.expand(4, *still.shape))
 
 
-@pytest.mark.parametrize("names", [("a",), ("a", "b", "c")])
-def test_trees_of_other_entries_are_refused(names):
-    with pytest.raises(ValueError, match=r"for the entries \['a', 'b'\]; got \['a'"):
-        ActionTree({"a": Scalars(), "b": Scalars()}).act(
-            moving(2, 3, 1), {name: torch.zeros(2) for name in names}
-        )
+def test_orbits_of_reorderings():
+    elements, x = shuffling(3, 4, seed=1), torch.randint(9, (5, 4, 2))
+    orbit = Rows().orbit(x, elements)
+    for g in range(3):
+        assert torch.equal(orbit[g][:, elements.places[g]], x)
+    assert torch.equal(Rows().align(orbit, elements), x.expand(3, *x.shape))
 
 
 @pytest.mark.parametrize(
@@ -268,30 +239,25 @@ def test_trees_of_other_entries_are_refused(names):
 )
 def test_batches_with_another_axis_are_refused(action, elements, shape):
     with pytest.raises(ValueError) as error:
-        action.act(elements, torch.zeros(shape))
+        action.act_each(elements, torch.zeros(shape))
     assert f"of 3 {'rows' if isinstance(action, Rows) else 'dimensions'} act on axis" in str(
         error.value
     )
     assert str(shape) in str(error.value)
 
 
-@pytest.mark.parametrize("samples", [1, 2])
-@pytest.mark.parametrize("batch", [1, 2, 3])
 @pytest.mark.parametrize("action", [Vectors(), Points(), Rows()])
-def test_there_is_one_element_for_each_sample(action, batch, samples):
-    elements = shuffling(samples, 3, 1) if isinstance(action, Rows) else moving(samples, 3, 1)
-    x = torch.randn(batch, 3, 3)
-    if batch == samples:
-        assert action.act(elements, x).shape == x.shape
-        return
-    with pytest.raises(ValueError, match=f"{samples} elements act on {samples} samples"):
-        action.act(elements, x)
+def test_there_is_one_element_for_each_sample(action):
+    for samples, batch in ((1, 2), (1, 3), (2, 1), (2, 3)):
+        elements = shuffling(samples, 3, 1) if isinstance(action, Rows) else moving(samples, 3, 1)
+        with pytest.raises(ValueError, match=f"{samples} elements act on {samples} samples"):
+            action.act_each(elements, torch.randn(batch, 3, 3))
 
 
 @pytest.mark.parametrize("kind", [Vectors, Points])
 def test_integers_do_not_turn(kind):
     with pytest.raises(TypeError, match=f"{kind.__name__} acts on floating-point.*int64"):
-        kind().act(moving(2, 3, 1), torch.ones(2, 3, dtype=torch.long))
+        kind().act_each(moving(2, 3, 1), torch.ones(2, 3, dtype=torch.long))
 
 
 @pytest.mark.parametrize("kind", [Vectors, Points, Rows])
@@ -301,10 +267,9 @@ def test_axes_are_counted_from_the_end(kind):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_motions_take_the_type_of_a_tensor(dtype):
-    g = moving(2, 3, 1).to(torch.zeros(0, dtype=dtype))
-    assert g.rotation.dtype == g.translation.dtype == dtype
-    assert Points().act(moving(2, 3, 1), torch.zeros(2, 3, dtype=dtype)).dtype == dtype
+def test_what_is_moved_keeps_its_type(dtype):
+    for kind in (Vectors, Points):
+        assert kind().act_each(moving(2, 3, 1), torch.zeros(2, 3, dtype=dtype)).dtype == dtype
 
 
 def test_some_of_the_elements():
@@ -423,7 +388,6 @@ def test_motions_do_not_change_with_the_array_that_they_are_of():
         Motion.from_matrices(matrices)
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(
     "bad",
     [
@@ -435,10 +399,12 @@ def test_motions_do_not_change_with_the_array_that_they_are_of():
         [[1.0, 0.0], [0.0, 1.0001]],
     ],
 )
-def test_matrices_that_are_not_orthogonal_are_named(bad, dtype):
-    eye = torch.eye(2, dtype=dtype)
-    with pytest.raises(ValueError, match="matrix 2 is not orthogonal"):
-        Motion.from_matrices(torch.stack([eye, eye, torch.tensor(bad, dtype=dtype), eye]))
+def test_matrices_that_are_not_orthogonal_are_named(bad):
+    for dtype in FLOATS:
+        stack = torch.eye(2, dtype=dtype).repeat(4, 1, 1)
+        stack[2] = torch.tensor(bad, dtype=dtype)
+        with pytest.raises(ValueError, match="matrix 2 is not orthogonal"):
+            Motion.from_matrices(stack)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

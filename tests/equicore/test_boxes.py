@@ -56,8 +56,7 @@ def moved_point(g, x, y):
     return x, y
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form, dtype", list(zip(FORMS, FLOATS, strict=True)))
 @pytest.mark.parametrize("grid", GRIDS, ids=["C4", "D4", "left-right", "top-bottom"])
 def test_boxes_move_as_their_masks_do(grid, form, dtype):
     boxes = Boxes(grid, form)

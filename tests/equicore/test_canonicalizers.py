@@ -1,9 +1,11 @@
+"""Canonicalizers: h(g x) = g h(x), and what they do where no such map exists."""
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equicore import (
+from equicore.continuous import (
     Centred,
     GramSchmidt,
     Motion,
@@ -19,7 +21,7 @@ from equicore import (
     sign_frames,
 )
 
-PROPERTY = settings(max_examples=10, deadline=None, derandomize=True)
+PROPERTY = settings(max_examples=20, deadline=None, derandomize=True)
 FLOATS = [torch.float32, torch.float64]
 GROUPS = [("SO", 2), ("SO", 3), ("SO", 4), ("O", 1), ("O", 2), ("O", 3)]
 
@@ -38,7 +40,7 @@ def close_motions(actual, expected):
 
 def moving(batch, dimension, seed, dtype=torch.float64, reflections=False, shift=0.0):
     some = random_motions(batch + 1, dimension, reflections=reflections, shift=shift, seed=seed)
-    return some[1:].to(torch.zeros(0, dtype=dtype))
+    return Motion(some.rotation[1:].to(dtype), some.translation[1:].to(dtype))
 
 
 def vectors(batch, count, dimension, seed, dtype=torch.float64):
@@ -60,26 +62,24 @@ def assert_in(kind, motion):
 
 
 @PROPERTY
-@given(BATCHES, st.integers(0, 2))
-@pytest.mark.parametrize(("kind", "dimension"), GROUPS)
-def test_gram_schmidt_is_equivariant(kind, dimension, batch, more):
-    samples, seed, dtype = batch
+@given(st.sampled_from(GROUPS), BATCHES, st.integers(0, 2))
+def test_gram_schmidt_is_equivariant(group, batch, more):
+    (kind, dimension), (samples, seed, dtype) = group, batch
     x = vectors(samples, dimension - (kind == "SO") + more, dimension, seed, dtype)
     g = moving(samples, dimension, seed, dtype, reflections=kind == "O")
     h = GramSchmidt(kind)
     assert_in(kind, h(x))
-    close_motions(h(Vectors().act(g, x)), g @ h(x))
+    close_motions(h(Vectors().act_each(g, x)), g @ h(x))
 
 
 @PROPERTY
-@given(BATCHES)
-@pytest.mark.parametrize(("kind", "dimension"), GROUPS)
-def test_gram_schmidt_is_the_unique_triangular_factor(kind, dimension, batch):
+@given(st.sampled_from(GROUPS), BATCHES)
+def test_gram_schmidt_is_the_unique_triangular_factor(group, batch):
     """h(x)^-1 x is lower triangular with a positive diagonal."""
-    samples, seed, dtype = batch
+    (kind, dimension), (samples, seed, dtype) = group, batch
     count = dimension - (kind == "SO")
     x = vectors(samples, count, dimension, seed, dtype)
-    canonical = Vectors().act(GramSchmidt(kind)(x).inverse(), x)
+    canonical = Vectors().act_each(GramSchmidt(kind)(x).inverse(), x)
     close(canonical.triu(1), torch.zeros_like(canonical))
     assert (canonical.diagonal(dim1=1, dim2=2) > 0).all()
 
@@ -92,7 +92,7 @@ def test_vector_sum_is_equivariant(batch, count):
     g = moving(samples, 2, seed, dtype)
     h = VectorSum()
     assert_in("SO", h(x))
-    close_motions(h(Vectors().act(g, x)), g @ h(x))
+    close_motions(h(Vectors().act_each(g, x)), g @ h(x))
     total = x.sum(1)
     close(h(x).rotation[..., 0], total / total.norm(dim=-1, keepdim=True))
 
@@ -104,7 +104,7 @@ def test_mixing_commutes_with_rotations_and_reflections(batch, dimension):
     mix, x = VectorMix(5, 3).to(dtype), vectors(samples, 5, dimension, seed, dtype)
     g = moving(samples, dimension, seed, dtype, reflections=True)
     assert mix(x).shape == (samples, 3, dimension)
-    close(mix(Vectors().act(g, x)), Vectors().act(g, mix(x)))
+    close(mix(Vectors().act_each(g, x)), Vectors().act_each(g, mix(x)))
 
 
 def same_up_to_signs(actual, expected):
@@ -115,10 +115,9 @@ def same_up_to_signs(actual, expected):
 
 
 @PROPERTY
-@given(BATCHES, st.integers(0, 2))
-@pytest.mark.parametrize(("kind", "dimension"), GROUPS)
-def test_principal_axes_are_equivariant_up_to_signs(kind, dimension, batch, more):
-    samples, seed, _ = batch
+@given(st.sampled_from(GROUPS), BATCHES, st.integers(0, 2))
+def test_principal_axes_are_equivariant_up_to_signs(group, batch, more):
+    (kind, dimension), (samples, seed, _) = group, batch
     # well separated moments, as rounding is amplified by the inverse of the gap
     moments = torch.arange(1.0, dimension + 1).double()
     generator = torch.Generator().manual_seed(seed)
@@ -129,8 +128,8 @@ def test_principal_axes_are_equivariant_up_to_signs(kind, dimension, batch, more
     g = moving(samples, dimension, seed, reflections=kind == "O")
     h = PrincipalAxes(kind)
     assert_in(kind, h(x))
-    same_up_to_signs(h(Vectors().act(g, x)), g @ h(x))
-    canonical = Vectors().act(h(x).inverse(), x)
+    same_up_to_signs(h(Vectors().act_each(g, x)), g @ h(x))
+    canonical = Vectors().act_each(h(x).inverse(), x)
     second = canonical.mT @ canonical
     close(second, torch.diag_embed(moments.flip(0).square()).expand_as(second))
     if dimension > 1:
@@ -146,10 +145,9 @@ INNER = {
 
 
 @PROPERTY
-@given(BATCHES)
-@pytest.mark.parametrize("dimension", [2, 3, 4])
+@given(BATCHES, st.sampled_from([2, 3, 4]))
 @pytest.mark.parametrize("group", list(INNER))
-def test_centred_points_are_equivariant_under_shifts_too(group, dimension, batch):
+def test_centred_points_are_equivariant_under_shifts_too(group, batch, dimension):
     samples, seed, _ = batch
     x = vectors(samples, 6, dimension, seed)
     g = moving(samples, dimension, seed, reflections=group in ("E", "mixed"), shift=3.0)
@@ -157,8 +155,8 @@ def test_centred_points_are_equivariant_under_shifts_too(group, dimension, batch
         g = Motion(torch.eye(dimension).to(g.rotation).expand_as(g.rotation), g.translation)
     h = Centred(INNER[group](dimension))
     assert_in("SO" if group == "SE" else "O", h(x))
-    close_motions(h(Points().act(g, x)), g @ h(x))
-    canonical = Points().act(h(x).inverse(), x)
+    close_motions(h(Points().act_each(g, x)), g @ h(x))
+    canonical = Points().act_each(h(x).inverse(), x)
     close(canonical.mean(1), torch.zeros(samples, dimension).double())
 
 
@@ -178,10 +176,10 @@ def test_sorting_is_equivariant(batch, rows):
     x = x.to(dtype)
     g = Reordering(torch.stack([torch.randperm(rows, generator=generator) for _ in keys]))
     for h in (Sorting(), Sorting(lambda x: -x[..., 0])):
-        moved = Rows().act(g, x)
+        moved = Rows().act_each(g, x)
         assert torch.equal(h(moved).places, (g @ h(x)).places)
-        canonical = Rows().act(h(x).inverse(), x)
-        assert torch.equal(canonical, Rows().act(h(moved).inverse(), moved))
+        canonical = Rows().act_each(h(x).inverse(), x)
+        assert torch.equal(canonical, Rows().act_each(h(moved).inverse(), moved))
         key = canonical[..., 0] if h.key is None else h.key(canonical)
         assert torch.equal(key, key.sort(-1).values)
 
@@ -210,17 +208,15 @@ def gradient(h, x):
     return torch.autograd.grad(loss, x)[0]
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("count", [3, 5])
 @pytest.mark.parametrize(("kind", "dimension"), [g for g in GROUPS if g[1] > 1])
-def test_gram_schmidt_of_zeros_is_the_identity(kind, dimension, count, dtype):
-    x = torch.zeros(2, count, dimension, dtype=dtype)
-    assert torch.equal(GramSchmidt(kind)(x).rotation, torch.eye(dimension).to(x).expand(2, -1, -1))
-    assert gradient(GramSchmidt(kind), x).isfinite().all()
+def test_gram_schmidt_of_zeros_is_the_identity(kind, dimension):
+    for count, dtype in ((3, torch.float32), (5, torch.float64)):
+        x, eye = torch.zeros(2, count, dimension, dtype=dtype), torch.eye(dimension, dtype=dtype)
+        assert torch.equal(GramSchmidt(kind)(x).rotation, eye.expand(2, -1, -1))
+        assert gradient(GramSchmidt(kind), x).isfinite().all()
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("kind", ["SO", "O"])
+@pytest.mark.parametrize("kind, dtype", [("SO", torch.float32), ("O", torch.float64)])
 @pytest.mark.parametrize("factor", [0.0, 1.0, -2.5, 1e3])
 def test_a_dependent_vector_is_replaced_by_the_farthest_axis(factor, kind, dtype):
     first = torch.tensor([0.0, 0.6, 0.8], dtype=dtype)
@@ -248,8 +244,9 @@ def test_what_counts_as_dependent(dtype):
     """Up to 100 epsilons of all vectors' size, whatever that is."""
     eps = torch.finfo(dtype).eps
     first = torch.tensor([1.0, 0.0], dtype=dtype)
+    # the limit is sqrt(2) times 100 epsilons for two vectors of length 1
     for size in (1e-30, 1.0, 1e30):
-        for offset, kept in ((-300 * eps, True), (-20 * eps, False)):
+        for offset, kept in ((-142 * eps, True), (-141 * eps, False)):
             x = size * torch.stack([first, torch.tensor([1.0, offset], dtype=dtype)])
             second = GramSchmidt("O")(x[None]).rotation[0, :, 1]
             close(second, torch.tensor([0.0, -1.0 if kept else 1.0], dtype=dtype))
@@ -301,7 +298,7 @@ def test_rows_of_equal_keys_keep_their_order(dtype):
     assert Sorting()(x).places.tolist() == [[1, 3, 0, 2]]
     # equal rows: the canonical form is still invariant
     g = Reordering(torch.tensor([[3, 0, 2, 1]]))
-    forms = [Rows().act(Sorting()(y).inverse(), y) for y in (x, Rows().act(g, x))]
+    forms = [Rows().act_each(Sorting()(y).inverse(), y) for y in (x, Rows().act_each(g, x))]
     assert torch.equal(*forms)
 
 
@@ -316,8 +313,8 @@ def test_gradients_of_gram_schmidt(kind, dimension):
     h = GramSchmidt(kind)
     for x in (vectors(1, count, dimension, 1), on_axes(dimension, count)):
         x = x.clone().requires_grad_()
-        assert torch.autograd.gradcheck(lambda x: h(x).rotation, x)
-        assert torch.autograd.gradgradcheck(lambda x: h(x).rotation, x)
+        assert torch.autograd.gradcheck(lambda x: h(x).rotation, x, fast_mode=True)
+        assert torch.autograd.gradgradcheck(lambda x: h(x).rotation, x, fast_mode=True)
 
 
 def test_gradients_of_the_others():
@@ -425,6 +422,6 @@ def test_sign_frames_are_what_principal_axes_leave_open():
     x, g = vectors(1, 5, 3, 4), moving(1, 3, 5)
     h, signs = PrincipalAxes("SO"), sign_frames(3, reflections=False)
     frames = h(x).rotation @ signs.rotation
-    moved = h(Vectors().act(g, x)).rotation @ signs.rotation
+    moved = h(Vectors().act_each(g, x)).rotation @ signs.rotation
     distances = (moved[:, None] - (g.rotation @ frames)[None]).abs().amax((2, 3))
     assert ((distances < 1e-9).sum(0) == 1).all() and ((distances < 1e-9).sum(1) == 1).all()

@@ -1,12 +1,13 @@
-"""DistributedDataParallel: two processes with half a batch each learn what one does with all.
+"""DistributedDataParallel: a process of its group learns what a model without it does.
 
-Run as a script, this file is one of the processes.
+Run as a script, this file is one of the two processes of the slow test.
 """
 
 import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,7 @@ def loss(model, x):
     return (model(first).square() + model(second).abs()).sum(-1).mean()
 
 
-def learn(name, model, x):
+def learned(model, x):
     """Gradients of two steps of a descent."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     gradients = []
@@ -77,72 +78,92 @@ def learn(name, model, x):
     return gradients
 
 
+@contextmanager
+def group(rank, size, folder):
+    """A group of processes that meet at a file."""
+    meeting = (folder / "meeting").as_uri()
+    torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=size)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def parallel(model):
+    """It sends no tables of representations in its forward passes."""
+    made = DistributedDataParallel(model)
+    sent = {id(buffer) for buffer in made.modules_buffers}
+    assert not any(id(table) in sent for table in model.output_rep.buffers())
+    return made
+
+
 def process(rank, folder):
     torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo",
-        init_method=(folder / "meeting").as_uri(),
-        rank=rank,
-        world_size=PROCESSES,
-    )
     results = {}
-    for name in NAMES:
-        model = made(name)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter += rank  # what the first process has is what counts
-        parallel = DistributedDataParallel(model)
-        sent = {id(buffer) for buffer in parallel.modules_buffers}
-        assert not any(id(table) in sent for table in model.output_rep.buffers())
-        results[name] = learn(name, parallel, batches().chunk(PROCESSES, dim=1)[rank])
+    with group(rank, PROCESSES, folder):
+        for name in NAMES:
+            model = made(name)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter += rank  # what the first process has is what counts
+            half = batches().chunk(PROCESSES, dim=1)[rank]
+            results[name] = learned(parallel(model), half)
     torch.save(results, folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory):
-    """What each of the processes found."""
-    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
-        pytest.skip("needs torch.distributed with gloo")
-    folder = tmp_path_factory.mktemp("distributed")
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]),
-        "GLOO_SOCKET_IFNAME": "lo",
-        "OMP_NUM_THREADS": "1",
-    }
-    files = [folder / f"{rank}.txt" for rank in range(PROCESSES)]
+def assert_same(found, expected):
+    for own, wanted in zip(found, expected, strict=True):
+        assert len(own) == len(wanted)
+        for name, gradient in wanted.items():
+            torch.testing.assert_close(own[f"module.{name}"], gradient, rtol=1e-12, atol=1e-12)
+
+
+needs_gloo = pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
+    reason="needs torch.distributed with gloo",
+)
+
+
+@pytest.fixture
+def loopback(monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+
+
+@needs_gloo
+def test_one_process_learns_what_the_model_alone_does(tmp_path, loopback):
+    with group(0, 1, tmp_path):
+        for name in NAMES:
+            expected = learned(made(name), batches())
+            assert_same(learned(parallel(made(name)), batches()), expected)
+            assert max(g.abs().amax() for g in expected[0].values()) > 0.01
+            weighted = name in ("lambda_equitune", "features", "chunks")
+            assert any("reduce.weight" in p for p in expected[0]) == weighted
+
+
+@needs_gloo
+@pytest.mark.slow
+def test_two_processes_with_half_a_batch_each_learn_what_one_does(tmp_path, loopback):
+    paths = [str(Path(__file__).parents[2]), *sys.path]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     started = []
     try:
-        for rank, path in enumerate(files):
-            command = [sys.executable, __file__, str(rank), str(folder)]
-            with path.open("w") as file:
-                started.append(subprocess.Popen(command, env=environment, stderr=file))
-        end = time.monotonic() + 120
+        for rank in range(PROCESSES):
+            command = [sys.executable, __file__, str(rank), str(tmp_path)]
+            with (tmp_path / f"{rank}.txt").open("w") as errors:
+                started.append(subprocess.Popen(command, env=environment, stderr=errors))
         # one that fails leaves the others waiting
+        end = time.monotonic() + 300
         while time.monotonic() < end and {one.poll() for one in started} in ({None}, {None, 0}):
             time.sleep(0.05)
-        errors = "\n".join(path.read_text() for path in files)
-        assert [one.poll() for one in started] == [0] * PROCESSES, errors
     finally:
         for one in started:
             one.kill()
-            one.wait()
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(PROCESSES)]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_two_processes_learn_what_one_does(name, processes):
-    expected = learn(name, made(name), batches())
-    for results in processes:
-        for step, gradients in enumerate(expected):
-            assert len(gradients) == len(results[name][step])
-            for parameter, gradient in gradients.items():
-                found = results[name][step][f"module.{parameter}"]
-                torch.testing.assert_close(found, gradient, rtol=1e-12, atol=1e-12)
-    assert max(g.abs().amax() for g in expected[0].values()) > 0.01
-    assert any("reduce.weight" in p for p in expected[0]) == (
-        name in ("lambda_equitune", "features", "chunks")
-    )
+    errors = "\n".join(file.read_text() for file in tmp_path.glob("*.txt"))
+    assert [one.wait() for one in started] == [0] * PROCESSES, errors
+    for rank in range(PROCESSES):
+        results = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for name in NAMES:
+            assert_same(results[name], learned(made(name), batches()))
 
 
 if __name__ == "__main__":

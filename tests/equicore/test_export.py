@@ -17,7 +17,6 @@ from equicore import (
     Maximum,
     Mean,
     Permutation,
-    Pullback,
     StraightThrough,
     Symmetrized,
     Tokens,
@@ -31,13 +30,14 @@ from equicore import (
     image_shifts,
     lambda_equitune,
     max_probability,
+    symmetric,
     vector_field,
 )
+from equicore.representations import Pullback
 
 METHODS = ["equitune", "equizero", "lambda_equitune", "features"]
 TOKENS = Tokens.from_cycles(cyclic(3), [[[1, 4, 2]]], size=8)
-# of torch.onnx itself
-# of torch's compiler, where graphs break
+# of torch.onnx itself, and of torch's compiler, where graphs break
 GRAD = "ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning"
 PYTREE = r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning"
 
@@ -106,22 +106,56 @@ def ids(batch=4, length=5):
     return torch.randint(8, (batch, length))
 
 
-# ---------------------------------------------------------------------------------- torch.compile
+# ---------------------------------------------------------- small models, whose graphs take seconds
 
 SLOW = pytest.mark.slow
 
 
-def fast(*chosen, of=METHODS):
-    """All, of which those that are not chosen are slow: a graph takes seconds to make."""
-    return [name if name in chosen else pytest.param(name, marks=SLOW) for name in of]
+def slow_but(chosen, of):
+    """All of them, of which the one chosen is fast."""
+    return [name if name == chosen else pytest.param(name, marks=SLOW) for name in of]
 
 
-CHUNKS = pytest.mark.parametrize(
-    "chunk", [None, pytest.param(3, marks=SLOW)], ids=["whole", "chunk"]
-)
-MIRRORS = pytest.mark.parametrize(
-    "mirrors", [False, pytest.param(True, marks=SLOW)], ids=["C4", "D4"]
-)
+S3 = Permutation.from_generators(symmetric(3), [[1, 0, 2], [1, 2, 0]])
+SMALL = {
+    "best": lambda f: equizero(f, S3, S3),
+    "chunks of features": lambda f: lambda_equitune(f, S3, S3, nn.Linear(4, 1), "1", chunk=4),
+}
+
+
+def small(name):
+    return SMALL[name](nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)))
+
+
+def test_a_small_model_compiled():
+    model, x = small("chunks of features"), torch.randn(5, 3)
+    check_compiled(model, model(x), x, "aot_eager")
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_models_exported_for_any_batch(name, tmp_path):
+    model = small(name).eval()
+    exported = export(model, (torch.randn(4, 3),), dynamic_shapes=ANY_BATCH)
+    torch.export.save(exported, tmp_path / "model.pt2")
+    again = torch.export.load(tmp_path / "model.pt2")
+    for x in (torch.randn(2, 3), torch.randn(9, 3)):
+        close(exported.module()(x), model(x), 1e-5)
+        close(again.module()(x), model(x), 1e-5)
+    assert set(exported.state_dict) >= set(model.state_dict())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.filterwarnings(PYTREE)
+def test_a_small_model_through_onnx(tmp_path):
+    model, x = small("chunks of features").eval(), torch.randn(9, 3)
+    (output,) = through_onnx(model, torch.randn(4, 3), ANY_BATCH, tmp_path / "model.onnx", x)
+    close(output, model(x), 1e-5)
+
+
+# ---------------------------------------------------------------------------------- torch.compile
+
+CHUNKS = pytest.mark.parametrize("chunk", [None, 3], ids=["whole", "chunk"])
+MIRRORS = pytest.mark.parametrize("mirrors", [False, True], ids=["C4", "D4"])
 
 
 def check_compiled(model, expected, x, backend):
@@ -139,15 +173,15 @@ def check_compiled(model, expected, x, backend):
     assert not any(module._forward_hooks for module in model.modules())
 
 
+@SLOW
 @CHUNKS
-@MIRRORS
 @pytest.mark.parametrize("method", METHODS)
-def test_compiled_models_and_their_gradients(method, mirrors, chunk, classifier, by_hand):
-    model, x = classifier(method, chunk=chunk, mirrors=mirrors), images()
+def test_compiled_models_and_their_gradients(method, chunk, classifier, by_hand):
+    model, x = classifier(method, chunk=chunk, mirrors=chunk is None), images()
     check_compiled(model, by_hand(model, x), x, "aot_eager")
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler, g++")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize(
@@ -158,8 +192,9 @@ def test_compiled_by_inductor(method, chunk, classifier, by_hand):
     check_compiled(model, by_hand(model, x), x, "inductor")
 
 
+@SLOW
 @CHUNKS
-@pytest.mark.parametrize("method", fast("features"))
+@pytest.mark.parametrize("method", METHODS)
 def test_compiled_without_gradients(method, chunk, classifier, by_hand):
     model, x = classifier(method, chunk=chunk, mirrors=False).eval(), images()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
@@ -167,6 +202,7 @@ def test_compiled_without_gradients(method, chunk, classifier, by_hand):
         close(compiled(x), by_hand(model, x), 1e-5)
 
 
+@SLOW
 @MIRRORS
 def test_compiled_a_chunk_at_a_time(mirrors, classifier, by_hand):
     """In a graph, checkpoints take other ways than outside."""
@@ -181,7 +217,7 @@ def test_compiled_a_chunk_at_a_time(mirrors, classifier, by_hand):
         close(a.grad, b.grad, 1e-4)
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("method", METHODS)
 def test_compiled_once_for_all_calls_and_sizes(method, randomise):
     model = words(method, randomise)
@@ -201,23 +237,25 @@ REDUCERS = {
 }
 
 
+@SLOW
 @CHUNKS
-@pytest.mark.parametrize("reducer", fast("through mean", of=REDUCERS))
+@pytest.mark.parametrize("reducer", REDUCERS)
 def test_compiled_reducers(reducer, chunk, classifier):
     model = classifier("", reduce=REDUCERS[reducer], chunk=chunk, mirrors=False)
     x = images()
     check_compiled(model, model(x), x, "aot_eager")
 
 
-@pytest.mark.parametrize("method", fast("equizero"))
+@SLOW
+@pytest.mark.parametrize("method", METHODS)
 def test_compiled_sequences(method, randomise):
     model, x = words(method, randomise), ids()
     check_compiled(model, model(x), x, "aot_eager")
     assert_equivariant(model, TOKENS, TOKENS.logits(), x)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("chunk", [None, 3], ids=["whole", "chunk"])
+@SLOW
+@CHUNKS
 @pytest.mark.parametrize("method", METHODS)
 def test_compiled_batch_norm_is_updated_as_often(method, chunk, classifier):
     eager, compiled = (classifier(method, norm=True, chunk=chunk) for _ in range(2))
@@ -232,7 +270,7 @@ def test_compiled_batch_norm_is_updated_as_often(method, chunk, classifier):
         close(a.grad, b.grad, 1e-4)
 
 
-@pytest.mark.parametrize("method", fast("features"))
+@pytest.mark.parametrize("method", slow_but("features", METHODS))
 def test_models_that_are_compiled_inside(method, classifier, by_hand):
     model = classifier(method).eval()
     x = images()
@@ -243,9 +281,10 @@ def test_models_that_are_compiled_inside(method, classifier, by_hand):
     assert not any(module._forward_hooks for module in model.modules())
 
 
+@SLOW
 @pytest.mark.filterwarnings(GRAD)
-@pytest.mark.parametrize("fullgraph", fast(True, of=[True, False]))
-@pytest.mark.parametrize("name", fast("top_k", of=["top_k", "samples"]))
+@pytest.mark.parametrize("fullgraph", [True, False])
+@pytest.mark.parametrize("name", ["top_k", "samples"])
 @torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True)  # not yet so in torch 2.8
 def test_compiled_where_the_elements_depend_on_data(name, fullgraph, classifier):
     """Those of top_k are a tensor of unknown size; random ones are known outside graphs only."""
@@ -306,8 +345,8 @@ def all_at_once():
     return rep, batch
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("chunk", [None, 3], ids=["whole", "chunk"])
+@SLOW
+@CHUNKS
 def test_representations_in_graphs_of_any_batch(chunk):
     rep, batch = all_at_once()
     model = Symmetrized(Lopsided(), rep, rep, Mean(), chunk=chunk)
@@ -322,13 +361,11 @@ def test_representations_in_graphs_of_any_batch(chunk):
         assert not torch.allclose(entry, Lopsided()(x[name]), atol=1e-2)
 
 
-@CHUNKS
-@pytest.mark.parametrize("name", fast("boxes", of=REPRESENTATIONS))
-def test_each_representation_in_graphs_of_any_batch(name, chunk):
+@pytest.mark.parametrize("name", slow_but("sum", REPRESENTATIONS))
+def test_each_representation_in_graphs_of_any_batch(name):
     rep, shape = REPRESENTATIONS[name]
-    model = Symmetrized(Lopsided(), rep, rep, Mean(), chunk=chunk)
+    model = Symmetrized(Lopsided(), rep, rep, Mean())
     x = torch.rand(7, *shape)
-    close(torch.compile(model, fullgraph=True, backend="aot_eager")(x), model(x))
     exported = export(model, (torch.rand(5, *shape),), dynamic_shapes=ANY_BATCH)
     close(exported.module()(x), model(x))
     assert not torch.allclose(model(x), Lopsided()(x), atol=1e-2)
@@ -340,11 +377,11 @@ ANY_BATCH = ({0: Dim("batch", min=2)},)
 ANY_BATCH_AND_TIME = ({0: Dim("batch", min=2), 1: Dim("time", min=2)},)
 
 
+@SLOW
 @CHUNKS
-@MIRRORS
-@pytest.mark.parametrize("method", fast("equitune", "equizero", "features"))
-def test_exported_for_any_batch(method, mirrors, chunk, classifier, by_hand, tmp_path):
-    model = classifier(method, norm=True, chunk=chunk, mirrors=mirrors).eval()
+@pytest.mark.parametrize("method", METHODS)
+def test_exported_for_any_batch(method, chunk, classifier, by_hand, tmp_path):
+    model = classifier(method, norm=True, chunk=chunk, mirrors=chunk is None).eval()
     exported = export(model, (images(),), dynamic_shapes=ANY_BATCH)
     for batch in (2, 9):
         x = images(batch)
@@ -355,8 +392,8 @@ def test_exported_for_any_batch(method, mirrors, chunk, classifier, by_hand, tmp
     assert not any(module._forward_hooks for module in model.modules())
 
 
+@SLOW
 @CHUNKS
-@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS[:3])
 def test_exported_strictly(method, chunk, classifier, by_hand):
     model = classifier(method, chunk=chunk, mirrors=False).eval()
@@ -365,7 +402,7 @@ def test_exported_strictly(method, chunk, classifier, by_hand):
     close(exported.module()(x), by_hand(model, x), 1e-5)
 
 
-@pytest.mark.parametrize("method", fast("equizero", "lambda_equitune"))
+@pytest.mark.parametrize("method", slow_but("equizero", METHODS))
 def test_exported_sequences_of_any_batch_and_length(method, randomise):
     model = words(method, randomise).eval()
     exported = export(model, (ids(),), dynamic_shapes=ANY_BATCH_AND_TIME).module()
@@ -424,8 +461,9 @@ def through_onnx(model, example, shapes, path, *inputs):
     return [torch.from_numpy(session.run(None, {name: x.numpy()})[0]) for x in inputs]
 
 
+@SLOW
 @pytest.mark.filterwarnings(PYTREE)
-@pytest.mark.parametrize("method", fast("features"))
+@pytest.mark.parametrize("method", METHODS)
 def test_onnx_of_images_of_any_batch(method, classifier, by_hand, tmp_path):
     model = classifier(method, norm=True, mirrors=False).eval()
     inputs = images(2), images(9)
@@ -434,8 +472,9 @@ def test_onnx_of_images_of_any_batch(method, classifier, by_hand, tmp_path):
         close(output, by_hand(model, x), 1e-4)
 
 
+@SLOW
 @pytest.mark.filterwarnings(PYTREE)
-@pytest.mark.parametrize("method", fast("equizero"))
+@pytest.mark.parametrize("method", METHODS)
 def test_onnx_of_sequences_of_any_batch_and_length(method, randomise, tmp_path):
     model = words(method, randomise).eval()
     inputs = ids(2, 3), ids(7, 9)
@@ -444,7 +483,7 @@ def test_onnx_of_sequences_of_any_batch_and_length(method, randomise, tmp_path):
         close(output, model(x), 1e-4)
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.filterwarnings(PYTREE)
 @pytest.mark.parametrize("name", REPRESENTATIONS)
 def test_onnx_of_representations(name, tmp_path):

@@ -27,6 +27,7 @@ from equicore import (
     max_value,
     symmetric,
 )
+from equicore.continuous import Vectors
 
 C3 = Permutation.from_generators(cyclic(3), [[1, 2, 0]])
 S3 = Permutation.from_generators(symmetric(3), [[1, 0, 2], [1, 2, 0]])
@@ -95,6 +96,7 @@ def test_straight_through_gradients_by_hand(rep):
 
     best = Best(max_value)
     exact(found(best), by_element[1])
+    exact(found(Mean()), torch.stack(by_element).mean(0))
     exact(found(StraightThrough(best, Mean())), torch.stack(by_element).mean(0))
     exact(found(StraightThrough(best, Identity())), by_element[0])
 
@@ -184,6 +186,27 @@ def test_gradients_reach_the_weight_network_and_the_model_through_features():
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_weights_may_see_the_outputs():
+    model = two_layers()
+    weight = nn.Linear(4, 1).double()
+    x = torch.randn(5, 4, dtype=torch.float64)
+    weighted = Symmetrized(model, D4, D4, WeightedMean(weight, of_outputs=True))
+    raw = model(D4.orbit(x))
+    shares = weight(raw).softmax(0)
+    exact(weighted(x), (shares * D4.align(raw)).sum(0))
+    exact(weighted.scores(x), weight(raw).squeeze(-1))
+    assert_equivariant(weighted, D4, D4, x)
+
+
+@pytest.mark.parametrize("count", [20, 21])
+def test_of_very_many_submodules_twenty_are_named(count):
+    model = nn.Sequential(*[nn.Identity() for _ in range(count)])
+    with pytest.raises(ValueError) as error:
+        lambda_equitune(model, D4, D4, nn.Linear(4, 1), features="last")
+    assert ("..." in str(error.value)) is (count > 20)
+    assert "'19'" in str(error.value) and "'20'" not in str(error.value)
+
+
 def test_features_must_name_a_submodule_that_is_called():
     with pytest.raises(ValueError, match=r"'backbone' is none of \['0', '1', '2'\]"):
         lambda_equitune(two_layers(), D4, D4, nn.Linear(8, 1), features="backbone")
@@ -194,6 +217,8 @@ def test_features_must_name_a_submodule_that_is_called():
     idle.forward = lambda x: x
     with pytest.raises(ValueError, match="'idle' was not called"):
         lambda_equitune(idle, D4, D4, nn.Linear(8, 1), features="idle")(torch.zeros(5, 4))
+    with pytest.raises(ValueError, match="names a submodule"):
+        lambda_equitune(two_layers(), D4, D4, nn.Linear(8, 1), features="")  # the model itself
 
 
 # --------------------------------------------------------------------------------------- top_k
@@ -236,16 +261,15 @@ def test_top_k_of_everything_is_lambda_equitune(random_model):
         assert torch.equal(lambda_equitune(model, S3, S3, weight, top_k=k)(x), everything)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("k", [1, 2])
 @pytest.mark.parametrize("rep", [S3, D4, S4], ids=name)
-def test_top_k_is_exact_where_elements_tie(rep, k, dtype, random_model, stabilised):
-    model = random_model((rep.size,), (rep.size,), 1).to(dtype)
-    weight = random_model((rep.size,), (1,), 2).to(dtype)
-    sparse = lambda_equitune(model, rep, rep, weight, top_k=k)
-    for h in range(1, len(rep.group)):
-        x = stabilised(rep, h, torch.randn(3, rep.size, dtype=dtype))
-        assert_equivariant(sparse, rep, rep, x)
+def test_top_k_is_exact_where_elements_tie(rep, random_model, stabilised):
+    for dtype, k in ((torch.float32, 1), (torch.float64, 2)):
+        model = random_model((rep.size,), (rep.size,), 1).to(dtype)
+        weight = random_model((rep.size,), (1,), 2).to(dtype)
+        sparse = lambda_equitune(model, rep, rep, weight, top_k=k)
+        for h in range(1, len(rep.group)):
+            x = stabilised(rep, h, torch.randn(2, rep.size, dtype=dtype))
+            assert_equivariant(sparse, rep, rep, x)
 
 
 def test_top_k_on_images(randomise):
@@ -324,8 +348,8 @@ def test_samples_are_for_training_and_drawn_from_torchs_random_state(random_mode
 
 def test_samples_need_an_unbiased_estimate():
     with pytest.raises(TypeError, match="Best has no unbiased estimate"):
-        equizero(nn.Identity(), S3, S3, samples=2)
-    with pytest.raises(TypeError, match="weight network that sees the inputs"):
+        Symmetrized(nn.Identity(), S3, S3, Best(max_value), samples=2)
+    with pytest.raises(TypeError, match="weight network sees the inputs"):
         lambda_equitune(two_layers(), D4, D4, nn.Linear(8, 1), features="1", samples=2)
 
 
@@ -386,9 +410,25 @@ def test_top_k_excludes_other_limits(other):
         lambda_equitune(nn.Identity(), S3, S3, nn.Linear(3, 1), top_k=1, **other)
 
 
+def test_elements_are_given_of_continuous_groups_only():
+    with pytest.raises(ValueError, match="of a continuous group, and of no other"):
+        Symmetrized(nn.Identity(), S3, S3, Mean(), elements=[0, 1])
+    with pytest.raises(ValueError, match="of a continuous group, and of no other"):
+        Symmetrized(nn.Identity(), Vectors(), Vectors(), Mean())
+
+
 def test_a_reducer_is_a_reducer():
     with pytest.raises(TypeError, match="must be a Reducer; got Linear"):
         Symmetrized(nn.Identity(), S3, S3, nn.Linear(3, 3))
+
+
+def test_a_reducer_with_scores_says_what_they_look_at():
+    class Silent(Mean):
+        def scores(self, seen, raw):
+            return raw.sum(-1)
+
+    with pytest.raises(TypeError, match="Silent has scores; its needs say what they look at"):
+        Symmetrized(nn.Identity(), S3, S3, Silent())
 
 
 def test_an_input_is_needed():

@@ -114,9 +114,14 @@ def weights_by_hand(method, seen, raw, weight):
 # ------------------------------------------------------------------------------------------ trees
 
 
-@pytest.mark.parametrize("chunk", [None, 4])
-@pytest.mark.parametrize("container", CONTAINERS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method, container, chunk",
+    [
+        (METHODS[i % 4], container, chunk)
+        for i, container in enumerate(CONTAINERS)
+        for chunk in (None, 4)
+    ],
+)
 def test_outputs_in_containers(method, container, chunk):
     make, first, second = CONTAINERS[container]
     model = Heads(make)
@@ -319,6 +324,29 @@ def test_tensors_of_different_batches_are_refused():
     f = equitune(model, Tree({"x": S3, "mask": S3}), S3)
     with pytest.raises(ValueError, match="different batches"):
         f(x=torch.randn(2, 3), mask=torch.randn(3, 3))
+    with pytest.raises(ValueError, match=r"different batches: shapes \[\(2, 3\), \(\)\]"):
+        f(x=torch.randn(2, 3), mask=torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("shapes", [[(0, 3)], [(0, 3), (0, 3)]])
+def test_empty_trees_are_refused(shapes):
+    rep = Tree([S3] * len(shapes))
+    with pytest.raises(ValueError, match=r"empty batch: got an input of shapes \[\(0, 3\)"):
+        equitune(lambda x: x, rep, rep)([torch.zeros(shape) for shape in shapes])
+    with pytest.raises(ValueError, match=r"the input holds no tensor: \[None"):
+        equitune(lambda x: x, rep, rep)([None] * len(shapes))
+    one = [torch.randn(1, 3) for _ in shapes]
+    assert len(equitune(lambda x: x, rep, rep)(one)) == len(shapes)
+
+
+def test_samples_without_numbers_are_no_empty_batch():
+    nothing = Trivial(S3.group)
+    for x in (torch.zeros(2, 0), [torch.zeros(2, 0)]):
+        rep = nothing if isinstance(x, torch.Tensor) else Tree([nothing])
+        found = equitune(lambda x: x, rep, rep)(x)
+        assert (found if isinstance(x, torch.Tensor) else found[0]).shape == (2, 0)
+    with pytest.raises(ValueError, match=r"empty batch: got an input of shape \(\)"):
+        equitune(lambda x: x, nothing, nothing)(torch.tensor(1.0))
 
 
 # ---------------------------------------------------------------------------- batch on other axes

@@ -11,10 +11,8 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from equicore import (
-    EquivarianceError,
     Matrix,
     Permutation,
-    Report,
     Tokens,
     Tree,
     Trivial,
@@ -29,6 +27,7 @@ from equicore import (
     symmetric,
 )
 from equicore.trees import leaves, tree_map
+from equicore.verify import EquivarianceError, Report
 
 SHIFT = Permutation.from_generators(cyclic(3), [[1, 2, 0]])
 POINTS = Permutation.from_generators(symmetric(3), [[1, 0, 2], [1, 2, 0]])
@@ -178,7 +177,7 @@ def test_check_representation_checks_every_verb(verb, law):
         check_representation(rep, x)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_the_identity_on_random_trees_is_equivariant(groups, trees, data):
     rep, make = data.draw(trees(data.draw(groups), floating=True))
@@ -303,17 +302,17 @@ def test_a_report_as_a_figure():
     assert np.abs(places - [0, 1, 2]).max() < 0.5
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_figures_of_every_type(dtype, tmp_path):
+def test_figures_of_every_type(tmp_path):
     rep = Permutation.from_generators(dihedral(5), [[1, 2, 3, 4, 0], [0, 4, 3, 2, 1]])
-    x = torch.randn(2, 5).to(dtype)
-    figure = report(lambda x: x * x[:, :1], rep, rep, x).plot()
-    figure.savefig(tmp_path / "report.png")
-    assert (tmp_path / "report.png").stat().st_size > 1000
-    (axes,) = figure.axes
-    assert len(axes.get_xticklabels()) == 10
-    assert {label.get_rotation() for label in axes.get_xticklabels()} == {90.0}
-    assert all((line.get_ydata() > 0).all() for line in axes.get_lines())
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        x = torch.randn(2, 5).to(dtype)
+        figure = report(lambda x: x * x[:, :1], rep, rep, x).plot()
+        (axes,) = figure.axes
+        assert len(axes.get_xticklabels()) == 10
+        assert {label.get_rotation() for label in axes.get_xticklabels()} == {90.0}
+        assert all((line.get_ydata() > 0).all() for line in axes.get_lines())
+    figure.savefig(tmp_path / "report.svg")
+    assert (tmp_path / "report.svg").stat().st_size > 1000
 
 
 def test_plots_leave_pyplot_alone():

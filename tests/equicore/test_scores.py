@@ -79,3 +79,9 @@ def test_nan_logits_score_nan(score):
     logits = torch.zeros(2, 1, 3)
     logits[1, 0, 1] = torch.nan
     assert score(logits).isnan().tolist() == [[False], [True]]
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_of_a_tree_an_entry_must_be_picked(score):
+    with pytest.raises(TypeError, match=r"returns dict; give a score that picks an entry of it"):
+        score({"logits": torch.zeros(2, 1, 3)})

@@ -22,9 +22,9 @@ from equicore import (
     max_probability,
     max_value,
     product,
-    regular,
     symmetric,
 )
+from equicore.representations import regular
 
 S3 = Permutation.from_generators(symmetric(3), [[1, 0, 2], [1, 2, 0]])
 D4 = Permutation.from_generators(dihedral(4), [[1, 2, 3, 0], [0, 3, 2, 1]])

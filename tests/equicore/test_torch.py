@@ -17,9 +17,7 @@ from equicore import (
     Matrix,
     Mean,
     Permutation,
-    Pullback,
     StraightThrough,
-    TensorProduct,
     Tokens,
     Tree,
     Trivial,
@@ -35,10 +33,16 @@ from equicore import (
     symmetric,
     vector_field,
 )
+from equicore.representations import Pullback, TensorProduct
 
 # forward-mode derivatives, of torch itself
 JIT = "ignore:`torch.jit.script` is deprecated:DeprecationWarning"
 METHODS = ["equitune", "equizero", "lambda_equitune", "features"]
+# each method once, half of them a chunk at a time
+METHODS_AND_CHUNKS = pytest.mark.parametrize(
+    "method, chunk",
+    [("equitune", 3), ("equizero", None), ("lambda_equitune", None), ("features", 3)],
+)
 
 QUARTERS = Matrix.from_generators(cyclic(4), [[[0, -1], [1, 0]]])
 THIRDS = Matrix.from_generators(cyclic(3), [[[-0.5, -(0.75**0.5)], [0.75**0.5, -0.5]]])
@@ -148,7 +152,7 @@ def test_pickled_models_are_the_same(method, classifier):
     assert torch.equal(torch.load(file, weights_only=False)(x), model(x))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("method", METHODS)
 def test_models_move_to_other_types(method, dtype, classifier, by_hand):
     model, x = classifier(method), images()
@@ -188,11 +192,10 @@ def test_train_and_eval_reach_all_modules(method, classifier):
 # ------------------------------------------------------------------------------------------ hooks
 
 
-@pytest.mark.parametrize("options", [{}, {"chunk": 3}], ids=["whole", "chunk"])
 @pytest.mark.parametrize("name", ["", "trunk.0", "pool"])
-@pytest.mark.parametrize("method", METHODS)
-def test_hooks_on_the_model_see_and_change_what_passes(method, name, options, classifier, by_hand):
-    model = classifier(method, **options).double()
+@METHODS_AND_CHUNKS
+def test_hooks_on_the_model_see_and_change_what_passes(method, chunk, name, classifier, by_hand):
+    model = classifier(method, chunk=chunk).double()
     submodule = model.model.get_submodule(name)
     x = images(dtype=torch.float64)
     plain = model(x)
@@ -356,8 +359,7 @@ def test_functional_call_uses_the_parameters_given(method, classifier, by_hand):
     assert torch.equal(first(x), before)
 
 
-@pytest.mark.parametrize("chunk", [None, 3], ids=["whole", "chunk"])
-@pytest.mark.parametrize("method", METHODS)
+@METHODS_AND_CHUNKS
 def test_vmap_over_an_ensemble(method, chunk, classifier, by_hand):
     ensemble = [classifier(method, seed=seed, chunk=chunk).double() for seed in (1, 5, 9)]
     parameters, buffers = stack_module_state(ensemble)
@@ -375,8 +377,7 @@ def test_vmap_over_an_ensemble(method, chunk, classifier, by_hand):
         close(actual, torch.autograd.grad(loss, model.model.head.weight)[0])
 
 
-@pytest.mark.parametrize("chunk", [None, 3], ids=["whole", "chunk"])
-@pytest.mark.parametrize("method", METHODS)
+@METHODS_AND_CHUNKS
 def test_gradients_of_each_sample(method, chunk, classifier, by_hand):
     model, x = classifier(method, chunk=chunk).double(), images(3, torch.float64)
     parameters = dict(model.named_parameters())
@@ -396,10 +397,9 @@ def test_gradients_of_each_sample(method, chunk, classifier, by_hand):
             close(found[name][i], e)
 
 
-@pytest.mark.parametrize("chunk", [None, 3], ids=["whole", "chunk"])
 @pytest.mark.filterwarnings(JIT)
 @pytest.mark.parametrize("derivative", [jacrev, jacfwd])
-@pytest.mark.parametrize("method", METHODS)
+@METHODS_AND_CHUNKS
 def test_derivatives_by_the_input(method, derivative, chunk, classifier, by_hand):
     model, x = classifier(method, chunk=chunk).double(), images(2, torch.float64)
     expected = torch.autograd.functional.jacobian(lambda inputs: by_hand(model, inputs), x)
@@ -444,13 +444,12 @@ def test_vmap_over_tokens(method, by_hand):
     assert_equivariant(symmetrized, TOKENS, TOKENS.logits(), ids[0])
 
 
-@pytest.mark.parametrize("chunk", [None, 3], ids=["whole", "chunk"])
-@pytest.mark.parametrize("method", METHODS)
+@METHODS_AND_CHUNKS
 def test_second_derivatives(method, chunk, classifier):
     model = classifier(method, chunk=chunk).double()
     image = torch.randn(1, 1, 6, 6, dtype=torch.float64)
-    direction = torch.randn(4, 1, 6, 6, dtype=torch.float64)
-    along = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    direction = torch.randn(2, 1, 6, 6, dtype=torch.float64)
+    along = torch.zeros(2, dtype=torch.float64, requires_grad=True)
 
     def function(steps):
         return model(image + torch.einsum("i,ichw->chw", steps, direction))

@@ -90,10 +90,8 @@ def shapes(tree):
     return [(tuple(t.shape), t.dtype) for t in leaves(tree)]
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("method", METHODS)
-@PROPERTY
-@given(data=st.data())
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(data=st.data(), method=st.sampled_from(METHODS), dtype=st.sampled_from(FLOATS))
 def test_random_models_of_trees_become_equivariant(
     method, dtype, groups, trees, random_model, stabilised, data
 ):
@@ -140,11 +138,10 @@ def outputs(batch=2, dtype=torch.float64, seed=0):
     return (torch.zeros(batch, 9, dtype=dtype), {"points": torch.zeros(batch, 3, dtype=dtype)})
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_without_symmetrization_they_are_not(dtype, random_model):
+def test_without_symmetrization_they_are_not(random_model):
     model, _ = between(random_model, inputs, outputs, 1)
     with pytest.raises(AssertionError, match="not equivariant"):
-        assert_equivariant(model.to(dtype), INPUTS, OUTPUTS, inputs(dtype=dtype))
+        assert_equivariant(model, INPUTS, OUTPUTS, inputs(dtype=torch.float32))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -33,16 +33,17 @@ def weighted(weight, rep):
 
 def fitted(rep, inputs, **options):
     weight = MLPWeight(inputs.shape[1:], hidden=(16,))
-    options = {"steps": 300, "batch_size": 64, "learning_rate": 1e-2} | options
+    options = {"steps": 100, "batch_size": 64, "learning_rate": 3e-2} | options
     return weight, fit_familiarity(weighted(weight, rep), inputs, **options)
 
 
 def weights_over_orbit(weight, rep, x):
-    return weighted(weight, rep).reduce.weights(rep.orbit(x))
+    return weighted(weight, rep).scores(x).softmax(0)
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("hidden", [(), (8,), (8, 4)])
+@pytest.mark.parametrize(
+    "hidden, dtype", [((), torch.float64), ((8,), torch.float32), ((8, 4), torch.float64)]
+)
 def test_before_fitting_lambda_equitune_is_equitune(hidden, dtype, random_model):
     model = random_model((3,), (3,), 1).to(dtype)
     weight = MLPWeight((3,), hidden=hidden).to(dtype)
@@ -78,13 +79,10 @@ def test_standardize_scales_to_mean_0_and_deviation_1():
     assert weight.scale.tolist() == [1.0, 10.0, 1.0]
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_familiarity_tells_the_half_space_that_was_seen(dtype):
-    weight = MLPWeight((2,), hidden=(16,)).to(dtype)
-    options = {"steps": 300, "batch_size": 64, "learning_rate": 1e-2}
-    loss = fit_familiarity(weighted(weight, SIGN), half_space(500), **options)
+def test_familiarity_tells_the_half_space_that_was_seen():
+    weight, loss = fitted(SIGN, half_space(500))
     assert loss < 0.1 * math.log(2)
-    new = half_space(100, seed=1).to(dtype)
+    new = half_space(100, seed=1)
     seen_side, other_side = (weights_over_orbit(weight, SIGN, SIGN.act(g, new)) for g in (0, 1))
     assert (seen_side[0] > 0.9).all()
     assert (other_side[1] > 0.9).all()
@@ -103,7 +101,7 @@ def test_familiarity_finds_the_element_that_leads_home():
 
 def test_nothing_can_be_told_on_a_symmetric_distribution():
     inputs = torch.randn(5000, 3, generator=torch.Generator().manual_seed(0))
-    weight, loss = fitted(S3, inputs, learning_rate=1e-3, batch_size=256)
+    weight, loss = fitted(S3, inputs, learning_rate=3e-3, batch_size=256)
     assert abs(loss - math.log(6)) < 0.05
     assert weights_over_orbit(weight, S3, inputs).amax() < 0.6
 
@@ -111,7 +109,7 @@ def test_nothing_can_be_told_on_a_symmetric_distribution():
 def test_the_loss_returned_is_that_of_inputs_not_trained_on():
     # only by heart: nothing in these inputs tells one element of an orbit from another
     inputs = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
-    weight, loss = fitted(S3, inputs, held_out=0.5, steps=1000)
+    weight, loss = fitted(S3, inputs, held_out=0.5, steps=200)
     on_all = -weights_over_orbit(weight, S3, inputs)[0].log().mean().item()
     assert loss > math.log(6) > on_all
 
@@ -171,7 +169,7 @@ def by_features(model, **options):
     return lambda_equitune(model, SIGN, SIGN, weight, features="features", **options)
 
 
-FEW = {"steps": 30, "batch_size": 16, "learning_rate": 1e-2}
+FEW = {"steps": 30, "batch_size": 16, "learning_rate": 3e-2}
 
 
 def test_for_features_the_model_runs_once_on_each_input():
@@ -215,7 +213,7 @@ def test_features_are_fitted_like_inputs():
 def test_features_of_a_model_in_another_type_than_the_weights():
     model = Model().double().eval()
     symmetrized = by_features(model)
-    assert fit_familiarity(symmetrized, half_space(50), **FEW | {"steps": 200}) < 0.3
+    assert fit_familiarity(symmetrized, half_space(50), **FEW | {"steps": 100}) < 0.3
     assert symmetrized(half_space(5).double()).dtype == torch.float64
 
 
@@ -224,7 +222,7 @@ def test_inputs_have_their_batch_where_the_model_has_it():
     for batch_dim, x in ((0, inputs), (1, inputs.T)):
         weight = MLPWeight((2,), hidden=(16,))
         symmetrized = lambda_equitune(torch.nn.Identity(), SIGN, SIGN, weight, batch_dim=batch_dim)
-        losses.append(fit_familiarity(symmetrized, x, **FEW | {"steps": 100}))
+        losses.append(fit_familiarity(symmetrized, x, **FEW))
     assert losses[0] == losses[1] < 0.3
 
 
@@ -243,7 +241,7 @@ def test_trees_of_inputs():
     rep = Tree({"a": SIGN, "b": SIGN})
     model = lambda_equitune(lambda x: x["a"], rep, SIGN, Summed())
     inputs = {"a": half_space(100, 1), "b": half_space(100, 2)}
-    assert fit_familiarity(model, inputs, **FEW | {"steps": 200}) < 0.2
+    assert fit_familiarity(model, inputs, **FEW | {"steps": 100}) < 0.2
     inputs["b"][3, 1] = torch.nan
     with pytest.raises(ValueError, match="NaN or infinity"):
         fit_familiarity(model, inputs)
