@@ -5,7 +5,7 @@ from __future__ import annotations
 import tyro
 
 from equicore.applications.scan import commands as scan
-from equicore.processes import report_errors
+from equicore.lab.command import report_errors
 
 
 def main() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,15 +14,19 @@ import pandas as pd
 import tyro
 
 from equicore.applications.scan import finetune, zero_shot
-from equicore.applications.scan.experiment import Run, in_parallel, train_all
+from equicore.applications.scan.experiment import Run, train_all
 from equicore.applications.scan.finetune import Tuning
 from equicore.applications.scan.vocabulary import symmetry
-from equicore.files import check_writable, replacing
+from equicore.lab.command import Main, check_least, check_several
+from equicore.lab.jobs import CORES, Workers
+from equicore.lab.store import check_writable
+from equicore.lab.tables import write_csv
 
 Split = Literal["add_jump", "around_right", "opposite_right"]
 Cell = Literal["rnn", "gru", "lstm"]
 RESULTS = Path("results/scan")
 PLAIN = "none"
+Tasks = dict[tuple[str, str, int, str], Callable[[], pd.DataFrame]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,30 +43,18 @@ class Networks:
     """Passes over the training pairs; when omitted, 30, of an RNN 40."""
     runs: Path = Path("results/runs/scan")
     """Folder that keeps the networks and what was measured of each."""
-    jobs: int = os.cpu_count() or 1
+    jobs: int = CORES
     """Processes, each on one core."""
 
-    def check(self) -> None:
-        """Raise ValueError for what cannot be, before any work."""
-        for name in ("splits", "cells", "seeds"):
-            if not getattr(self, name):
-                raise ValueError(f"no {name} given: leave --{name} out for the default")
-            _once(name, getattr(self, name))
-        for name in ("epochs", "jobs"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"--{name} must be at least 1; got {value}")
-        if min(self.seeds) < 0:
-            raise ValueError(f"seeds are not negative; got {min(self.seeds)}")
-        check_writable(self.runs / "network")
-
     def runs_over(self, over: str = PLAIN) -> list[Run]:
-        """One run for each split, cell and seed."""
-        return [
-            Run(self.runs, split, cell, seed, over, self.epochs)
-            for cell in self.cells
-            for split in self.splits
-            for seed in self.seeds
-        ]
+        """One run for each split, cell and seed; ValueError for what cannot be."""
+        check_several(self, "splits", "cells", "seeds")
+        check_least(self, epochs=1, jobs=1)
+        if min(self.seeds) < 0:
+            raise ValueError(f"--seeds must be at least 0; got {min(self.seeds)}")
+        check_writable(self.runs / "network")
+        every = itertools.product(self.cells, self.splits, self.seeds)
+        return [Run(self.runs, split, cell, seed, over, self.epochs) for cell, split, seed in every]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,148 +127,93 @@ class Table:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plot:
+class Plot(Table):
     """Draw zero_shot and finetune, as PNG and SVG, from the CSV files beside them.
 
     Example: equicore scan plot
     """
 
-    folder: tyro.conf.Positional[Path] = RESULTS
-    """Holds zero_shot.csv, and finetune.csv if there was a fine-tuning."""
-
 
 def run(command: Train | Evaluate | Finetune | Table | Plot) -> None:
     """Compositional generalization of sequence models on SCAN, by exchanges of words."""
-    actions: dict[type, Callable] = {
-        Train: train,
-        Evaluate: evaluate,
-        Finetune: tune,
-        Table: table,
-        Plot: plot,
+    mains: dict[type, Main] = {
+        Train: _train,
+        Evaluate: _evaluate,
+        Finetune: _tune,
+        Table: _report,
+        Plot: _report,
     }
-    actions[type(command)](command)
+    mains[type(command)](command)
 
 
-def train(arguments: Train) -> None:
-    """Train, and name the files."""
+def _train(arguments: Train) -> None:
     symmetry(arguments.over)  # which says if there is none
-    networks = arguments.networks
-    networks.check()
-    runs = networks.runs_over(arguments.over)
-    train_all(runs, networks.jobs)
-    _say(run.file for run in runs)
+    runs = arguments.networks.runs_over(arguments.over)
+    train_all(runs, arguments.networks.jobs)
+    print(*(run.file for run in runs), sep="\n")
 
 
-def evaluate(arguments: Evaluate) -> None:
-    """Evaluate, and name the table."""
-    networks = arguments.networks
-    networks.check()
+def _evaluate(arguments: Evaluate) -> None:
+    runs = arguments.networks.runs_over()
     for group in arguments.groups:
         if len(symmetry(group).group) == 1:
             raise ValueError(f"--groups has {group!r}: the network alone is always measured")
-    _once("groups", arguments.groups)
-    file = arguments.output / "zero_shot.csv"
-    runs = networks.runs_over()
-    measured = [
-        (run, group)
+        check_several(arguments, "groups")
+    tasks: Tasks = {
+        (run.split, run.cell, run.seed, group): functools.partial(zero_shot.measure, run, group)
         for run in runs
-        for group in (PLAIN, *(arguments.groups or zero_shot.groups_of(run.split, run.cell)))
-    ]
-    _check_output(
-        file,
-        ("split", "cell", "seed", "group"),
-        {(run.split, run.cell, run.seed, group) for run, group in measured},
-    )
-    train_all(runs, networks.jobs)
-    tasks = [functools.partial(zero_shot.measure, run, group) for run, group in measured]
-    _write(tasks, networks.jobs, file)
+        for group in (PLAIN, *(arguments.groups or zero_shot.groups_of(run)))
+    }
+    _measure(arguments.output / "zero_shot.csv", "group", tasks, runs, arguments.networks.jobs)
 
 
-def tune(arguments: Finetune) -> None:
-    """Fine-tune, and name the table."""
-    networks, steps = arguments.networks, arguments.steps
-    networks.check()
+def _tune(arguments: Finetune) -> None:
+    steps, rate, jobs = arguments.steps, arguments.learning_rate, arguments.networks.jobs
+    plain = arguments.networks.runs_over()
+    check_several(arguments, "methods")
+    check_least(arguments, batch_size=1)
     if not steps or list(steps) != sorted(set(steps)) or steps[0] < 0:
         raise ValueError(f"--steps rise, from 0 on; got {' '.join(map(str, steps))}")
-    if not arguments.methods:
-        raise ValueError(f"no methods given; there are {', '.join(finetune.METHODS)}")
-    _once("methods", arguments.methods)
-    if arguments.batch_size < 1 or not 0 < arguments.learning_rate < math.inf:
-        raise ValueError(
-            "--batch-size and --learning-rate must be positive; got "
-            f"{arguments.batch_size} and {arguments.learning_rate}"
-        )
-    file = arguments.output / "finetune.csv"
-    plain = networks.runs_over()
-    groups = [zero_shot.GROUPS[run.split][0] for run in plain]
-    equivariant = [
-        dataclasses.replace(run, over=group) for run, group in zip(plain, groups, strict=True)
-    ]
-    _check_output(
-        file,
-        ("split", "cell", "seed", "method"),
-        {
-            (run.split, run.cell, run.seed, method)
-            for run in plain
-            for method in (*arguments.methods, finetune.equivariant_name(run.cell))
-        },
-    )
-    train_all([*plain, *equivariant], networks.jobs)
-    tasks: list[Callable[[], pd.DataFrame]] = []
-    for run, group in zip(plain, groups, strict=True):
-        for method in arguments.methods:
-            tuning = Tuning(group, method, steps, arguments.batch_size, arguments.learning_rate)
-            tasks.append(functools.partial(finetune.measure, run, tuning, networks.jobs == 1))
-    tasks += [functools.partial(finetune.measure_equivariant, run) for run in equivariant]
-    _write(tasks, networks.jobs, file)
+    if not 0 < rate < math.inf:
+        raise ValueError(f"--learning-rate must be positive; got {rate}")
+    tasks: Tasks = {}
+    for run, method in itertools.product(plain, arguments.methods):
+        tuning = Tuning(zero_shot.GROUPS[run.split][0], method, steps, arguments.batch_size, rate)
+        task = functools.partial(finetune.measure, run, tuning, jobs == 1)
+        tasks[run.split, run.cell, run.seed, method] = task
+    equivariant = [dataclasses.replace(run, over=zero_shot.GROUPS[run.split][0]) for run in plain]
+    for run in equivariant:
+        task = functools.partial(finetune.measure_equivariant, run)
+        tasks[run.split, run.cell, run.seed, finetune.EQUIVARIANT[run.cell]] = task
+    _measure(arguments.output / "finetune.csv", "method", tasks, [*plain, *equivariant], jobs)
 
 
-def table(arguments: Table) -> None:
-    """Write, and name the files."""
+def _report(arguments: Table) -> None:
     from equicore.applications.scan import report  # which loads matplotlib
 
-    _say(report.write_tables(arguments.folder))
+    write = report.write_figures if isinstance(arguments, Plot) else report.write_tables
+    print(*write(arguments.folder), sep="\n")
 
 
-def plot(arguments: Plot) -> None:
-    """Draw, and name the files."""
-    from equicore.applications.scan import report
+def _measure(file: Path, column: str, tasks: Tasks, runs: Sequence[Run], jobs: int) -> None:
+    """Train networks and write a table, unless it has other rows, which would be lost.
 
-    _say(report.write_figures(arguments.folder))
-
-
-def _once(name: str, values: Sequence[object]) -> None:
-    """Raise ValueError if a value is there twice, which would count as two measurements."""
-    for value in values:
-        if values.count(value) > 1:
-            raise ValueError(f"--{name} has {value} more than once")
-
-
-def _check_output(file: Path, columns: Sequence[str], planned: set[tuple]) -> None:
-    """Raise ValueError if a table cannot be written, or has rows that would be lost."""
+    Tasks are named by what stands in the columns split, cell, seed and another one.
+    """
     check_writable(file)
-    if not file.is_file():
-        return
-    table = pd.read_csv(file)
-    if missing := set(columns) - set(table.columns):
+    columns = ["split", "cell", "seed", column]
+    found = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=columns)
+    if missing := set(columns) - set(found.columns):
         raise ValueError(
             f"{file} is another table, without {', '.join(sorted(missing))}; name another --output"
         )
-    for row in table[list(columns)].drop_duplicates().itertuples(index=False, name=None):
-        if row not in planned:
+    for row in found[columns].itertuples(index=False, name=None):
+        if row not in tasks:
             raise ValueError(
                 f"{file} also holds {' '.join(map(str, row))}, which this would not write again; "
                 "name another --output"
             )
-
-
-def _write(tasks: Sequence[Callable[[], pd.DataFrame]], jobs: int, file: Path) -> None:
-    measured = pd.concat(in_parallel(tasks, jobs, file.stem.replace("_", "-")))
-    with replacing(file) as temporary:
-        measured.to_csv(temporary, index=False, float_format="%.6f")
-    _say([file])
-
-
-def _say(files: Iterable[Path]) -> None:
-    for file in files:
-        print(file)
+    train_all(runs, jobs)
+    measured = Workers(jobs).map(list(tasks.values()), file.stem.replace("_", "-"))
+    write_csv(file, pd.concat(measured), "%.6f")
+    print(file)

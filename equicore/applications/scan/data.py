@@ -8,6 +8,7 @@ known from other phrases (Loula et al., 2018).
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 VERBS = ("walk", "look", "run", "jump")
@@ -110,16 +111,13 @@ def read_pairs(path: str | Path) -> list[Pair]:
     for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), start=1):
         if not line.strip():
             continue
-        start, inside, rest = line.strip().partition("IN: ")
-        command, outside, actions = rest.partition(" OUT: ")
-        if start or not inside or not outside:
+        found = re.fullmatch("IN: (.*) OUT: (.*)", line.strip())
+        command, actions = (found[1].split(), found[2].split()) if found else ([], [])
+        if not command or not actions:
             raise ValueError(f"{path}:{number} is not of the form 'IN: ... OUT: ...': {line!r}")
-        unknown = set(command.split()) - set(WORDS) | set(actions.split()) - set(ACTIONS)
-        if unknown or not command.split() or not actions.split():
+        if unknown := set(command) - set(WORDS) | set(actions) - set(ACTIONS):
             raise ValueError(
                 f"{path}:{number} has words that SCAN has not: {', '.join(sorted(unknown))}"
-                if unknown
-                else f"{path}:{number} has no command or no actions: {line!r}"
             )
-        pairs.append((" ".join(command.split()), " ".join(actions.split())))
+        pairs.append((" ".join(command), " ".join(actions)))
     return pairs

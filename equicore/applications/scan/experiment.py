@@ -8,46 +8,57 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import os
-import warnings
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import joblib
-import pandas as pd
+import torch
+from torch import nn
 from tqdm import tqdm
 
 from equicore.applications.scan.data import Pair, load_split
 from equicore.applications.scan.model import Seq2Seq
-from equicore.applications.scan.training import CELL_EPOCHS, RESUME, Recipe, hold_out, train
-from equicore.files import first_difference, replacing
-from equicore.processes import end_with, one_thread
+from equicore.applications.scan.vocabulary import Batch, Batches, token_loss
+from equicore.lab.jobs import Workers
+from equicore.lab.store import digest, restore_state, write_state
 
-T = TypeVar("T")
-NETWORK = "network.safetensors"
+CELL_EPOCHS = {"rnn": 40, "gru": 30, "lstm": 30}
+"""Passes over the training pairs that each cell is given."""
+RESUME = "resume.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a network is trained."""
+
+    epochs: int  # passes over the training pairs
+    batch_size: int = 64  # pairs in a step, of outputs of about the same length
+    learning_rate: float = 3e-3  # Adam's largest
+    warmup: int = 100  # steps in which it rises; then it falls along a cosine to 2 %
+    teacher_forcing: float = 0.5  # part of the batches that are given the true tokens before each
+    clip: float = 5.0  # largest norm of the gradient
+    held_out: float = 0.2  # part of the training pairs that validates
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step."""
+        if step < self.warmup:
+            return self.learning_rate * ((step + 1) / self.warmup)
+        done = (step - self.warmup) / max(1, steps - self.warmup)
+        return self.learning_rate * (0.02 + 0.98 * (1 + math.cos(math.pi * done)) / 2)
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A network, what it is trained on, and where it is kept.
+    """A network, what it is trained on, and where it is kept."""
 
-    Attributes:
-        runs: The folder of all runs.
-        split: Of SCAN.
-        cell: Of the network.
-        seed: Of the held-out pairs, its initial parameters and its training.
-        over: The symmetry of its weights; "none" for the plain network.
-        epochs: Passes over the training pairs; when omitted, `CELL_EPOCHS`.
-    """
-
-    runs: Path
+    runs: Path  # the folder of all runs
     split: str
     cell: str
-    seed: int
-    over: str = "none"
-    epochs: int | None = None
+    seed: int  # of the held-out pairs, the initial parameters and the training
+    over: str = "none"  # the symmetry of its weights
+    epochs: int | None = None  # when omitted, CELL_EPOCHS
+    fit_steps: int = 300  # in which weights of lambda-equitune are fitted
 
     @property
     def folder(self) -> Path:
@@ -57,7 +68,7 @@ class Run:
     @property
     def file(self) -> Path:
         """Of the trained network."""
-        return self.folder / NETWORK
+        return self.folder / "network.safetensors"
 
     @property
     def recipe(self) -> Recipe:
@@ -65,105 +76,118 @@ class Run:
         return Recipe(epochs=CELL_EPOCHS[self.cell] if self.epochs is None else self.epochs)
 
     @property
-    def about(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """Plain values that tell it from all others."""
-        return {
-            "split": self.split,
-            "cell": self.cell,
-            "over": self.over,
-            "seed": self.seed,
-            "recipe": dataclasses.asdict(self.recipe),
-        }
+        named = {"split": self.split, "cell": self.cell, "over": self.over, "seed": self.seed}
+        return {**named, "recipe": dataclasses.asdict(self.recipe)}
 
     def parts(self) -> dict[str, list[Pair]]:
         """The pairs to train on, to validate and to test."""
         pairs, test = load_split(self.split)
-        training, validation = hold_out(pairs, self.recipe.held_out, self.seed)
-        return {"train": training, "validation": validation, "test": test}
+        order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(self.seed))
+        shuffled = [pairs[i] for i in order.tolist()]
+        split = round(self.recipe.held_out * len(pairs))
+        return {"train": shuffled[split:], "validation": shuffled[:split], "test": test}
+
+    def train(self, progress: bool = False) -> None:
+        """Train the network and write it, if that has not been done."""
+        if self.file.is_file():
+            return
+        network = Seq2Seq(self.cell, over=self.over, seed=self.seed)
+        pairs = self.parts()["train"]
+        train(network, pairs, self.recipe, self.seed, self.folder, progress=progress)
+        network.save(self.file, **self.settings)
+        (self.folder / RESUME).unlink(missing_ok=True)
 
     def network(self, progress: bool = False) -> Seq2Seq:
         """The network, trained now if it has not been.
 
         Raises:
-            ValueError: If the folder holds another network.
+            FileExistsError: If the folder holds another network.
         """
-        if self.file.is_file():
-            return Seq2Seq.load(self.file, **self.about)
-        network = Seq2Seq(self.cell, over=self.over, seed=self.seed)
-        train(
-            network, self.parts()["train"], self.recipe, self.seed, self.folder, progress=progress
-        )
-        network.save(self.file, **self.about)
-        (self.folder / RESUME).unlink(missing_ok=True)
-        return network
+        self.train(progress)
+        return Seq2Seq.load(self.file, **self.settings)
 
 
 def train_all(runs: Sequence[Run], jobs: int) -> None:
     """Train those networks that have not been trained, each on one core.
 
     Raises:
-        ValueError: If one is there that was trained otherwise; before any work.
+        FileExistsError: If one is there that was trained otherwise; before any work.
     """
-    missing = []
+    missing = [run for run in runs if not run.file.is_file()]
     for run in runs:
-        if run.file.is_file():
+        if run not in missing:
             run.network()
-        else:
-            missing.append(run)
-    in_parallel([functools.partial(_train, run, jobs == 1) for run in missing], jobs, "networks")
+    Workers(jobs).map([functools.partial(run.train, jobs == 1) for run in missing], "networks")
 
 
-def kept(file: Path, about: dict[str, Any], measure: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """What a file holds; it is measured and written, whole or not at all, if there is none.
+def train(
+    network: Seq2Seq,
+    pairs: Sequence[Pair],
+    recipe: Recipe,
+    seed: int,
+    folder: Path | None = None,
+    *,
+    progress: bool = True,
+) -> None:
+    """Train a network in place on some pairs, from the parameters that it has.
 
-    Args:
-        file: CSV after a line of JSON.
-        about: The settings of the measurement, plain values.
-        measure: Measures.
+    ``seed`` is that of the order of the pairs, dropout and teacher forcing; the global random state
+    is left alone. ``folder`` keeps the state after each epoch: a training that was killed goes on
+    from there, and ends with the same parameters, on the same machine.
 
     Raises:
-        ValueError: If the file was measured with other settings.
+        FileExistsError: If the folder holds the state of another training.
+        ValueError: If the loss is not finite.
     """
-    if not file.is_file():
-        table = measure()
-        with replacing(file) as temporary:
-            temporary.write_text(f"# {json.dumps(about)}\n{table.to_csv(index=False)}")
-    with file.open() as lines:
-        first = lines.readline()
-    header = json.loads(first.removeprefix("# ")) if first.startswith("# {") else {}
-    if difference := first_difference(header, about):
-        name, found, value = difference
-        raise ValueError(
-            f"{file} was measured with {name} {found}, not {value}; delete it, or "
-            "name another folder of runs"
-        )
-    return pd.read_csv(file, comment="#")
+    optimizer = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
+    batches = Batches(pairs, recipe.batch_size)
+    steps = len(batches)
+    total = steps * recipe.epochs
+    start = nn.utils.parameters_to_vector(network.parameters()).detach()
+    settings = {
+        "arguments": network.arguments,
+        "recipe": dataclasses.asdict(recipe),
+        "seed": seed,
+        "pairs": digest(repr(list(pairs)).encode()),
+        "start": digest(start.numpy().tobytes()),
+    }
+    file = folder and folder / RESUME
+    first = 0
+    if file:
+        kept = restore_state(file, settings, network=network, optimizer=optimizer)
+        first = kept.get("epoch", 0)
+    with tqdm(total=total, initial=first * steps, unit="step", disable=not progress) as bar:
+        for epoch in range(first, recipe.epochs):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(1000 * seed + epoch)
+                for step, batch in enumerate(batches.epoch(1000 * seed + epoch), epoch * steps):
+                    optimizer.param_groups[0]["lr"] = recipe.rate(step, total)
+                    loss = _step(network, batch, recipe, optimizer)
+                    bar.set_postfix(loss=f"{loss:.3g}", refresh=False)
+                    bar.update()
+            if file:
+                header = settings | {"epoch": epoch + 1}
+                write_state(file, header, network=network, optimizer=optimizer)
+    network.eval()
 
 
-def in_parallel(tasks: Sequence[Callable[[], T]], jobs: int, what: str) -> list[T]:
-    """The results of all tasks, each of them on one core.
-
-    Args:
-        tasks: Without arguments.
-        jobs: Processes.
-        what: They are, for the progress bar.
-    """
-    if not tasks:
-        return []
-    workers = joblib.Parallel(jobs, return_as="generator")
-    alone = functools.partial(_alone, os.getpid())
-    with warnings.catch_warnings():
-        # joblib renews a worker whose memory has grown
-        warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
-        results = workers(joblib.delayed(alone)(task) for task in tasks)
-        return list(tqdm(results, desc=what, total=len(tasks)))
-
-
-def _alone(parent: int, task: Callable[[], T]) -> T:
-    end_with(parent)
-    with one_thread():
-        return task()
-
-
-def _train(run: Run, progress: bool) -> None:
-    run.network(progress)
+def _step(
+    network: Seq2Seq, batch: Batch, recipe: Recipe, optimizer: torch.optim.Optimizer
+) -> float:
+    """One step of the optimiser; the loss before it."""
+    inputs, actions = batch
+    network.train()
+    if torch.rand(()) < recipe.teacher_forcing:
+        scores = network(**inputs)
+    else:
+        scores = network.write(inputs["commands"], actions.shape[1])
+    loss = token_loss({"log_probabilities": scores}, actions)
+    if not loss.isfinite():
+        raise ValueError("the loss is not finite; a smaller learning rate may help")
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
+    optimizer.step()
+    return loss.item()

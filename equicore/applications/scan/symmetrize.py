@@ -5,50 +5,61 @@
 - `InStep`: the network writes for all g x at once, a token at a time; the distributions of the
   next token are reduced to one, from which all go on.
 
-Probabilities are exactly equivariant. So are the most likely words, but for ties: where g leaves a
-command as it is, words that g exchanges are equally likely, and no choice of one is equivariant.
+Probabilities are exactly equivariant. So are the most likely words, except for ties: where g leaves
+a command as it is, words that g exchanges are equally likely, and no choice of one is equivariant.
 """
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from equicore.applications.scan.data import Pair
 from equicore.applications.scan.model import Encoded, Seq2Seq
 from equicore.applications.scan.vocabulary import (
     END,
     LONGEST_OUTPUT,
     START,
+    Batches,
     WordSymmetry,
     real_tokens,
+    token_loss,
 )
-from equicore.reduce import Reducer
+from equicore.decoding import PerToken, write_in_step
+from equicore.finetuning import fit
+from equicore.reduce import Reducer, WeightedMean
 from equicore.representations import Tree, Trivial
 from equicore.symmetrize import Symmetrized
+from equicore.weights import MLPWeight
+
+Written = dict[str, Tensor]
+"""Of each branch, (n, B, ...) or (N, ...): see `Writer` and `Forced`."""
 
 
 class Writer(nn.Module):
-    """The network as a function of commands: outputs token by token."""
+    """The network as a function of commands (N, L), which writes token by token.
+
+    It returns ``probabilities`` (N, T, 7) of the next token, each given the most likely ones before
+    it, after END those of END alone; ``log_probabilities`` (N, T, 7), which after END are 0, so
+    that other branches go on alone, with a small bias so that END wins where all have ended; and
+    ``real`` (N, T), 1 for tokens up to END, that included.
+    """
 
     def __init__(self, network: Seq2Seq) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, commands: Tensor) -> dict[str, Tensor]:
-        """Outputs for commands (N, L), as a dict.
-
-        - ``probabilities`` (N, T, 7) of the next token, each given the most likely ones before it;
-          after END those of END alone;
-        - ``log_probabilities`` (N, T, 7), which after END are 0, so that other branches go
-          on alone, but for a hair that lets END win where all have ended;
-        - ``real`` (N, T): 1 for tokens up to END, that included.
-        """
+    def forward(self, commands: Tensor) -> Written:
+        """Write."""
         scores = self.network.write(commands)
         real = real_tokens(scores.argmax(-1))
         end = nn.functional.one_hot(torch.full_like(real, END, dtype=torch.long), END + 1)
-        end = end.to(scores.dtype)
-        written = real.unsqueeze(-1)
+        end, written = end.to(scores.dtype), real.unsqueeze(-1)
         return {
             "probabilities": scores.exp().where(written, end),
             "log_probabilities": scores.where(written, (end - 1) * 1e-6),
@@ -56,135 +67,217 @@ class Writer(nn.Module):
         }
 
 
+class Forced(nn.Module):
+    """The network as a function of ``commands`` (N, L) and the tokens ``before`` each, (N, T).
+
+    It returns ``probabilities`` and ``log_probabilities`` (N, T, 7) of the next tokens; ``real``
+    (N, T), 1 for tokens up to the first END; ``so_far`` (N, T), the log-probability of the tokens
+    before; ``features`` of the decoder and ``last``, the encoder's last state, (N, T, width); and
+    ``likelihood`` (N,) of all tokens and END, in float64, which does not lose the smallest.
+    """
+
+    def __init__(self, network: Seq2Seq) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, batch: dict[str, Tensor]) -> Written:
+        """One pass over the true tokens."""
+        before = batch["before"]
+        encoded = self.network.encoder(batch["commands"])
+        scores, features, _ = self.network.decoder(encoded, before, encoded.state)
+        actions = torch.cat([before[:, 1:], torch.full_like(before[:, :1], END)], dim=1)
+        own = scores.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+        return {
+            "probabilities": scores.exp(),
+            "log_probabilities": scores,
+            "real": (before != END).to(scores.dtype),
+            "so_far": nn.functional.pad(own[:, :-1].cumsum(-1), (1, 0)),
+            "features": features,
+            "last": encoded.state[0].unsqueeze(1).expand_as(features),
+            "likelihood": (own * (before != END)).sum(-1).double().exp(),
+        }
+
+
 def by_branch(network: Seq2Seq | Writer, over: WordSymmetry, reduce: Reducer) -> Symmetrized:
-    """The network made equivariant; each branch writes on its own.
+    """The network, or a `Writer` of it, made equivariant; each branch writes on its own.
 
-    Args:
-        network: Trained; or a `Writer` of it.
-        over: The exchanges of words.
-        reduce: `Mean`, `Best` of a score of this module, or `WeightedMean` with
-            ``features="network.encoder"``.
-
-    Returns:
-        Maps commands (B, L) to the output of `Writer`.
+    It maps commands (B, L) to the output of `Writer`. ``reduce`` is `Mean`, `Best` of a score of
+    this module, or `WeightedMean` with ``features="network.encoder"``.
     """
     writer = network if isinstance(network, Writer) else Writer(network)
-    return Symmetrized(writer, over.source, written_as(over), reduce)
+    return Symmetrized(writer, over.source, _outputs(over), reduce)
 
 
-def written_as(over: WordSymmetry) -> Tree:
-    """How the group acts on the output of `Writer`."""
-    token = over.next_token()
-    return Tree({"probabilities": token, "log_probabilities": token, "real": Trivial(over.group)})
+def forced(network: Seq2Seq, over: WordSymmetry, reduce: Reducer, *invariant: str) -> Symmetrized:
+    """The network made equivariant, as a function of commands and the tokens before each.
 
-
-def mean_max_probability(written: dict[str, Tensor]) -> Tensor:
-    """Mean over the real tokens of the largest probability."""
-    real = written["real"]
-    return (written["probabilities"].amax(-1) * real).sum(-1) / real.sum(-1)
-
-
-def padded_max_probability(written: dict[str, Tensor]) -> Tensor:
-    """The published code's score: the mean of the largest probability over 50 rows.
-
-    Those after END are uniform over its eight words there, which favours long outputs.
+    ``reduce`` is of what `Forced` returns: the first three entries, and those named here, which no
+    exchange of words changes.
     """
-    real = written["real"]
-    sure = (written["probabilities"].amax(-1) * real).sum(-1)
-    return (sure + (LONGEST_OUTPUT - real.sum(-1)) / 8) / LONGEST_OUTPUT
+    inputs = Tree({"commands": over.source, "before": over.target})
+    return Symmetrized(Forced(network), inputs, _outputs(over, *invariant), reduce)
 
 
-def log_probability(written: dict[str, Tensor]) -> Tensor:
-    """Log-probability of the whole output."""
-    return (written["probabilities"].amax(-1).log() * written["real"]).sum(-1)
-
-
-def negative_entropy(written: dict[str, Tensor]) -> Tensor:
-    """Minus the mean entropy, in nats, over the real tokens."""
-    real = written["real"]
-    return (torch.special.entr(written["probabilities"]).sum(-1) * -real).sum(-1) / real.sum(-1)
+def _outputs(over: WordSymmetry, *invariant: str) -> Tree:
+    token, same = over.next_token(), dict.fromkeys(("real", *invariant), Trivial(over.group))
+    return Tree({"probabilities": token, "log_probabilities": token, **same})
 
 
 class InStep(nn.Module):
     """The network made equivariant; all branches write in step.
 
-    The next token's probabilities are those that `Symmetrized` has for the model that maps
-    commands and the tokens so far to the next; here the states of the branches are kept, so that
-    nothing is computed again.
-
     Args:
         network: Trained.
         over: The exchanges of words.
-        reduce: Of probabilities. What its scores see of each branch is a dict: ``last``, the
-            encoder's last state (n, B, width), ``features`` of the next token (n, B, width), and
-            ``so_far``, the log-probability of the tokens so far (n, B).
+        reduce: Of the next token's probabilities. What its scores see of each branch is a dict:
+            ``probabilities`` (n, B, 7), ``so_far`` (n, B), ``features`` and ``last``, each
+            (n, B, width); see `Forced`.
+
+    Raises:
+        ValueError: If its scores look at inputs; a `WeightedMean` has ``of_outputs=True``.
     """
 
     def __init__(self, network: Seq2Seq, over: WordSymmetry, reduce: Reducer) -> None:
         super().__init__()
         self.network = network
         self.over = over
-        self.rep = over.next_token()
         self.reduce = reduce
+        self.seen = ("features", "last") if reduce.needs else ()
+        self.forced = forced(network, over, PerToken(reduce), "so_far", *self.seen)
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, batch: dict[str, Tensor]) -> Written:
         """``probabilities`` (B, T, 7) of the next tokens, and ``log_probabilities``, their logs.
 
-        Args:
-            batch: ``commands`` (B, L), and ``before``, the tokens before each (B, T), START first.
+        For ``commands`` (B, L), and the tokens ``before`` each, (B, T), START first.
         """
-        commands, before = batch["commands"], batch["before"]
-        order, (size, length) = len(self.over.group), before.shape
-        encoded = self._encode(commands)
-        tokens = self.over.target.orbit(before)
-        scores, features, _ = self.network.decoder(encoded, tokens.flatten(0, 1), encoded.state)
-        scores, features = (t.unflatten(0, (order, size)) for t in (scores, features))
-        own = scores[:, :, :-1].gather(-1, tokens[:, :, 1:, None].clamp(max=END)).squeeze(-1)
-        so_far = nn.functional.pad(own.cumsum(-1), (1, 0))
-        last = encoded.state[0].view(order, size, 1, -1).expand(-1, -1, length, -1)
-        seen = {"last": last, "features": features, "so_far": so_far}
-        flat = {name: t.flatten(1, 2) for name, t in seen.items()}
-        reduced = self._reduced(scores.flatten(1, 2), flat).unflatten(0, (size, length))
-        return {
-            "probabilities": reduced,
-            "log_probabilities": reduced.clamp(min=1e-30).log(),
-        }
+        reduced = self.forced(batch)["probabilities"]
+        return {"probabilities": reduced, "log_probabilities": reduced.clamp(min=1e-30).log()}
 
     @parametrize.cached()
     def write(self, commands: Tensor, limit: int = LONGEST_OUTPUT) -> Tensor:
-        """The most likely tokens (B, T), each given those before it.
+        """The most likely tokens (B, T), each given those before it, for ids of commands (B, L).
 
-        Args:
-            commands: Ids, (B, L).
-            limit: T at most; it stops when all outputs have ended.
+        It stops after ``limit`` tokens, or when all outputs have ended.
         """
-        order, size = len(self.over.group), len(commands)
-        encoded = self._encode(commands)
-        state = encoded.state
-        last = state[0].unflatten(0, (order, size))
-        so_far = last.new_zeros(order, size)
-        token = torch.full_like(commands[:, 0], START)
-        ended = torch.zeros_like(token, dtype=torch.bool)
-        written = []
-        for _ in range(limit):
-            own = self.over.target.orbit(token)
-            scores, features, state = self.network.decoder(
-                encoded, own.flatten().unsqueeze(1), state
-            )
-            scores, features = (t.view(order, size, -1) for t in (scores, features))
-            seen = {"last": last, "features": features, "so_far": so_far}
-            token = self._reduced(scores, seen).argmax(-1)
-            written.append(token)
-            ended |= token == END
-            if ended.all():
-                break
-            own = self.over.target.orbit(token)
-            so_far = so_far + scores.gather(-1, own.unsqueeze(-1)).squeeze(-1)
-        return torch.stack(written, dim=1)
+        encoded = self.network.encoder(self.over.source.orbit(commands).flatten(0, 1))
 
-    def _encode(self, commands: Tensor) -> Encoded:
-        return self.network.encoder(self.over.source.orbit(commands).flatten(0, 1))
+        def step(ids: Tensor, state: Any) -> tuple[Written, Any]:
+            scores, features, state = self.network.decoder(encoded, ids, state)
+            seen = {"features": features[:, -1], "last": encoded.state[0]}
+            return {"log_probabilities": scores[:, -1], **seen}, state
 
-    def _reduced(self, scores: Tensor, seen: dict[str, Tensor]) -> Tensor:
-        raw = scores.exp()
-        return self.reduce.whole(self.rep.align(raw), self.reduce.scores(seen, raw))
+        return write_in_step(
+            step,
+            self.over.target,
+            self.reduce,
+            torch.full_like(commands[:, :1], START),
+            encoded.state,
+            limit=limit,
+            end=END,
+            next_token=self.over.next_token(),
+            seen=self.seen,
+        )
+
+
+def mean_max_probability(written: Written) -> Tensor:
+    """Mean over the real tokens of the largest probability."""
+    return _sum(written, written["probabilities"].amax(-1)) / written["real"].sum(-1)
+
+
+def padded_max_probability(written: Written) -> Tensor:
+    """The published code's score: the mean of the largest probability over 50 rows.
+
+    Those after END are uniform over its eight words there, which favours long outputs.
+    """
+    sure = _sum(written, written["probabilities"].amax(-1))
+    return (sure + (LONGEST_OUTPUT - written["real"].sum(-1)) / 8) / LONGEST_OUTPUT
+
+
+def log_probability(written: Written) -> Tensor:
+    """Log-probability of the whole output."""
+    return _sum(written, written["probabilities"].amax(-1).log())
+
+
+def negative_entropy(written: Written) -> Tensor:
+    """Minus the mean entropy, in nats, over the real tokens."""
+    entropy = torch.special.entr(written["probabilities"]).sum(-1)
+    return -_sum(written, entropy) / written["real"].sum(-1)
+
+
+def _sum(written: Written, numbers: Tensor) -> Tensor:
+    """Over the real tokens."""
+    return (numbers * written["real"]).sum(-1)
+
+
+class BranchWeight(nn.Module):
+    """Log-weights (N,) of lambda-equitune by an entry of what `InStep` shows of each branch.
+
+    ``"last"`` gives one for each command, ``"features"`` for each token. ``seed`` is that of the
+    initial parameters.
+    """
+
+    def __init__(self, network: Seq2Seq, entry: str, seed: int = 0) -> None:
+        super().__init__()
+        self.network = MLPWeight((network.width,), (32,), seed=seed)
+        self.entry = entry
+
+    def forward(self, seen: Any) -> Tensor:
+        """Log-weights for that dict, or for what the encoder returns."""
+        return self.network(seen.state[0] if isinstance(seen, Encoded) else seen[self.entry])
+
+
+class Posterior(nn.Module):
+    """Log-weights (N,) that a mixture of the branches' outputs has after some of its tokens.
+
+    Branch g has a weight before the first token, of log-weights ``prior``, equal ones when omitted;
+    after some tokens it is multiplied by the probability that g gives to them: Bayes' rule.
+    """
+
+    def __init__(self, prior: nn.Module | None = None) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, seen: Written) -> Tensor:
+        """Log-weights for what `InStep` shows."""
+        return seen["so_far"] if self.prior is None else seen["so_far"] + self.prior(seen)
+
+
+def fit_weights(
+    entry: Literal["last", "features"],
+    network: Seq2Seq,
+    over: WordSymmetry,
+    pairs: Sequence[Pair],
+    *,
+    steps: int = 300,
+    batch_size: int = 256,
+    learning_rate: float = 1e-2,
+    seed: int = 0,
+    progress: bool = True,
+) -> BranchWeight:
+    """A `BranchWeight` that makes the true outputs of training pairs likely, the network frozen.
+
+    For each command it minimises -log of the sum over g of lambda(g x) p(g y | g x), for each token
+    the same of the token.
+    """
+    weight = BranchWeight(network, entry, seed)
+    if entry == "last":
+        mean, loss = WeightedMean(weight, "network.encoder"), _mixture_loss
+        model: nn.Module = forced(network, over, mean, "likelihood")
+    else:
+        mean, loss = WeightedMean(weight, of_outputs=True), token_loss
+        model = InStep(network, over, mean)
+    optimizer = torch.optim.Adam(weight.parameters(), lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    batches = list(Batches(pairs, batch_size).first(steps, seed))
+    fit(model, batches, loss, optimizer, schedule=schedule, progress=progress)
+    return weight.eval()
+
+
+fit_per_command = functools.partial(fit_weights, "last")
+"""Weights of each command's branches, see `fit_weights`."""
+fit_per_token = functools.partial(fit_weights, "features")
+"""Weights of each token's branches, see `fit_weights`."""
+
+
+def _mixture_loss(written: Written, actions: Tensor) -> Tensor:
+    return -written["likelihood"].clamp(min=1e-300).log().mean()

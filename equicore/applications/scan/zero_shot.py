@@ -7,35 +7,20 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from equicore.applications.scan import symmetrize
+from equicore.applications.scan import symmetrize, vocabulary
 from equicore.applications.scan.data import DEVELOPMENT_SPLIT, Pair
-from equicore.applications.scan.experiment import Run, kept
+from equicore.applications.scan.experiment import Run
 from equicore.applications.scan.model import Seq2Seq
-from equicore.applications.scan.symmetrize import InStep, Writer, by_branch
-from equicore.applications.scan.training import Batches
-from equicore.applications.scan.vocabulary import (
-    PAD,
-    WordSymmetry,
-    decode_actions,
-    encode_commands,
-    real_tokens,
-    shifted,
-    symmetry,
-)
-from equicore.applications.scan.weights import (
-    LastState,
-    NextToken,
-    Posterior,
-    fit_per_command,
-    fit_per_token,
-)
+from equicore.applications.scan.symmetrize import BranchWeight, InStep, Posterior, Writer
+from equicore.applications.scan.vocabulary import LONGEST_COMMAND, PAD, WordSymmetry
+from equicore.lab.store import remembered
 from equicore.reduce import Best, Mean, Reducer, WeightedMean
 
 Answer = Callable[[Tensor], Tensor]
 """Commands (B, L) to tokens (B, T)."""
-COLUMNS = ("split", "cell", "group", "method", "seed", "part", "accuracy")
+COLUMNS = ["split", "cell", "group", "method", "seed", "part", "accuracy"]
 PARTS = ("validation", "test")
 SCORES = {
     "equizero": symmetrize.mean_max_probability,
@@ -53,59 +38,53 @@ SAMPLES = 4096
 """Commands times elements that are answered at once, so that memory grows with neither."""
 
 
-class Remembering(Writer):
-    """Gives its last output again for the same commands, so that several reducers cost one."""
-
-    def __init__(self, network: Seq2Seq) -> None:
-        super().__init__(network)
-        self.last: tuple[Tensor, dict[str, Tensor]] | None = None
-
-    def forward(self, commands: Tensor) -> dict[str, Tensor]:
-        """As `Writer`."""
-        if self.last is None or not torch.equal(self.last[0], commands):
-            self.last = commands, super().forward(commands)
-        return self.last[1]
-
-
-def groups_of(split: str, cell: str) -> tuple[str, ...]:
+def groups_of(run: Run) -> tuple[str, ...]:
     """The symmetries that a network is tried under: all for an LSTM, the paper's for others."""
-    return GROUPS[split] if cell == "lstm" else GROUPS[split][:1]
+    return GROUPS[run.split] if run.cell == "lstm" else GROUPS[run.split][:1]
+
+
+def plain(network: Seq2Seq) -> Answer:
+    """The network as it is."""
+    return lambda commands: network.write(commands).argmax(-1)
 
 
 def answers(
-    network: Seq2Seq, over: WordSymmetry, per_command: LastState, per_token: NextToken
+    network: Seq2Seq, over: WordSymmetry, per_command: BranchWeight, per_token: BranchWeight
 ) -> dict[str, Answer]:
-    """All methods by name.
-
-    Args:
-        network: Trained.
-        over: The exchanges of words.
-        per_command: Its weights, of `fit_per_command`.
-        per_token: Its weights, of `fit_per_token`.
-    """
-    shared = Remembering(network)
+    """All methods by name, with weights of `fit_per_command` and `fit_per_token`."""
+    shared = _Remembering(network)
 
     def branches(
-        reduce: Reducer, writer: Writer = shared, reduced: str = "probabilities"
+        reduce: Reducer, reduced: str = "probabilities", writer: Writer = shared
     ) -> Answer:
-        model = by_branch(writer, over, reduce)
+        model = symmetrize.by_branch(writer, over, reduce)
         return lambda commands: model(commands)[reduced].argmax(-1)
 
-    def in_step(reduce: Reducer) -> Answer:
-        return InStep(network, over, reduce).write
+    def in_step(weight: nn.Module) -> Answer:
+        return InStep(network, over, WeightedMean(weight, of_outputs=True)).write
 
+    by_command = WeightedMean(per_command, "network.encoder")  # which has to see the encoder run
     return {
         "equitune": branches(Mean()),
-        "equitune_log": branches(Mean(), reduced="log_probabilities"),
+        "equitune_log": branches(Mean(), "log_probabilities"),
         **{name: branches(Best(score)) for name, score in SCORES.items()},
-        "lambda_sequence": branches(
-            WeightedMean(per_command, "network.encoder"), Writer(network)
-        ),  # which sees the encoder run
-        "equitune_in_step": in_step(Mean()),
-        "posterior_in_step": in_step(WeightedMean(Posterior())),
-        "lambda_sequence_in_step": in_step(WeightedMean(Posterior(per_command))),
-        "lambda_token": in_step(WeightedMean(per_token)),
+        "lambda_sequence": branches(by_command, writer=Writer(network)),
+        "equitune_in_step": InStep(network, over, Mean()).write,
+        "posterior_in_step": in_step(Posterior()),
+        "lambda_sequence_in_step": in_step(Posterior(per_command)),
+        "lambda_token": in_step(per_token),
     }
+
+
+class _Remembering(Writer):
+    """Gives its last output again for the same commands, so that several reducers cost one."""
+
+    last: tuple[Tensor, symmetrize.Written] | None = None
+
+    def forward(self, commands: Tensor) -> symmetrize.Written:
+        if self.last is None or not torch.equal(self.last[0], commands):
+            self.last = commands, super().forward(commands)
+        return self.last[1]
 
 
 @torch.no_grad()
@@ -121,9 +100,9 @@ def accuracies(
     right = dict.fromkeys(methods, 0)
     for start in range(0, len(pairs), batch_size):
         commands, actions = zip(*pairs[start : start + batch_size], strict=True)
-        ids = encode_commands(commands)
+        ids = vocabulary.encode_commands(commands)
         for name, answer in methods.items():
-            written = decode_actions(answer(ids))
+            written = vocabulary.decode_actions(answer(ids))
             right[name] += sum(a == b for a, b in zip(written, actions, strict=True))
     return {name: number / len(pairs) for name, number in right.items()}
 
@@ -137,60 +116,45 @@ def token_oracle(
     The branches are given the true tokens before it. It is what a method could reach that knew
     for each token which branch to trust.
     """
+    branches = symmetrize.forced(network, over, Mean())
     right = 0
-    for commands, actions in Batches(pairs, batch_size).epoch(0):
-        views, before = over.source.orbit(commands), over.target.orbit(shifted(actions))
-        scores = network(views.flatten(0, 1), before.flatten(0, 1))
-        aligned = over.next_token().align(scores.unflatten(0, views.shape[:2]))
-        known = (aligned.argmax(-1) == actions).any(0)
-        right += int((known | ~real_tokens(actions)).all(1).sum())
+    for inputs, actions in vocabulary.Batches(pairs, batch_size).epoch(0):
+        written = branches.aligned(inputs)["log_probabilities"].argmax(-1)
+        known = (written == actions).any(0) | ~vocabulary.real_tokens(actions)
+        right += int(known.all(1).sum())
     return right / len(pairs)
-
-
-def plain(network: Seq2Seq) -> Answer:
-    """The network as it is."""
-    return lambda commands: network.write(commands).argmax(-1)
 
 
 def measure(run: Run, group: str) -> pd.DataFrame:
     """Accuracies of all methods for a network under a symmetry; of the network alone under none.
 
-    The network is trained, and its weights are fitted, if they have not been; what has been
-    measured is read.
+    What has been measured is read, and a network that has been trained. Returns a table of
+    `COLUMNS`.
 
-    Returns:
-        A table of `COLUMNS`.
+    Raises:
+        FileExistsError: If the folder holds a measurement of other settings.
     """
+    settings = {**run.settings, "fit_steps": run.fit_steps}
 
-    def measured() -> pd.DataFrame:
-        network, parts = run.network(), run.parts()
-        over = symmetry(group)
-        methods: dict[str, Answer]
-        if len(over.group) == 1:
-            methods = {"plain": plain(network)}
-        else:
-            options: dict[str, Any] = {
-                "batch_size": max(16, 512 // len(over.group)),
-                "seed": run.seed,
-                "progress": False,
-            }
-            methods = answers(
-                network,
-                over,
-                fit_per_command(network, over, parts["train"], **options),
-                fit_per_token(network, over, parts["train"], **options),
-            )
+    def made() -> pd.DataFrame:
+        network, parts, over = run.network(), run.parts(), vocabulary.symmetry(group)
+        order = len(over.group)
+        methods = {"plain": plain(network)}
+        if order > 1:
+            options: dict[str, Any] = {"steps": run.fit_steps, "seed": run.seed, "progress": False}
+            options["batch_size"] = max(16, 512 // order)
+            fits = (symmetrize.fit_per_command, symmetrize.fit_per_token)
+            weights = (fit(network, over, parts["train"], **options) for fit in fits)
+            methods = answers(network, over, *weights)
         rows = []
         for part in PARTS:
-            batch_size = SAMPLES // len(over.group)
-            found = accuracies(methods, parts[part], batch_size)
-            if len(over.group) > 1:
-                found["oracle_token"] = token_oracle(network, over, parts[part], batch_size)
-            for method, value in found.items():
-                rows.append((run.split, run.cell, group, method, run.seed, part, value))
-        return pd.DataFrame(rows, columns=list(COLUMNS))
+            found = accuracies(methods, parts[part], SAMPLES // order)
+            if order > 1:
+                found["oracle_token"] = token_oracle(network, over, parts[part], SAMPLES // order)
+            rows += [(run.split, run.cell, group, m, run.seed, part, a) for m, a in found.items()]
+        return pd.DataFrame(rows, columns=COLUMNS)
 
-    return kept(run.folder / f"zero_shot_{group}.csv", run.about, measured)
+    return remembered(run.folder / f"zero_shot_{group}.csv", settings, made)
 
 
 def ceiling(train: Sequence[Pair], test: Sequence[Pair], over: WordSymmetry) -> float:
@@ -199,11 +163,12 @@ def ceiling(train: Sequence[Pair], test: Sequence[Pair], over: WordSymmetry) -> 
     What a network that knows the training commands and no more can reach, each command answered
     by one of its branches.
     """
-    known = set(_rows(encode_commands([command for command, _ in train])))
-    orbits = over.source.orbit(encode_commands([command for command, _ in test]))
-    views = zip(*map(_rows, orbits), strict=True)
-    return sum(not known.isdisjoint(orbit) for orbit in views) / len(test)
 
+    def numbers(ids: Tensor) -> Tensor:
+        """One for each command (..., L), which no other has."""
+        filled = nn.functional.pad(ids, (0, LONGEST_COMMAND - ids.shape[-1]), value=PAD)
+        return (filled * (PAD + 1) ** torch.arange(LONGEST_COMMAND)).sum(-1)
 
-def _rows(commands: Tensor) -> list[tuple[int, ...]]:
-    return [tuple(i for i in row if i != PAD) for row in commands.tolist()]
+    known, asked = (vocabulary.encode_commands([c for c, _ in pairs]) for pairs in (train, test))
+    reached = torch.isin(numbers(over.source.orbit(asked)), numbers(known)).any(0)
+    return reached.double().mean().item()

@@ -5,6 +5,7 @@ import hashlib
 import pytest
 
 from equicore.applications import scan
+from equicore.applications.scan.data import DEVELOPMENT_SPLIT, SPLITS
 
 DIGESTS = {  # of the published files' sorted lines
     "all": "345bff3c25864652f326ba1960aa515d156b63f45067ea57268f71d7362a2440",
@@ -29,11 +30,20 @@ def test_all_commands():
     assert digest(pairs) == DIGESTS["all"]
 
 
-@pytest.mark.parametrize("split", scan.SPLITS)
+@pytest.mark.parametrize("split", SPLITS)
 def test_splits(split):
     train, test = scan.load_split(split)
     assert digest(train) == DIGESTS[f"{split} train"]
     assert digest(test) == DIGESTS[f"{split} test"]
+
+
+def test_split_to_choose_methods_on_is_made_of_training_pairs():
+    train, test = scan.load_split(DEVELOPMENT_SPLIT)
+    known, _ = scan.load_split("around_right")
+    assert {*train, *test} < set(known)
+    assert all("opposite right" not in command for command, _ in train)
+    assert all("opposite right" in command for command, _ in test)
+    assert not any("turn opposite right" in command for command, _ in test)
 
 
 def test_unknown_split():
@@ -55,9 +65,9 @@ def test_published_file(tmp_path):
     [
         ("jump twice I_JUMP I_JUMP", "IN: ... OUT: ..."),
         ("IN: jump", "IN: ... OUT: ..."),
+        ("IN:  OUT: I_JUMP", "IN: ... OUT: ..."),
         ("IN: hop OUT: I_JUMP", "hop"),
         ("IN: jump OUT: I_HOP", "I_HOP"),
-        ("IN:  OUT: I_JUMP", "no command"),
     ],
 )
 def test_damaged_file(tmp_path, wrong, message):

@@ -4,24 +4,24 @@ import copy
 
 import pytest
 import torch
-from torch import nn
 
 from equicore import Best, Mean, Symmetrized, Tree, WeightedMean, max_value
-from equicore.applications.scan import InStep, by_branch, symmetry
-from equicore.applications.scan import symmetrize as scores
-from equicore.applications.scan.finetune import METHODS, Forced, tunable
-from equicore.applications.scan.vocabulary import (
-    END,
-    START,
+from equicore.applications.scan import (
+    InStep,
+    by_branch,
     decode_actions,
     encode_actions,
     encode_commands,
-    shifted,
+    fit_per_command,
+    fit_per_token,
+    symmetrize,
+    symmetry,
 )
-from equicore.applications.scan.weights import LastState, NextToken, Posterior
+from equicore.applications.scan.finetune import METHODS, tunable
+from equicore.applications.scan.symmetrize import BranchWeight, Forced, Posterior, Writer
+from equicore.applications.scan.vocabulary import END, START, Batches, shifted
 from equicore.applications.scan.zero_shot import answers
 
-GROUPS = ["jump-run", "left-right", "verb-cycle", "all-verbs", "verb-cycle+left-right"]
 COMMANDS = [
     "jump twice",
     "turn left",  # which exchanges of verbs leave as it is
@@ -29,11 +29,12 @@ COMMANDS = [
     "look opposite right after turn left thrice",
     "walk and jump left after run",
 ]
+ACTIONS = ["I_JUMP I_JUMP", "I_TURN_LEFT", "I_RUN", "I_LOOK I_RUN", "I_WALK"]
 
 
 def unfitted_weights(network):
     """Networks whose log-weights are not all 0, as they are before they are fitted."""
-    weights = LastState(network).double(), NextToken(network).double()
+    weights = [BranchWeight(network, entry).double() for entry in ("last", "features")]
     generator = torch.Generator().manual_seed(0)
     for weight in weights:
         for parameter in weight.parameters():
@@ -41,116 +42,97 @@ def unfitted_weights(network):
     return weights
 
 
-@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize(
+    ("cell", "group"),
+    [("rnn", "jump-run"), ("gru", "left-right"), ("lstm", "verb-cycle+left-right")],
+)
 def test_exchanged_words_exchange_actions_in_every_method(trained, cell, group):
-    network, words = trained[cell].double(), symmetry(group)
-    # where a command has no direction, left and right tie: no choice between them is equivariant
-    some = [c for c in COMMANDS if "+" not in group or "left" in c and not c.startswith("turn")]
-    commands = encode_commands(some)
+    network, words = trained(cell), symmetry(group)
+    commands = encode_commands(COMMANDS)
+    # where an element leaves a command as it is, words tie: no choice between them is equivariant
+    commands = commands[(words.source.orbit(commands)[1:] != commands).any(-1).all(0)]
     methods = answers(network, words, *unfitted_weights(network))
     assert len(methods) == 11
+    g = len(words.group) - 1
     with torch.no_grad():
         for name, answer in methods.items():
-            expected = answer(commands)
-            for g in range(1, len(words.group), 1 + len(words.group) // 5):
-                moved = answer(words.source.act(g, commands))
-                assert torch.equal(moved, words.target.act(g, expected)), (name, g)
+            expected = words.target.act(g, answer(commands))
+            assert torch.equal(answer(words.source.act(g, commands)), expected), name
 
 
-@pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize(
     "reduce",
-    [Mean(), Best(scores.mean_max_probability), Best(scores.log_probability)],
+    [Mean(), Best(symmetrize.mean_max_probability), Best(symmetrize.log_probability)],
     ids=["equitune", "equizero", "likelihood"],
 )
-def test_probabilities_by_branch_are_equivariant(trained, group, reduce):
-    network, words = trained["lstm"].double(), symmetry(group)
+def test_probabilities_by_branch_are_equivariant(trained, reduce):
+    words = symmetry("verb-cycle")
     commands = encode_commands(COMMANDS)
-    model = by_branch(network, words, reduce)
+    model = by_branch(trained("lstm"), words, reduce)
     with torch.no_grad():
-        expected = model(commands)["probabilities"]
+        expected = words.next_token().orbit(model(commands)["probabilities"])
         for g in range(len(words.group)):
             moved = model(words.source.act(g, commands))["probabilities"]
-            torch.testing.assert_close(
-                moved, words.next_token().act(g, expected), rtol=1e-12, atol=1e-12
-            )
+            torch.testing.assert_close(moved, expected[g], rtol=1e-12, atol=1e-12)
 
 
-def test_plain_network_is_not_equivariant(trained):
-    network, words = trained["lstm"], symmetry("jump-run")
-    moved = network.write(words.source.act(1, encode_commands(COMMANDS))).argmax(-1)
-    expected = words.target.act(1, network.write(encode_commands(COMMANDS)).argmax(-1))
-    assert decode_actions(moved) != decode_actions(expected)
-
-
-@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-@pytest.mark.parametrize("method", METHODS)
-def test_what_is_fine_tuned_is_equivariant_and_has_gradients(trained, cell, method):
-    network, words = copy.deepcopy(trained[cell]).double(), symmetry("verb-cycle")
-    commands = encode_commands(COMMANDS)
-    actions = encode_actions(["I_JUMP I_JUMP", "I_TURN_LEFT", "I_RUN", "I_LOOK", "I_WALK"])
+@pytest.mark.parametrize(
+    ("method", "cell"), [("equitune", "rnn"), ("equizero", "gru"), ("lambda_token", "lstm")]
+)
+def test_what_is_fine_tuned_is_equivariant_and_has_gradients(trained, method, cell):
+    assert {"equitune", "equizero", "lambda_token"} == set(METHODS)
+    network, words = copy.deepcopy(trained(cell)), symmetry("verb-cycle")
     model, _ = tunable(method, network, words, unfitted_weights(network)[1])
-    expected = model({"commands": commands, "before": shifted(actions)})["probabilities"]
+    batch = {"commands": encode_commands(COMMANDS), "before": shifted(encode_actions(ACTIONS))}
+    expected = words.next_token().orbit(model(batch)["probabilities"])
+    inputs = Tree({"commands": words.source, "before": words.target})
     for g in range(4):
-        moved = {
-            "commands": words.source.act(g, commands),
-            "before": words.target.act(g, shifted(actions)),
-        }
-        torch.testing.assert_close(
-            model(moved)["probabilities"],
-            words.next_token().act(g, expected),
-            rtol=1e-12,
-            atol=1e-12,
-        )
-    expected.log()[..., 0].sum().backward()
+        moved = model(inputs.act(g, batch))["probabilities"]
+        torch.testing.assert_close(moved, expected[g], rtol=1e-12, atol=1e-12)
+    expected[0].log()[..., 0].sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
 
 
-class Constant(nn.Module):
-    """Log-weights that are all the same."""
-
-    def forward(self, seen):
-        return seen["so_far"] * 0
-
-
-@pytest.mark.parametrize("group", ["jump-run", "verb-cycle"])
-def test_next_tokens_in_step_are_those_of_symmetrized(trained, group):
+def test_next_tokens_in_step_are_those_of_symmetrized(trained):
     """Of the model that maps a command and the tokens before to the next token."""
-    network, words = trained["gru"].double(), symmetry(group)
-    batch = {
-        "commands": encode_commands(COMMANDS[:3]),
-        "before": shifted(encode_actions(["I_JUMP I_RUN", "I_TURN_LEFT I_LOOK I_WALK", "I_RUN"])),
-    }
+    network, words = trained("gru"), symmetry("verb-cycle")
+    batch = {"commands": encode_commands(COMMANDS), "before": shifted(encode_actions(ACTIONS))}
     inputs = Tree({"commands": words.source, "before": words.target})
-    expected = Symmetrized(
-        lambda b: network(b["commands"], b["before"]).exp(), inputs, words.next_token(), Mean()
-    )
-    for reduce in (Mean(), WeightedMean(Constant())):
-        in_step = InStep(network, words, reduce)
-        torch.testing.assert_close(in_step(batch)["probabilities"], expected(batch))
+    expected = Symmetrized(lambda b: network(**b).exp(), inputs, words.next_token(), Mean())(batch)
+    written = InStep(network, words, Mean())(batch)
+    torch.testing.assert_close(written["probabilities"], expected)
+    torch.testing.assert_close(written["log_probabilities"], expected.log())
 
 
 @pytest.mark.parametrize(
     "reduce",
-    [Mean(), Best(max_value), WeightedMean(Posterior())],
+    [
+        Mean(),
+        Best(lambda seen: max_value(seen["probabilities"])),
+        WeightedMean(Posterior(), of_outputs=True),
+    ],
     ids=["mean", "best", "posterior"],
 )
 def test_what_is_written_in_step_is_the_most_likely_next_token(trained, reduce):
     """The states that are kept are those of the tokens that were written."""
-    network, words = trained["lstm"].double(), symmetry("verb-cycle")
-    in_step = InStep(network, words, reduce)
+    in_step = InStep(trained("lstm"), symmetry("verb-cycle"), reduce)
     commands = encode_commands(COMMANDS)
     with torch.no_grad():
         tokens = in_step.write(commands)
         forced = in_step({"commands": commands, "before": shifted(tokens)})["probabilities"]
     upto = (tokens == END).cumsum(1) <= 1
     assert torch.equal(forced.argmax(-1)[upto], tokens[upto])
+    assert torch.equal(in_step.write(commands, limit=2), tokens[:, :2])
+
+
+def test_weights_in_step_do_not_see_inputs(trained):
+    with pytest.raises(ValueError, match="for each token, its scores must look at outputs"):
+        InStep(trained("gru"), symmetry("jump-run"), WeightedMean(Posterior()))
 
 
 def test_posterior_by_hand(trained):
     """Bayes: each branch weighs as much as the probability that it gave to the tokens so far."""
-    network, words = trained["gru"].double(), symmetry("jump-run")
+    network, words = trained("gru"), symmetry("jump-run")
     commands = encode_commands(["jump and run left"])
     before = torch.tensor([[START, 3, 2]])
     branches = [
@@ -163,9 +145,16 @@ def test_posterior_by_hand(trained):
     weights = likelihood / likelihood.sum()
     last = words.next_token().align(torch.stack(branches)[:, None])[:, 0, 2]
     expected = weights[0] * last[0] + weights[1] * last[1]
-    in_step = InStep(network, words, WeightedMean(Posterior()))
+    in_step = InStep(network, words, WeightedMean(Posterior(), of_outputs=True))
     found = in_step({"commands": commands, "before": before})["probabilities"][0, 2]
     torch.testing.assert_close(found, expected)
+
+
+def test_posterior_has_the_prior(trained):
+    prior = BranchWeight(trained("gru"), "last").double()
+    seen = {"last": torch.randn(3, 16).double(), "so_far": torch.randn(3).double()}
+    assert torch.equal(Posterior()(seen), seen["so_far"])
+    assert torch.equal(Posterior(prior)(seen), seen["so_far"] + prior(seen))
 
 
 def written(*rows):
@@ -184,21 +173,22 @@ def written(*rows):
 
 def test_scores_by_hand():
     some = written([(0, 0.8), (END, 0.6)], [(0, 0.9), (1, 0.9), (END, 0.9)])
-    close = torch.testing.assert_close
-    double = torch.double
-    close(scores.mean_max_probability(some), torch.tensor([[0.7, 0.9]], dtype=double))
-    padded = torch.tensor([[1.4 + 48 / 8, 2.7 + 47 / 8]], dtype=double) / 50
-    close(scores.padded_max_probability(some), padded)
-    likelihood = torch.tensor([[0.8 * 0.6, 0.9**3]], dtype=double)
-    close(scores.log_probability(some), likelihood.log())
     entropy = torch.special.entr(some["probabilities"]).sum(-1)
-    expected = torch.stack([entropy[0, 0, :2].mean(), entropy[0, 1].mean()])[None]
-    close(scores.negative_entropy(some), -expected)
+    for score, expected in (
+        (symmetrize.mean_max_probability, [0.7, 0.9]),
+        (symmetrize.padded_max_probability, [(1.4 + 48 / 8) / 50, (2.7 + 47 / 8) / 50]),
+        (symmetrize.log_probability, torch.tensor([0.8 * 0.6, 0.9**3]).log().tolist()),
+        (
+            symmetrize.negative_entropy,
+            [-float(e.mean()) for e in (entropy[0, 0, :2], entropy[0, 1])],
+        ),
+    ):
+        torch.testing.assert_close(score(some).float(), torch.tensor([expected]))
 
 
 def test_writer_ends(trained):
     """After the end there is nothing but the end, whatever the network would have written."""
-    model = scores.Writer(trained["lstm"].double())
+    model = Writer(trained("lstm"))
     out = model(encode_commands(COMMANDS))
     real = out["real"].bool()
     after = out["probabilities"][~real]
@@ -214,17 +204,45 @@ def test_writer_ends(trained):
     assert (logarithms[~real].argmax(-1) == END).all()
 
 
+def test_forced_network_by_hand(trained):
+    network = trained("rnn")
+    commands, actions = encode_commands(["run", "look"]), encode_actions(["I_RUN", "I_LOOK I_RUN"])
+    out = Forced(network)({"commands": commands, "before": shifted(actions)})
+    log_p = network(commands, shifted(actions))
+    assert torch.equal(out["log_probabilities"], log_p)
+    assert out["real"].tolist() == [[1, 1, 0], [1, 1, 1]]
+    own = torch.stack([log_p[1, 0, 1], log_p[1, 1, 2], log_p[1, 2, END]])
+    torch.testing.assert_close(out["so_far"][1, 1:], own[:2].cumsum(0))
+    assert (out["so_far"][:, 0] == 0).all()
+    likelihood = torch.stack([(log_p[0, 0, 2] + log_p[0, 1, END]).exp(), own.sum().exp()])
+    torch.testing.assert_close(out["likelihood"], likelihood)
+
+
 def test_under_the_trivial_group_it_is_the_network(trained):
-    network, commands = trained["gru"].double(), encode_commands(COMMANDS)
+    network, commands = trained("gru"), encode_commands(COMMANDS)
     plain = decode_actions(network.write(commands).argmax(-1))
     words = symmetry("none")
     assert decode_actions(InStep(network, words, Mean()).write(commands)) == plain
-    branch = by_branch(network, words, Best(scores.mean_max_probability))
+    branch = by_branch(network, words, Best(symmetrize.mean_max_probability))
     assert decode_actions(branch(commands)["probabilities"].argmax(-1)) == plain
 
 
-def test_forced_network_knows_which_tokens_are_real(trained):
-    before = shifted(encode_actions(["I_JUMP", "I_RUN I_RUN"]))
-    commands = encode_commands(["jump", "run twice"])
-    out = Forced(trained["gru"].double())({"commands": commands, "before": before})
-    assert out["real"].tolist() == [[1, 1, 0], [1, 1, 1]]
+@pytest.mark.parametrize("fit", [fit_per_command, fit_per_token])
+def test_weights_learn_on_the_training_pairs_and_leave_the_network(trained, pairs, fit):
+    """Of two branches the identity's is at home, as no pair holds "jump" but alone."""
+    network, words = copy.deepcopy(trained("lstm")).float(), symmetry("jump-run")
+    before = copy.deepcopy(network.state_dict())
+    known = [pair for pair in pairs if "run" in pair[0]]
+    options = {"steps": 30, "batch_size": 32, "progress": False, "seed": 1}
+    weight = fit(network, words, known, **options)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    again = fit(network, words, known, **options)
+    for one, two in zip(weight.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, two)
+    inputs, _ = next(Batches(known, 100).epoch(0))
+    forced = symmetrize.forced(network, words, Mean(), "features", "last")
+    with torch.no_grad():
+        seen = forced.aligned(inputs)
+        log_weights = weight({name: seen[name].flatten(0, 2) for name in ("features", "last")})
+    assert log_weights.view(2, -1).softmax(0)[0].mean() > 0.6
