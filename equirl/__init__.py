@@ -29,25 +29,12 @@ from equirl.wrappers import (
 __version__ = "0.1.0"
 
 __all__ = [
-    "EquitunePolicy",
-    "EquizeroPolicy",
-    "Experience",
-    "LambdaEquitunePolicy",
-    "RandomSymmetry",
-    "SymmetrizedPolicy",
-    "Symmetry",
-    "SymmetryWrapper",
-    "VectorRandomSymmetry",
-    "VectorSymmetryWrapper",
-    "fit_familiarity",
-    "fit_temporal_difference",
-    "load_agent",
-    "register_symmetry",
-    "registered_symmetries",
-    "replay_experience",
-    "rollout_experience",
+    "EquitunePolicy", "EquizeroPolicy", "Experience", "LambdaEquitunePolicy", "RandomSymmetry",
+    "SymmetrizedPolicy", "Symmetry", "SymmetryWrapper", "VectorRandomSymmetry",
+    "VectorSymmetryWrapper", "fit_familiarity", "fit_temporal_difference", "load_agent",
+    "register_symmetry", "registered_symmetries", "replay_experience", "rollout_experience",
     "symmetry_of",
-]
+]  # fmt: skip
 
 gymnasium.register(
     id="equirl/Gridworld-v0",

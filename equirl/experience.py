@@ -1,4 +1,4 @@
-"""What an agent has lived through: transitions of its replay buffer, or of rollouts."""
+"""Transitions of an agent: from its replay buffer, or from rollouts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3 import DQN
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from equicore.files import read_tensors, write_tensors
+from equicore.lab.store import read_tensors, write_tensors
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,7 +24,7 @@ class Experience:
 
     Attributes:
         observations: Before the step, shape (N, ...).
-        actions: Discrete actions, shape (N,).
+        actions: Discrete actions, shape (N,), or continuous ones (N, ...).
         rewards: Shape (N,).
         next_observations: After the step, shape (N, ...); at the end of an episode the last one
             of that episode.
@@ -75,7 +76,7 @@ class Experience:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
-def replay_experience(model: DQN, limit: int = 20_000) -> Experience:
+def replay_experience(model: OffPolicyAlgorithm, limit: int = 20_000) -> Experience:
     """The last transitions in an agent's replay buffer.
 
     Args:
@@ -104,6 +105,10 @@ def replay_experience(model: DQN, limit: int = 20_000) -> Experience:
     rows = min(-(-limit // buffer.n_envs), buffer.size())
     places = (newest - np.arange(rows)[::-1] - 1) % len(buffer.observations)
     observations, follows = buffer.observations[places], buffer.next_observations[places]
+    shape = buffer.action_space.shape or ()
+    actions = buffer.actions[places].reshape(rows, buffer.n_envs, *shape)
+    if isinstance(buffer.action_space, spaces.Box):  # they are kept scaled to -1..1
+        actions = model.policy.unscale_action(actions)
     dones = buffer.dones[places].astype(bool)
     # a training may also have reset the environment between two steps
     ended = dones.copy()
@@ -112,7 +117,7 @@ def replay_experience(model: DQN, limit: int = 20_000) -> Experience:
     ended[-1] = True
     return _one_after_the_other(
         observations,
-        buffer.actions[places].squeeze(-1),
+        actions,
         buffer.rewards[places],
         follows,
         dones & ~buffer.timeouts[places].astype(bool),
@@ -129,7 +134,7 @@ def rollout_experience(
     n_envs: int = 8,
     env_kwargs: dict[str, Any] | None = None,
 ) -> Experience:
-    """What an agent lives through when it acts greedily.
+    """Transitions of an agent that acts greedily.
 
     Args:
         model: The agent.

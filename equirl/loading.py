@@ -1,221 +1,247 @@
 """Agents from files, without executing what is in them.
 
 The zip archives of Stable-Baselines3 hold pickled objects, and unpickling executes whatever the
-file says. Here nothing is unpickled: weights are read with ``weights_only=True``, the rest from the
-plain JSON that stands beside the pickles. Archives of any version can be read, from the time of
-the old ``gym`` too.
+file says. Here nothing is unpickled: weights are read with ``weights_only=True``, and every pickled
+field is replaced, unread, by what the plain text beside it says, or by Stable-Baselines3's default.
+Archives of any version can be read, from the time of the old ``gym`` too.
 """
 
 from __future__ import annotations
 
+import ast
 import io
 import json
-import re
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import stable_baselines3.common.policies as actor_critic
+import stable_baselines3.dqn.policies as dqn
+import stable_baselines3.sac.policies as sac
+import stable_baselines3.td3.policies as td3
 import torch
 from gymnasium import spaces
-from stable_baselines3 import DQN
-from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
-from stable_baselines3.dqn.policies import DQNPolicy
-from torch import Tensor, nn
-from torch.nn.modules import activation
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3.common import torch_layers
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.sb2_compat import rmsprop_tf_like
+from stable_baselines3.common.utils import get_device
+from torch import Tensor, nn, optim
 
-EXTRACTORS = (FlattenExtractor, NatureCNN)
-PLAIN_FIELDS = ("gamma", "exploration_rate", "num_timesteps")
+POLICIES: dict[str, ModuleType] = {m.__name__: m for m in (actor_critic, dqn, sac, td3)}
+"""Where the policies stand that can be opened."""
+
+KNOWN: tuple[Any, ...] = (nn, optim, torch_layers, rmsprop_tf_like)
+"""Where the classes stand that a policy may be made of."""
+
+NOT_RESTORED = {
+    "env": None,  # of an environment's name, gymnasium imports the module that stands before it
+    "seed": None,
+    "verbose": 0,
+    "tensorboard_log": None,
+    "buffer_size": 1,
+}
+"""Fields that concern a training: the agent must not seed the global generators, say."""
+
+SHARED = ("pi_features_extractor.", "vf_features_extractor.")
+"""Parameters that archives from before Stable-Baselines3 1.7 name once, not once for each use."""
+
+KEPT = ("gamma", "exploration_rate")
+"""What a policy is told of its agent, where the agent itself is not kept."""
 
 
-def load_agent(path: str | Path, device: str | torch.device = "auto") -> DQN:
-    """Open a DQN that Stable-Baselines3 saved, without unpickling anything.
+def load_agent(path: str | Path, device: str | torch.device = "auto") -> BaseAlgorithm:
+    """Open an agent that Stable-Baselines3 saved, without unpickling anything.
 
     Args:
-        path: The ``.zip`` file.
+        path: The ``.zip`` file, of an A2C, DQN, PPO, SAC or TD3.
         device: For the networks.
 
     Returns:
-        The agent, for prediction and evaluation. Its spaces, networks, ``gamma``,
-        ``exploration_rate`` and ``num_timesteps`` are those of the file; what the file holds only
-        as pickles (schedules, the optimiser's class) has Stable-Baselines3's defaults, and the
-        replay buffer is empty.
+        The agent, for prediction and evaluation. Its spaces, networks and plain fields, such as
+        ``gamma`` and ``num_timesteps``, are those of the file; what the file holds only as pickles
+        (schedules) has Stable-Baselines3's defaults, and the replay buffer is empty.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, no archive of Stable-Baselines3, of another algorithm
-            than DQN, or has spaces or networks that its plain part does not describe.
-    """
-    data, weights = read_archive(path)
-    policy_kwargs = data.get("policy_kwargs") or {}
-    if not isinstance(policy_kwargs, dict):
-        raise ValueError(f"{path}: its policy_kwargs cannot be read from plain data")
-    extractor = str(policy_kwargs.get("features_extractor_class", FlattenExtractor))
-    if extractor not in map(str, EXTRACTORS):
-        raise ValueError(
-            f"{path} has a features extractor of its own, {extractor}; what it computes cannot be "
-            "known from plain data"
-        )
-    description = {
-        "observation_space": _described_space(data, "observation_space", path),
-        "action_space": _described_space(data, "action_space", path),
-        "activation": _activation_name(policy_kwargs.get("activation_fn")),
-        "normalize_images": policy_kwargs.get("normalize_images", True),
-        **{field: data[field] for field in PLAIN_FIELDS if field in data},
-    }
-    return agent_from_dict(description, weights, device, source=path)
-
-
-def read_archive(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The JSON fields and the policy's weights of a DQN that Stable-Baselines3 saved.
-
-    Pickled fields are returned as they stand in the JSON: base64 text that nobody decodes.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged or does not hold a DQN.
+        ValueError: If the file is damaged, no archive of Stable-Baselines3, of another algorithm,
+            or has spaces or networks that its plain part does not describe.
     """
     path = Path(path)
+    content, data, weights = _read(path)
+    algorithm, policy_class = _kinds(data, path)
+    fields: dict[str, Any] = {
+        **{name: value for name, value in NOT_RESTORED.items() if name in data},
+        "policy_class": policy_class,
+        "policy_kwargs": _policy_kwargs(data, path),
+        "observation_space": _space(data, "observation_space", path),
+        "action_space": _space(data, "action_space", path),
+    }
+    defaults = vars(algorithm(policy_class, env=None, _init_setup_model=False))
+    # without an environment SAC cannot work out its default
+    defaults["target_entropy"] = -float(np.prod(fields["action_space"].shape or 1))
+    for name, value in data.items():
+        if isinstance(value, dict) and ":serialized:" in value:
+            fields.setdefault(name, defaults.get(name))
+    try:
+        # new networks draw their parameters, which are replaced
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            # that of an old agent only the networks, and not the optimisers, are as they were
+            warnings.filterwarnings("ignore", "You are probably loading a")
+            model = algorithm.load(io.BytesIO(content), device=device, custom_objects=fields)
+        own = model.policy.state_dict().keys()
+        missing = [name for name in own - weights.keys() if not name.startswith(SHARED)]
+        if wrong := sorted([*missing, *(weights.keys() - own)]):  # then SB3 takes what fits
+            raise ValueError(f"only one of file and network has {wrong[0]}")
+        dtype = next(iter(weights.values())).dtype
+        if dtype != next(model.policy.parameters()).dtype:
+            model.policy.to(dtype).load_state_dict(weights)
+    except Exception as error:  # whatever Stable-Baselines3 and torch raise for what does not fit
+        raise ValueError(
+            f"{path}: the weights are not those of a {policy_class.__name__} for "
+            f"{fields['observation_space']} and {fields['action_space']}; agents with layers of "
+            f"their own cannot be loaded from plain data. {error}"
+        ) from error
+    model.policy.set_training_mode(False)
+    return model
+
+
+def policy_to_dict(model: BaseAlgorithm | BasePolicy) -> dict[str, Any]:
+    """What `policy_from_dict` needs beside the weights, as plain JSON values.
+
+    Raises:
+        TypeError: If the policy is made of parts other than those of Stable-Baselines3 and torch.
+    """
+    policy: Any = getattr(model, "policy", model)
+    if POLICIES.get(type(policy).__module__) is None:
+        raise TypeError(f"a policy of its own cannot be described as plain data: {type(policy)}")
+    arguments = policy._get_constructor_parameters()
+    del arguments["lr_schedule"]  # the optimiser is not used again
+    if hasattr(policy, "share_features_extractor"):  # which Stable-Baselines3 leaves out
+        arguments["share_features_extractor"] = policy.share_features_extractor
+    return {
+        "class": _name(type(policy)),
+        "arguments": {name: _described(value) for name, value in arguments.items()},
+        "kept": {name: getattr(model, name) for name in KEPT if hasattr(model, name)},
+    }
+
+
+def policy_from_dict(
+    description: dict[str, Any], weights: dict[str, Tensor], device: str | torch.device = "auto"
+) -> BasePolicy:
+    """The policy that `policy_to_dict` described, with weights.
+
+    Raises:
+        ValueError: If the description is not one, or the weights do not fit.
+    """
+    policy_class = _class_named(description["class"], tuple(POLICIES.values()))
+    arguments = {name: _made(value) for name, value in description["arguments"].items()}
+    with torch.random.fork_rng(devices=[]):
+        policy = policy_class(lr_schedule=lambda _: 0.0, **arguments)
+    policy.to(next(iter(weights.values())).dtype).load_state_dict(weights)
+    for name, value in description["kept"].items():
+        if name in KEPT:
+            setattr(policy, name, value)
+    policy.set_training_mode(False)
+    return policy.to(get_device(device))
+
+
+def _read(path: Path) -> tuple[bytes, dict[str, Any], dict[str, Tensor]]:
+    """The bytes of an archive, its JSON fields and its policy's weights."""
     if not path.is_file():
         raise FileNotFoundError(f"no agent at {path}")
-    members = _zip_members(path, ("data", "policy.pth"))
+    content = path.read_bytes()
     try:
-        data = json.loads(members["data"])
-        weights = torch.load(io.BytesIO(members["policy.pth"]), "cpu", weights_only=True)
-    except Exception as error:  # json, pickle, zip and torch each raise their own
-        raise ValueError(f"{path} cannot be read as plain data: {error}") from error
-    if not isinstance(data, dict) or not _is_state(weights):
-        raise ValueError(f"{path} cannot be read as plain data: it has not the form of an agent")
-    policy_class = data.get("policy_class")
-    module = str(policy_class.get("__module__")) if isinstance(policy_class, dict) else ""
-    if not any(name.startswith("q_net.") for name in weights):
-        known = re.search(r"(?:stable_baselines3|sb3_contrib)\.(?!common)(\w+)", module)
-        algorithm = known[1].upper() if known else "an actor-critic algorithm such as PPO or A2C"
-        raise ValueError(f"{path} holds {algorithm}; load_agent opens DQN only")
-    if module not in ("stable_baselines3.dqn.policies", ""):
-        raise ValueError(
-            f"{path} has a policy class of its own, from {module}; what it computes cannot be "
-            "known from plain data"
-        )
-    return data, weights
-
-
-def _zip_members(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
-    try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if archive.infolist() and min(m.header_offset for m in archive.infolist()) > 0:
                 # what is left of an archive that was cut is the last zip within it
                 raise zipfile.BadZipFile("its end is missing")
             damaged = archive.testzip()
             if damaged is not None:
                 raise zipfile.BadZipFile(f"{damaged!r} fails its checksum")
+            names = ("data", "policy.pth")
             found = {n: archive.read(n) for n in names if n in archive.namelist()}
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
         raise ValueError(f"{path} is not a whole zip archive: {error}. Copy it again") from error
-    missing = sorted(set(names) - found.keys())
-    if missing:
+    if missing := sorted(set(names) - found.keys()):
         raise ValueError(
             f"{path} is no agent saved by Stable-Baselines3: it has no {', '.join(missing)}"
         )
-    return found
-
-
-def _is_state(weights: Any) -> bool:
-    return isinstance(weights, dict) and all(
+    try:
+        data = json.loads(found["data"])
+        weights = torch.load(io.BytesIO(found["policy.pth"]), "cpu", weights_only=True)
+    except Exception as error:  # json, pickle, zip and torch each raise their own
+        raise ValueError(f"{path} cannot be read as plain data: {error}") from error
+    tensors = isinstance(weights, dict) and all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items()
     )
+    if not isinstance(data, dict) or not tensors or not weights:
+        raise ValueError(f"{path} cannot be read as plain data: it has not the form of an agent")
+    return content, data, weights
 
 
-def agent_to_dict(model: DQN | DQNPolicy) -> dict[str, Any]:
-    """What `agent_from_dict` needs beside the weights, as plain JSON values.
-
-    Raises:
-        TypeError: If the networks are other than those of Stable-Baselines3.
-    """
-    policy = model.policy if isinstance(model, DQN) else model
-    if policy.features_extractor_class not in EXTRACTORS:
-        raise TypeError(
-            "an agent with a features extractor of its own cannot be described as plain data: "
-            f"{policy.features_extractor_class}"
-        )
-    if getattr(activation, policy.activation_fn.__name__, None) is not policy.activation_fn:
-        raise TypeError(
-            "an agent with an activation function of its own cannot be described as plain data: "
-            f"{policy.activation_fn}"
-        )
-    return {
-        "observation_space": _space_to_dict(policy.observation_space),
-        "action_space": _space_to_dict(policy.action_space),
-        "activation": policy.activation_fn.__name__,
-        "normalize_images": policy.normalize_images,
-        **{field: getattr(model, field) for field in PLAIN_FIELDS if hasattr(model, field)},
-    }
-
-
-def agent_from_dict(
-    description: dict[str, Any],
-    weights: dict[str, Tensor],
-    device: str | torch.device = "auto",
-    *,
-    source: str | Path = "the agent",
-) -> DQN:
-    """Build a DQN from its plain description and its weights.
-
-    The widths of the layers, and whether there is a convolutional features extractor, are read
-    off the weights.
-
-    Args:
-        description: As `agent_to_dict` makes it.
-        weights: State of the `DQNPolicy`.
-        device: For the networks.
-        source: What error messages call the agent.
-
-    Raises:
-        ValueError: If weights and description do not fit.
-    """
-    layers = sorted(
-        (int(match[1]), len(tensor))
-        for name, tensor in weights.items()
-        if (match := re.fullmatch(r"q_net\.q_net\.(\d+)\.weight", name))
-    )
-    # there is a NatureCNN if its last layer is there
-    features = weights.get("q_net.features_extractor.linear.0.weight")
-    extractor_kwargs = {} if features is None else {"features_dim": len(features)}
-    model = DQN(
-        "MlpPolicy" if features is None else "CnnPolicy",
-        env=None,  # type: ignore[arg-type]
-        policy_kwargs={
-            "net_arch": [width for _, width in layers[:-1]],
-            "activation_fn": _activation(description["activation"], source),
-            "normalize_images": description["normalize_images"],
-            "features_extractor_kwargs": extractor_kwargs,
-        },
-        buffer_size=1,
-        device=device,
-        _init_setup_model=False,
-    )
-    model.observation_space = _space_from_dict(description["observation_space"])
-    model.action_space = _space_from_dict(description["action_space"])
-    model.n_envs = 1
-    try:
-        model._setup_model()
-        model.policy.load_state_dict(weights)
-    except (RuntimeError, AssertionError, ValueError) as error:
+def _kinds(data: dict[str, Any], path: Path) -> tuple[Any, type[BasePolicy]]:
+    """The algorithm and the policy of an archive, by the text beside the policy's pickle."""
+    described = data.get("policy_class")
+    if not isinstance(described, dict):
+        raise ValueError(f"{path}: its policy_class cannot be read from plain data")
+    name = str(described.get("__module__"))
+    # as in "<function CnnPolicy.__init__ at 0x7f5c0b370620>"
+    _, _, init = str(described.get("__init__")).partition("<function ")
+    policy_class = getattr(POLICIES.get(name), init.partition(".")[0], None)
+    if not (isinstance(policy_class, type) and issubclass(policy_class, BasePolicy)):
+        package, _, rest = name.partition(".")
+        if package in ("stable_baselines3", "sb3_contrib"):
+            algorithm = rest.removeprefix("common.").partition(".")[0].upper()
+            raise ValueError(
+                f"{path} holds {algorithm}; load_agent opens A2C, DQN, PPO, SAC and TD3"
+            )
         raise ValueError(
-            f"{source}: the weights are not those of a {model.policy_class.__name__} for "
-            f"{model.observation_space} and {model.action_space}; agents with layers of their own "
-            f"cannot be loaded from plain data. {error}"
-        ) from error
-    dtype = next(iter(weights.values())).dtype
-    model.policy.to(dtype).set_training_mode(False)
-    for field in PLAIN_FIELDS:
-        if field in description:
-            setattr(model, field, description[field])
-    return model
+            f"{path} has a policy class of its own, from {name}; what it computes cannot be known "
+            "from plain data"
+        )
+    if POLICIES[name] is actor_critic:
+        return PPO if "clip_range" in data else A2C, policy_class
+    return {dqn: DQN, sac: SAC, td3: TD3}[POLICIES[name]], policy_class
 
 
-def _described_space(data: dict[str, Any], key: str, path: str | Path) -> dict[str, Any]:
+def _policy_kwargs(data: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A policy's arguments; where they are pickled, from the text beside."""
+    described = data.get("policy_kwargs") or {}
+    if not isinstance(described, dict):
+        raise ValueError(f"{path}: its policy_kwargs cannot be read from plain data")
+    kwargs = {}
+    for name, value in described.items():
+        if name.startswith(":") or name == "device":
+            continue
+        try:
+            kwargs[name] = _value(value) if ":serialized:" in described else value
+        except (ValueError, SyntaxError) as error:
+            if name in ("optimizer_class", "optimizer_kwargs"):  # it acts the same with another
+                continue
+            raise ValueError(
+                f"{path} has {name} = {value}; what it computes cannot be known from plain data"
+            ) from error
+    if "optimizer_class" in described.keys() - kwargs:  # its arguments are not the default's
+        kwargs.pop("optimizer_kwargs", None)
+    return kwargs
+
+
+def _value(text: Any) -> Any:
+    """A value as it was printed: a class of torch or Stable-Baselines3, or a plain one."""
+    if not isinstance(text, str):
+        return text
+    if text.startswith("<class '"):
+        return _class_named(text[len("<class '") : -len("'>")], KNOWN)
+    return ast.literal_eval(text)
+
+
+def _space(data: dict[str, Any], key: str, path: Path) -> spaces.Space:
     """A space from the plain text that stands beside its pickle."""
     described = data.get(key)
     if not isinstance(described, dict):
@@ -223,70 +249,68 @@ def _described_space(data: dict[str, Any], key: str, path: str | Path) -> dict[s
     kind = str(described.get(":type:", "")).rstrip("'>").rpartition(".")[2]
     try:
         if kind == "Discrete":
-            return {"kind": kind, "n": int(described["n"]), "start": int(described.get("start", 0))}
+            return spaces.Discrete(int(described["n"]), start=int(described.get("start", 0)))
         if kind == "Box":
-            shape = [
-                int(n)
-                for n in re.findall(r"\d+", str(described.get("_shape") or described["shape"]))
-            ]
-            return {
-                "kind": kind,
-                "shape": shape,
-                "dtype": str(np.dtype(described["dtype"])),
-                "low": _described_bound(described, "low", shape),
-                "high": _described_bound(described, "high", shape),
-            }
-    except (KeyError, TypeError, ValueError) as error:
+            shape = tuple(_value(described.get("_shape") or described["shape"]))
+            dtype = np.dtype(described["dtype"])
+            low, high = (_bound(described[side], shape, dtype) for side in ("low", "high"))
+            return spaces.Box(low, high, dtype=dtype.type)
+    except (KeyError, TypeError, ValueError, SyntaxError) as error:
         raise ValueError(f"{path}: its {key} cannot be read from plain data: {error}") from error
     raise ValueError(f"{path}: its {key} is {kind or 'missing'}; load_agent reads Box and Discrete")
 
 
-def _described_bound(described: dict[str, Any], side: str, shape: list[int]) -> list[float]:
+def _bound(text: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """A bound as numpy printed it: every number, or one for all where it was too long to print."""
-    numbers = [
-        float(text) for text in re.findall(r"[^\s\[\],]+", str(described[side])) if text != "..."
-    ]
-    size = int(np.prod(shape))
-    if len(numbers) != size and len(set(numbers)) == 1:
-        numbers = numbers[:1] * size
-    if len(numbers) != size:
-        raise ValueError(f"{side} is not written out: {described[side]}")
-    return numbers
+    words = str(text).replace("[", " ").replace("]", " ").replace(",", " ").split()
+    numbers = [float(word) for word in words if word != "..."]
+    if len(set(numbers)) == 1:
+        numbers = numbers[:1] * int(np.prod(shape))
+    return np.array(numbers).reshape(shape).astype(dtype)  # ValueError if it is not written out
 
 
-def _space_to_dict(space: spaces.Space) -> dict[str, Any]:
-    if isinstance(space, spaces.Discrete):
-        return {"kind": "Discrete", "n": int(space.n), "start": int(space.start)}
-    assert isinstance(space, spaces.Box)  # Symmetry.check_spaces has seen to it
-    return {
-        "kind": "Box",
-        "shape": list(space.shape),
-        "dtype": str(space.dtype),
-        "low": space.low.ravel().tolist(),
-        "high": space.high.ravel().tolist(),
-    }
+def _described(value: Any) -> Any:
+    """A policy's argument as plain JSON values."""
+    if isinstance(value, type):
+        try:
+            _class_named(_name(value), KNOWN)
+        except ValueError as error:
+            raise TypeError(f"plain data cannot describe what {value} computes") from error
+        return {"class": _name(value)}
+    if isinstance(value, spaces.Discrete):
+        return {"space": "Discrete", "n": int(value.n), "start": int(value.start)}
+    if isinstance(value, spaces.Box):
+        bounds = {"low": value.low.tolist(), "high": value.high.tolist()}
+        return {"space": "Box", "shape": list(value.shape), "dtype": str(value.dtype), **bounds}
+    json.dumps(value)  # TypeError for what is not plain
+    return value
 
 
-def _space_from_dict(data: dict[str, Any]) -> spaces.Space:
-    if data["kind"] == "Discrete":
-        return spaces.Discrete(data["n"], start=data["start"])
-    low, high = (
-        np.array(data[side]).reshape(data["shape"]).astype(data["dtype"])
-        for side in ("low", "high")
-    )
-    return spaces.Box(low, high, dtype=np.dtype(data["dtype"]).type)
+def _made(value: Any) -> Any:
+    """The argument that `_described` described."""
+    if not isinstance(value, dict):
+        return value
+    if "class" in value:
+        return _class_named(value["class"], KNOWN)
+    if value.get("space") == "Discrete":
+        return spaces.Discrete(value["n"], start=value["start"])
+    if value.get("space") == "Box":
+        dtype = np.dtype(value["dtype"])
+        low, high = (
+            np.array(value[side]).reshape(value["shape"]).astype(dtype) for side in ("low", "high")
+        )
+        return spaces.Box(low, high, dtype=dtype.type)
+    return value
 
 
-def _activation_name(text: Any) -> str:
-    """The name in ``<class 'torch.nn.modules.activation.Tanh'>``; ReLU is SB3's default."""
-    if text is None:
-        return "ReLU"
-    match = re.fullmatch(r"<class 'torch\.nn\.modules\.activation\.(\w+)'>", str(text))
-    return match[1] if match else str(text)
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _activation(name: Any, source: str | Path) -> type[nn.Module]:
-    """The activation function of torch that has the given name."""
-    if name not in activation.__all__:
-        raise ValueError(f"{source}: unknown activation function {name!r}, not one of torch's own")
-    return getattr(activation, name)
+def _class_named(name: str, modules: tuple[Any, ...]) -> Any:
+    """The class of that full name, if one of the modules has it."""
+    for module in modules:
+        found = getattr(module, name.rpartition(".")[2], None)
+        if isinstance(found, type) and _name(found) == name:
+            return found
+    raise ValueError(f"no class of torch or Stable-Baselines3: {name}")

@@ -1,52 +1,64 @@
 """Equivariant policies over a Stable-Baselines3 agent, drop-in for it where actions are predicted.
 
-Each is a reduction of the aligned action values g^-1 Q(g s, .) over the group, followed by
-arg-max; see `equicore` for the methods. They need no training, `LambdaEquitunePolicy` apart,
-whose weights learn from states that the agent has visited (`equirl.weights`).
+Each is a reduction of the aligned outputs g^-1 f(g s) of the agent's head over the group, see
+`equirl.heads`; the action is read off the result. They need no training, `LambdaEquitunePolicy`
+apart, whose weights learn from states that the agent has visited (`equirl.weights`).
 """
 
 from __future__ import annotations
 
+import copy
 import math
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3 import DQN
-from stable_baselines3.dqn.policies import DQNPolicy
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from torch import Tensor
 
-from equicore import Maximum, Mean, MLPWeight, Reducer, Symmetrized, WeightedMean
-from equicore.files import part_of, read_tensors, state_tensors, write_tensors
-from equirl.heads import Normalization, QValues, dqn_policy
-from equirl.loading import agent_from_dict, agent_to_dict
+from equicore import Mean, MLPWeight, Symmetrized, WeightedMean
+from equicore.lab.store import part_of, read_tensors, state_tensors, write_tensors
+from equicore.reduce import Reducer
+from equicore.trees import tree_map
+from equirl.heads import Head, Normalization, Outputs, head_of
+from equirl.loading import policy_from_dict, policy_to_dict
 from equirl.symmetry import Symmetry, symmetry_of
 
 # A dict is refused, but it is part of the signature that Stable-Baselines3 asks of a policy.
 Observation = NDArray[Any] | dict[str, NDArray[Any]]
+Agent = BaseAlgorithm | BasePolicy
 Policy = TypeVar("Policy", bound="SymmetrizedPolicy")
+
+FORMAT = 2
+"""Of the files that policies are saved to."""
 
 SHARPNESS = 3.0
 """How much an agent's sureness counts in lambda by default; chosen on a validation panel."""
 
 
-class SymmetrizedPolicy:
-    """A DQN's policy made equivariant; the abstract base of the three below.
+class SymmetrizedPolicy(BasePolicy):
+    """An agent's policy made equivariant; the abstract base of the three below.
 
     Args:
-        model: A `DQN`, or the `DQNPolicy` of one. It is used as it is, not copied: what it learns
-            later, this policy knows. Move it to its device and type first. An agent trained under
-            `VecNormalize` must be given whole, as that is how it can be recognised and refused.
+        model: An agent of Stable-Baselines3 (see `equirl.heads.HEADS`), or its policy. It is used
+            as it is, not copied: what it learns later, this policy knows. Move it to its device and
+            type first. An agent trained under `VecNormalize` must be given whole, as that is how it
+            can be recognised and refused.
         symmetry: Of its environment, or the environment's registered id.
-        reduce: Reducer of the aligned action values, see `equicore.reduce`.
-        normalize: ``"softmax"`` turns the Q-values of each transformed state into probabilities
-            before they are reduced, which makes them comparable between states; None leaves
-            them as they are.
+        reduce: What reduces the aligned outputs of a head, see `equicore.reduce`.
+        normalize: ``"softmax"`` turns the values of each transformed state's discrete actions into
+            probabilities before they are reduced, which makes them comparable between states;
+            None leaves them as they are.
+        top_k: As in `equicore.Symmetrized`.
 
     Raises:
-        TypeError: If the model is no DQN.
+        TypeError: If there is no head for the model.
         ValueError: If the symmetry does not fit the agent's spaces, or is not known.
     """
 
@@ -54,32 +66,41 @@ class SymmetrizedPolicy:
 
     def __init__(
         self,
-        model: DQN | DQNPolicy,
+        model: Agent,
         symmetry: Symmetry | str,
         reduce: Reducer,
         normalize: Normalization = "softmax",
+        top_k: int | None = None,
     ) -> None:
+        head = head_of(model, normalize)
+        policy = head.policy
+        super().__init__(policy.observation_space, policy.action_space)
+        self.symmetry = _found(symmetry)
+        self.symmetry.check_spaces(policy.observation_space, policy.action_space)
         self.model = model
-        self.policy = dqn_policy(model)
-        self.symmetry = symmetry_of(symmetry) if isinstance(symmetry, str) else symmetry
-        if not isinstance(self.symmetry, Symmetry):
-            raise TypeError(f"expected a Symmetry or an environment's id; got {symmetry!r}")
-        self.symmetry.check_spaces(self.policy.observation_space, self.policy.action_space)
+        self.policy = policy
         self.normalize = normalize
-        assert self.policy.observation_space.shape is not None  # as it is a Box
-        self._observation_shape = self.policy.observation_space.shape
-        self._observation_dtype = self.policy.observation_space.dtype
-        self._on_cpu = self.policy.device.type == "cpu"
+        # copies, as the agent's device need not be that of the caller's symmetry
+        observation, action = map(copy.deepcopy, (self.symmetry.observation, self.symmetry.action))
         self.symmetrized = Symmetrized(
-            QValues(self.policy.q_net, normalize),
-            self.symmetry.observation,
-            self.symmetry.action,
-            reduce,
-        ).to(self.policy.device)
+            head, observation, head.outputs(action), reduce, top_k=top_k
+        ).to(policy.device)
+        # plain attributes, as looking up a submodule costs a microsecond each time
+        self._parts = (head, self.symmetrized, policy)
+        assert policy.observation_space.shape is not None  # as it is a Box
+        self._shape = policy.observation_space.shape
+        self._dtype = policy.observation_space.dtype
+        self._on_cpu = policy.device.type == "cpu"
+        self._discrete = isinstance(policy.action_space, spaces.Discrete)
 
     def __init_subclass__(cls) -> None:
         """Make the subclass known to `load`."""
         SymmetrizedPolicy.kinds[cls.__name__] = cls
+
+    @property
+    def head(self) -> Head:
+        """What the agent exposes."""
+        return self._parts[0]
 
     def predict(
         self,
@@ -88,39 +109,39 @@ class SymmetrizedPolicy:
         episode_start: NDArray[Any] | None = None,
         deterministic: bool = False,
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
-        """Choose actions, with the meaning that ``DQN.predict`` gives to each argument.
+        """Choose actions, with the meaning that the agent's ``predict`` gives to each argument.
 
         Args:
             observation: One observation, or a batch of shape (B, ...).
-            state: Returned as it is; a DQN has no memory.
-            episode_start: Ignored, as by a DQN.
-            deterministic: If False, and the policy was made from a whole `DQN`, actions are
-                random with the probability ``model.exploration_rate``. Evaluate with True.
+            state: Returned as it is; the agent has no memory.
+            episode_start: Ignored, as by an agent without memory.
+            deterministic: If False, a whole DQN acts at random with the probability
+                ``model.exploration_rate``, and PPO draws its action. Evaluate with True.
 
         Returns:
-            The actions, shape () for one observation, (B,) for a batch; and ``state``.
+            The actions, of one observation or of a batch (B, ...); and ``state``.
 
         Raises:
             ValueError: If the observation does not fit the observation space, or there is a NaN
-                in it or in the Q-values.
+                in it or in the agent's outputs.
         """
-        if (
-            not deterministic
-            and isinstance(self.model, DQN)
-            and np.random.rand() < self.model.exploration_rate
-        ):
-            space = self.policy.action_space
-            if not self.policy.is_vectorized_observation(observation):
+        explores = not deterministic and not isinstance(observation, tuple)
+        if explores and np.random.rand() < getattr(self.model, "exploration_rate", 0.0):
+            space = self.action_space
+            if not self.is_vectorized_observation(observation):
                 return np.array(space.sample()), state
             return np.array([space.sample() for _ in range(len(observation))]), state
-        values, vectorized = self._values(observation)
-        actions = values.argmax(axis=1)
-        return actions if vectorized else actions.squeeze(axis=0), state
+        if self._discrete and (batch := self._as_batch(observation)) is not None:
+            # what `BasePolicy.predict` does, in a fraction of its time
+            actions = self._act(batch, deterministic)
+            vectorized = observation.ndim > len(self._shape)  # type: ignore[union-attr]
+            return (actions if vectorized else actions.squeeze(axis=0)), state
+        return super().predict(observation, state, episode_start, deterministic)
 
     def action_values(self, observation: Observation) -> NDArray[np.floating[Any]]:
-        """The reduced values whose arg-max is the action.
+        """The reduced values whose arg-max is the action, for discrete actions.
 
-        These are probabilities under ``normalize="softmax"``, Q-values otherwise.
+        These are probabilities under ``normalize="softmax"``.
 
         Args:
             observation: One observation, or a batch of shape (B, ...).
@@ -129,51 +150,63 @@ class SymmetrizedPolicy:
             Shape (actions,) for one observation, (B, actions) for a batch.
 
         Raises:
+            TypeError: If the actions are continuous.
             ValueError: As `predict`.
         """
-        values, vectorized = self._values(observation)
+        if not self._discrete:
+            raise TypeError(f"only discrete actions have values; these are {self.action_space}")
+        batch, vectorized = self.obs_to_tensor(observation)
+        values = self._reduced(batch)
+        assert isinstance(values, np.ndarray)
         return values if vectorized else values.squeeze(axis=0)
 
-    def _values(self, observation: Observation) -> tuple[NDArray[np.floating[Any]], bool]:
+    def obs_to_tensor(self, observation: Observation) -> tuple[Tensor, bool]:
+        """The observations as a tensor (B, ...), and whether they came as a batch."""
         if isinstance(observation, dict):
             raise ValueError("got a dict observation; a Symmetry acts on Box observations")
-        if isinstance(observation, tuple):
-            raise ValueError(
-                "got a tuple for an observation: `env.reset()` of Gymnasium returns "
-                "(observation, info), of which predict takes the first"
-            )
-        if self.policy.training:
-            self.policy.set_training_mode(False)
-        batch, vectorized = self._batch(observation)
-        with torch.inference_mode():
-            reduced = self.symmetrized(batch)
-            values = (reduced if self._on_cpu else reduced.cpu()).numpy()
-        if math.isnan(values.item(values.argmax())):  # where numpy finds a NaN, if there is one
-            raise ValueError(_explain_nan(observation, self.policy))
-        return values, vectorized
-
-    def _batch(self, observation: Observation) -> tuple[torch.Tensor, bool]:
-        """The observations as a tensor (B, ...), and whether they came as a batch."""
-        shape = self._observation_shape
-        if (
-            isinstance(observation, np.ndarray)
-            and observation.shape[-len(shape) :] == shape
-            and observation.dtype == self._observation_dtype
-        ):
-            vectorized = observation.ndim == len(shape) + 1
-            if vectorized or observation.ndim == len(shape):
-                # what obs_to_tensor would do, in a tenth of its time
-                batch = observation if vectorized else observation[None]
-                tensor = torch.from_numpy(np.array(batch))
-                return tensor if self._on_cpu else tensor.to(self.policy.device), vectorized
+        if (batch := self._as_batch(observation)) is not None:
+            return batch, observation.ndim > len(self._shape)
         inputs, vectorized = self.policy.obs_to_tensor(observation)
-        assert isinstance(inputs, torch.Tensor)  # a Symmetry acts on Box observations only
-        if np.issubdtype(self._observation_dtype, np.floating):
+        assert isinstance(inputs, Tensor)  # a Symmetry acts on Box observations only
+        if np.issubdtype(self._dtype, np.floating):
             inputs = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         return inputs, vectorized
 
+    def _as_batch(self, observation: Observation) -> Tensor | None:
+        """Observations of the space's shape and type as a tensor (B, ...); None for others."""
+        shape = self._shape
+        if (
+            type(observation) is np.ndarray
+            and observation.dtype == self._dtype
+            and observation.shape[-len(shape) :] == shape
+            and observation.ndim <= len(shape) + 1
+        ):
+            batch = observation if observation.ndim > len(shape) else observation[None]
+            tensor = torch.from_numpy(np.array(batch))
+            return tensor if self._on_cpu else tensor.to(self.policy.device)
+        return None
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+        return torch.from_numpy(self._act(observation, deterministic))
+
+    def _act(self, batch: Tensor, deterministic: bool) -> NDArray[Any]:
+        return self._parts[0].actions(self._reduced(batch), deterministic)
+
+    def _reduced(self, batch: Tensor) -> Outputs:
+        """What the views are reduced to, as arrays."""
+        _, symmetrized, policy = self._parts
+        if policy.training:
+            policy.set_training_mode(False)
+        with torch.inference_mode():
+            reduced = symmetrized(batch)
+            outputs: Any = tree_map(lambda t: (t if self._on_cpu else t.cpu()).numpy(), reduced)
+        values = outputs if isinstance(outputs, np.ndarray) else outputs["action"]
+        if math.isnan(values.item(values.argmax())):  # where numpy finds a NaN, if there is one
+            raise ValueError(_explain_nan(batch, policy))
+        return outputs
+
     def save(self, path: str | Path) -> None:
-        """Write the policy, its agent and its symmetry to one file.
+        """Write the policy, its agent's policy and its symmetry to one file.
 
         The file is in the safetensors format: weights as plain tensors, everything else as JSON
         in the header. Loading it executes no code.
@@ -182,14 +215,14 @@ class SymmetrizedPolicy:
             path: By convention ``*.safetensors``. The file appears whole or not at all.
 
         Raises:
-            TypeError: If the agent has a features extractor other than those of
-                Stable-Baselines3.
+            TypeError: If the agent has parts other than those of Stable-Baselines3 and torch.
         """
         header = {
             "policy": type(self).__name__,
+            "policy_format": FORMAT,
             "normalize": self.normalize,
             "symmetry": self.symmetry.to_dict(),
-            "agent": agent_to_dict(self.model),
+            "agent": policy_to_dict(self.model),
             **self._extra_header(),
         }
         tensors = state_tensors(agent=self.policy, reduce=self.symmetrized.reduce)
@@ -203,6 +236,9 @@ class SymmetrizedPolicy:
             path: The file.
             device: For the agent's networks.
 
+        Returns:
+            The policy; its ``model`` is the agent's policy, without the algorithm around it.
+
         Raises:
             FileNotFoundError: If there is no such file.
             ValueError: If the file is none of equirl's, damaged, or of another policy class.
@@ -213,14 +249,19 @@ class SymmetrizedPolicy:
             raise ValueError(
                 f"{path} holds {header.get('policy', 'no policy')}, not {cls.__name__}"
             )
+        if (version := header.get("policy_format", 1)) != FORMAT:
+            raise ValueError(
+                f"{path} is a policy of format {version}; this equirl reads {FORMAT}: wrap the "
+                "agent and save it again"
+            )
         try:
-            agent = agent_from_dict(header["agent"], part_of(tensors, "agent"), device, source=path)
+            agent = policy_from_dict(header["agent"], part_of(tensors, "agent"), device)
             policy = kind._from_header(header, agent, Symmetry.from_dict(header["symmetry"]))
             weights = part_of(tensors, "reduce")
             for tensor in weights.values():
                 policy.symmetrized.reduce.to(tensor.dtype)
             policy.symmetrized.reduce.load_state_dict(weights)
-        except (KeyError, TypeError, RuntimeError) as error:
+        except Exception as error:  # whatever a header that does not fit leads to
             raise ValueError(f"{path} is not a whole policy of equirl: {error!r}") from error
         return policy  # type: ignore[return-value]
 
@@ -230,39 +271,44 @@ class SymmetrizedPolicy:
 
     @classmethod
     def _from_header(
-        cls, header: dict[str, Any], agent: DQN, symmetry: Symmetry
+        cls, header: dict[str, Any], agent: BasePolicy, symmetry: Symmetry
     ) -> SymmetrizedPolicy:
         return cls(agent, symmetry, normalize=header["normalize"])  # type: ignore[call-arg]
 
 
 class EquitunePolicy(SymmetrizedPolicy):
-    """The action of the largest mean over the group (Basu et al., AAAI 2023, eq. 2).
+    """The action of the mean over the group (Basu et al., AAAI 2023, eq. 2).
 
-    With the softmax over actions: a*(s) = argmax_a mean_g softmax(Q(g s, .))[g a].
+    For discrete actions, with the softmax: a*(s) = argmax_a mean_g softmax(Q(g s, .))[g a]. The
+    mean of continuous actions is rarely one that any view would take, so they are warned of.
 
     Args:
-        model: A `DQN`, or the `DQNPolicy` of one.
+        model: An agent, or its policy.
         symmetry: Of its environment, or the environment's registered id.
         normalize: ``"softmax"`` or None, see `SymmetrizedPolicy`.
     """
 
     def __init__(
-        self,
-        model: DQN | DQNPolicy,
-        symmetry: Symmetry | str,
-        normalize: Normalization = "softmax",
+        self, model: Agent, symmetry: Symmetry | str, normalize: Normalization = "softmax"
     ) -> None:
         super().__init__(model, symmetry, Mean(), normalize)
+        if not self.head.averages:
+            warnings.warn(
+                "equitune averages actions, and two ways to act, such as two gaits, have no useful "
+                "mean; EquizeroPolicy and LambdaEquitunePolicy choose one of them",
+                stacklevel=2,
+            )
 
 
 class EquizeroPolicy(SymmetrizedPolicy):
-    """The action of the largest value over the group (Basu et al., NeurIPS 2023, eq. 3).
+    """The action of the view that the agent values most (Basu et al., NeurIPS 2023, eq. 3).
 
-    With the softmax over actions: a*(s) = argmax_a max_g softmax(Q(g s, .))[g a]. For two actions
-    and a group of two elements this is the same policy as `EquitunePolicy`.
+    For discrete actions, with the softmax: a*(s) = argmax_a max_g softmax(Q(g s, .))[g a]. For two
+    actions and a group of two elements this is the same policy as `EquitunePolicy`. Of continuous
+    actions it is the one whose view has the largest value V(g s), or Q(g s, .) of the critics.
 
     Args:
-        model: A `DQN`, or the `DQNPolicy` of one.
+        model: An agent, or its policy.
         symmetry: Of its environment, or the environment's registered id.
         normalize: ``"softmax"`` or None, see `SymmetrizedPolicy`.
 
@@ -278,18 +324,16 @@ class EquizeroPolicy(SymmetrizedPolicy):
     """
 
     def __init__(
-        self,
-        model: DQN | DQNPolicy,
-        symmetry: Symmetry | str,
-        normalize: Normalization = "softmax",
+        self, model: Agent, symmetry: Symmetry | str, normalize: Normalization = "softmax"
     ) -> None:
-        super().__init__(model, symmetry, Maximum(), normalize)
+        super().__init__(model, symmetry, head_of(model, normalize).best(), normalize)
 
 
 class LambdaEquitunePolicy(SymmetrizedPolicy):
-    """The action of the largest learned mean over the group (Basu et al., NeurIPS 2023, eq. 4).
+    """The action of the learned mean over the group (Basu et al., NeurIPS 2023, eq. 4).
 
-    With p = softmax(Q(s, .)): a*(s) = argmax_a sum_g lambda(g s) p(g s)[g a], where
+    For discrete actions, with p = softmax(Q(s, .)): a*(s) = argmax_a sum_g lambda(g s) p(g s)[g a],
+    where
 
         lambda(g s) ~ familiarity(g s) * sureness(g s) ** sharpness.
 
@@ -298,12 +342,14 @@ class LambdaEquitunePolicy(SymmetrizedPolicy):
     the network alone, with a large one they choose as equizero does; docs/study.md tells why both
     count by default. Until the network is fitted every state is equally familiar.
 
+    Of continuous actions it is the one of the most familiar view, as their mean is of no use.
+
     Args:
-        model: A `DQN`, or the `DQNPolicy` of one.
+        model: An agent, or its policy.
         symmetry: Of its environment, or the environment's registered id.
         weight: The weight network; a new `equicore.MLPWeight` when omitted.
         normalize: ``"softmax"`` or None, see `SymmetrizedPolicy`.
-        sharpness: How much the agent's sureness counts, at least 0.
+        sharpness: How much the agent's sureness counts, at least 0; for discrete actions only.
 
     Raises:
         ValueError: If the sharpness is negative.
@@ -311,7 +357,7 @@ class LambdaEquitunePolicy(SymmetrizedPolicy):
 
     def __init__(
         self,
-        model: DQN | DQNPolicy,
+        model: Agent,
         symmetry: Symmetry | str,
         weight: MLPWeight | None = None,
         normalize: Normalization = "softmax",
@@ -319,13 +365,20 @@ class LambdaEquitunePolicy(SymmetrizedPolicy):
     ) -> None:
         if not sharpness >= 0:
             raise ValueError(f"sharpness is a number from 0; got {sharpness}")
-        symmetry = symmetry_of(symmetry) if isinstance(symmetry, str) else symmetry
+        head = head_of(model, normalize)
         if weight is None:
-            shape = dqn_policy(model).observation_space.shape
+            _found(symmetry).check_spaces(head.policy.observation_space, head.policy.action_space)
+            shape = head.policy.observation_space.shape
             assert shape is not None
             weight = MLPWeight(shape)
-        score = partial(_log_sureness, sharpness) if sharpness else None
-        super().__init__(model, symmetry, WeightedMean(weight, score=score), normalize)
+        score = partial(_log_sureness, sharpness) if sharpness and head.averages else None
+        super().__init__(
+            model,
+            symmetry,
+            WeightedMean(weight, score=score),
+            normalize,
+            top_k=None if head.averages else 1,
+        )
         self.weight = weight
         self.sharpness = sharpness
 
@@ -337,10 +390,17 @@ class LambdaEquitunePolicy(SymmetrizedPolicy):
 
     @classmethod
     def _from_header(
-        cls, header: dict[str, Any], agent: DQN, symmetry: Symmetry
+        cls, header: dict[str, Any], agent: BasePolicy, symmetry: Symmetry
     ) -> LambdaEquitunePolicy:
         weight = MLPWeight(**header["weight"])
-        return cls(agent, symmetry, weight, header["normalize"], header.get("sharpness", 0.0))
+        return cls(agent, symmetry, weight, header["normalize"], header["sharpness"])
+
+
+def _found(symmetry: Symmetry | str) -> Symmetry:
+    found = symmetry_of(symmetry) if isinstance(symmetry, str) else symmetry
+    if not isinstance(found, Symmetry):
+        raise TypeError(f"expected a Symmetry or an environment's id; got {symmetry!r}")
+    return found
 
 
 def _log_sureness(sharpness: float, values: torch.Tensor) -> torch.Tensor:
@@ -349,11 +409,12 @@ def _log_sureness(sharpness: float, values: torch.Tensor) -> torch.Tensor:
     return sharpness * margin.clamp_min(torch.finfo(values.dtype).tiny).log()
 
 
-def _explain_nan(observation: Observation, policy: DQNPolicy) -> str:
-    places = np.argwhere(np.isnan(np.asarray(observation)))
-    if len(places):
-        return f"NaN in the observation, at index {tuple(int(i) for i in places[0])}"
-    for name, parameter in policy.q_net.named_parameters():
+def _explain_nan(observations: Tensor, policy: BasePolicy) -> str:
+    places = observations.isnan().nonzero().tolist()
+    if places:
+        index = places[0] if len(observations) > 1 else places[0][1:]
+        return f"NaN in the observation, at index {tuple(index)}"
+    for name, parameter in policy.named_parameters():
         if not parameter.isfinite().all():
-            return f"NaN in the Q-values: the network has diverged, {name} is not finite"
-    return "NaN in the Q-values, though the observation and the network's parameters have none"
+            return f"NaN in the outputs: the network has diverged, {name} is not finite"
+    return "NaN in the outputs, though the observation and the network's parameters have none"

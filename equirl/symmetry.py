@@ -21,8 +21,8 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
-import equicore
 from equicore import Group, Matrix, Permutation, Representation
+from equicore.representations import plain
 
 Factory = Callable[[EnvSpec], "Symmetry"]
 
@@ -110,9 +110,9 @@ class Symmetry:
     def to_dict(self) -> dict[str, Any]:
         """The symmetry as plain JSON values."""
         return {
-            "group": _group_to_dict(self.group),
-            "observation": _representation_to_dict(self.observation),
-            "action": _representation_to_dict(self.action),
+            "group": plain.group_to_dict(self.group),
+            "observation": plain.to_dict(self.observation),
+            "action": plain.to_dict(self.action),
         }
 
     @classmethod
@@ -124,8 +124,7 @@ class Symmetry:
         """
         group = Group(**data["group"])
         return cls(
-            _representation_from_dict(group, data["observation"]),
-            _representation_from_dict(group, data["action"]),
+            plain.from_dict(group, data["observation"]), plain.from_dict(group, data["action"])
         )
 
 
@@ -236,40 +235,3 @@ def _check_space(
                 f"the {what} space {space} is not invariant: element {g} "
                 f"({group.names[g]}) takes {what}s out of it"
             )
-
-
-def _group_to_dict(group: Group) -> dict[str, Any]:
-    return {
-        "table": group.table.tolist(),
-        "name": group.name,
-        "names": list(group.names),
-        "generators": list(group.generators),
-    }
-
-
-def _representation_to_dict(representation: Representation) -> dict[str, Any]:
-    def plain(value: Any) -> Any:
-        if isinstance(value, Representation):
-            inner = _representation_to_dict(value)
-            if value.group != representation.group:  # a pullback's
-                inner["group"] = _group_to_dict(value.group)
-            return inner
-        return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-    arguments = {name: plain(value) for name, value in representation.arguments().items()}
-    return {"kind": type(representation).__name__, **arguments}
-
-
-def _representation_from_dict(group: Group, data: dict[str, Any]) -> Representation:
-    def made(value: Any) -> Any:
-        if isinstance(value, dict) and "kind" in value:
-            inner = dict(value)
-            own = inner.pop("group", None)
-            return _representation_from_dict(group if own is None else Group(**own), inner)
-        return [made(v) for v in value] if isinstance(value, list) else value
-
-    arguments = dict(data)
-    kind = getattr(equicore, str(arguments.pop("kind")), None)
-    if not (isinstance(kind, type) and issubclass(kind, Representation)):
-        raise ValueError(f"no representation of equicore: {data['kind']!r}")
-    return kind.from_arguments(group, {name: made(value) for name, value in arguments.items()})

@@ -13,12 +13,19 @@ from torch.nn import functional
 import equicore
 from equicore import MLPWeight, WeightedMean
 from equirl.experience import Experience
-from equirl.heads import QValues, aligned_values
-from equirl.policies import LambdaEquitunePolicy
+from equirl.heads import QValues
+from equirl.policies import EquitunePolicy, LambdaEquitunePolicy
 
 
 def fit_familiarity(
-    policy: LambdaEquitunePolicy, observations: NDArray[Any], **options: Any
+    policy: LambdaEquitunePolicy,
+    observations: NDArray[Any],
+    *,
+    steps: int = 1000,
+    batch_size: int = 128,
+    learning_rate: float = 3e-3,
+    held_out: float = 0.1,
+    seed: int = 0,
 ) -> float:
     """Train the weights of lambda-equitune on states that the agent has visited.
 
@@ -29,8 +36,11 @@ def fit_familiarity(
         policy: The policy; its weight network is trained in place.
         observations: Visited observations (N, ...), for instance those of `replay_experience` or
             `rollout_experience`; some ten thousand are plenty.
-        **options: ``steps`` (1000), ``batch_size`` (128), ``learning_rate`` (3e-3), ``held_out``,
-            ``seed`` of `equicore.fit_familiarity`.
+        steps: Optimiser steps; vectors of a few entries need no more than these.
+        batch_size: Observations in a step.
+        learning_rate: The first step's.
+        held_out: Part of the observations that is not trained on.
+        seed: Of the split and the order of the observations.
 
     Returns:
         The cross-entropy on held-out observations, in nats: log |G| if the agent has visited all
@@ -42,9 +52,15 @@ def fit_familiarity(
     """
     _check_policy(policy)
     inputs = torch.from_numpy(np.array(observations))
-    # vectors of a few entries need no more than these
-    options = {"steps": 1000, "batch_size": 128, "learning_rate": 3e-3} | options
-    return equicore.fit_familiarity(policy.symmetrized, inputs, **options)
+    return equicore.fit_familiarity(
+        policy.symmetrized,
+        inputs,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        held_out=held_out,
+        seed=seed,
+    )
 
 
 def fit_temporal_difference(
@@ -78,10 +94,15 @@ def fit_temporal_difference(
         The loss over all transitions after the training.
 
     Raises:
-        TypeError: If the policy has no weights to fit.
+        TypeError: If the policy has no weights to fit, or its agent no Q-values.
         ValueError: If the experience is empty, or no discount is known.
     """
     _check_policy(policy)
+    if not isinstance(policy.head, QValues):
+        raise TypeError(
+            "the temporal-difference loss is one of Q-values, which the agent of this policy has "
+            f"not: {type(policy.policy).__name__}"
+        )
     gamma = getattr(policy.model, "gamma", None) if gamma is None else gamma
     if gamma is None:
         raise ValueError("a DQNPolicy does not know its discount; give gamma=, or the whole DQN")
@@ -89,7 +110,8 @@ def fit_temporal_difference(
         raise ValueError("the experience is empty")
     reduce = policy.symmetrized.reduce
     assert isinstance(reduce, WeightedMean)
-    symmetry, values = policy.symmetry, QValues(policy.policy.q_net)
+    # Bellman's equation is about the Q-values as they are
+    plain = EquitunePolicy(policy.policy, policy.symmetry, normalize=None).symmetrized
     device = policy.policy.device
     before, after = (
         torch.from_numpy(np.ascontiguousarray(x)).to(device)
@@ -102,12 +124,12 @@ def fit_temporal_difference(
     if isinstance(reduce.weight, MLPWeight):
         with torch.no_grad():
             some = before[:: -(-len(before) // 4096)]
-            reduce.weight.standardize(symmetry.observation.orbit(some).flatten(0, 1))
+            reduce.weight.standardize(plain.views(some).flatten(0, 1))
 
     def weighted(observations: Tensor) -> Tensor:  # (B, actions); only the weights learn
         with torch.no_grad():
-            aligned = aligned_values(values, symmetry, observations)
-        return reduce.whole(aligned, reduce.log_weights(symmetry.observation.orbit(observations)))
+            aligned = plain.aligned(observations)
+        return reduce.whole(aligned, reduce.log_weights(plain.views(observations)))
 
     def loss(rows: Tensor) -> Tensor:
         with torch.no_grad():

@@ -4,7 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from stable_baselines3 import DQN
+from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import equirl
@@ -81,6 +81,44 @@ def test_replay_limit_counts_the_transitions_of_all_environments(limit):
     expected = [9, 10, 11, 9.1, 10.1, 11.1][-limit:]
     np.testing.assert_allclose(experience.observations[:, 0], expected, rtol=1e-6)
     assert np.flatnonzero(experience.ended).tolist() == [limit - 4, limit - 1]
+
+
+class Told(gym.Wrapper):
+    """Keeps the actions that it was told."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.actions = []
+
+    def step(self, action):
+        self.actions.append(action)
+        return super().step(action)
+
+
+def test_actions_of_a_replay_are_those_of_the_environment():
+    """Stable-Baselines3 keeps continuous ones scaled to -1..1."""
+    env = Told(gym.make("Pendulum-v1"))
+    agent = SAC("MlpPolicy", env, learning_starts=100, buffer_size=50, seed=0, device="cpu")
+    agent.learn(20)
+    experience = replay_experience(agent, 15)
+    assert experience.actions.shape == (15, 1) and experience.actions.dtype == np.float32
+    np.testing.assert_allclose(experience.actions, env.actions[5:], rtol=1e-6)
+    assert np.abs(experience.actions).max() > 1
+
+
+def test_what_cannot_be_read_from_a_replay_is_refused():
+    with pytest.raises(ValueError, match="at least 1; got 0"):
+        replay_experience(agent_with_buffer(10, 4), 0)
+    agent = agent_with_buffer(10, 4)
+    agent.replay_buffer.optimize_memory_usage = True
+    with pytest.raises(ValueError, match="keeps no next observations; use rollout_experience"):
+        replay_experience(agent)
+
+
+@pytest.mark.parametrize("numbers", [{"steps": 0}, {"n_envs": 0}])
+def test_rollouts_of_nothing_are_refused(numbers):
+    with pytest.raises(ValueError, match="steps and n_envs are at least 1"):
+        rollout_experience(Right(), "CartPole-v1", seed=0, **numbers)
 
 
 def test_replay_is_a_copy():
@@ -230,7 +268,7 @@ def test_a_time_limit_does_not_terminate():
     assert not (experience.next_observations[4] == experience.observations[5]).any()
 
 
-@pytest.mark.parametrize(("steps", "n_envs", "count"), [(100, 8, 104), (5, 3, 6), (4, 4, 4)])
+@pytest.mark.parametrize(("steps", "n_envs", "count"), [(20, 8, 24), (5, 3, 6), (4, 4, 4)])
 def test_rollout_has_at_least_as_many_transitions_as_asked(steps, n_envs, count):
     agent = agent_with_buffer(1, 0)
     experience = rollout_experience(agent, "CartPole-v1", steps, seed=0, n_envs=n_envs)
@@ -244,7 +282,7 @@ def test_rollout_is_reproducible():
     agent = agent_with_buffer(1, 0)
     agent.exploration_rate = 1.0  # greedy all the same
     first, again, other = (
-        rollout_experience(agent, "CartPole-v1", 300, seed=seed) for seed in (3, 3, 4)
+        rollout_experience(agent, "CartPole-v1", 60, seed=seed) for seed in (3, 3, 4)
     )
     for name in PARTS:
         assert (getattr(first, name) == getattr(again, name)).all()
@@ -260,7 +298,7 @@ def test_rollout_follows_the_agent():
 
 
 def test_within_an_episode_rows_follow_each_other():
-    experience = rollout_experience(agent_with_buffer(1, 0), "CartPole-v1", 600, seed=0, n_envs=3)
+    experience = rollout_experience(agent_with_buffer(1, 0), "CartPole-v1", 150, seed=0, n_envs=3)
     follows = (experience.next_observations[:-1] == experience.observations[1:]).all(axis=1)
     assert (follows == ~experience.ended[:-1]).all()
     assert 3 < experience.terminated.sum() <= experience.ended.sum()

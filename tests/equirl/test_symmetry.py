@@ -9,8 +9,6 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-import equirl
-import equirl.symmetry
 from equicore import (
     Image,
     Matrix,
@@ -27,12 +25,6 @@ FLIP = cyclic(2)
 SWAP = Permutation.from_generators(FLIP, [[1, 0]])
 NEGATE = Matrix.from_generators(FLIP, [-np.eye(4)])
 PLANE = spaces.Box(-1, 1, (4,), np.float32)
-
-
-@pytest.fixture
-def registry(monkeypatch):
-    """A registry whose changes do not outlive the test."""
-    monkeypatch.setattr(equirl.symmetry, "_registry", dict(equirl.symmetry._registry))
 
 
 def test_observation_and_action_must_be_of_one_group():
@@ -192,6 +184,56 @@ def test_check_spaces_accepts_box_actions(action_space):
     Symmetry(NEGATE, NEGATE).check_spaces(PLANE, action_space)
 
 
+EIGHTH = np.array([[1.0, -1.0], [1.0, 1.0]]) / np.sqrt(2)
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        EIGHTH,
+        [[1, 1], [0, -1]],  # one entry is mixed, the other is not
+        [[1, 0, 0], [0, 0.6, 0.8], [0, 0.8, -0.6]],
+    ],
+    ids=str,
+)
+def test_check_spaces_accepts_matrices_that_mix_entries(matrix):
+    """They take corners out of any box, so this tells nothing."""
+    group = cyclic(8 if matrix is EIGHTH else 2)
+    mixing = Matrix.from_generators(group, [matrix])
+    box = spaces.Box(-1, 1, (len(matrix),), np.float32)
+    Symmetry(mixing, Trivial(group)).check_spaces(box, box)
+
+
+@pytest.mark.parametrize(
+    "representation",
+    [
+        Matrix.from_generators(FLIP, [[[0, 2], [0.5, 0]]]),  # moves entries, and makes one larger
+        Matrix.from_generators(FLIP, [[[0, -2], [-0.5, 0]]]),
+        Matrix.from_generators(FLIP, [[[0, 1], [1, 0]]]),
+        Permutation.from_generators(FLIP, [[1, 0]]),
+    ],
+)
+def test_check_spaces_sees_entries_that_move_to_a_narrower_interval(representation):
+    with pytest.raises(ValueError, match=r"element 1 \(.*\) takes observations out of it"):
+        Symmetry(representation, SWAP).check_spaces(
+            spaces.Box(np.float32([-1, -1.5]), np.float32([1, 1.5])), spaces.Discrete(2)
+        )
+
+
+class Doubled(Trivial):
+    """Returns another shape, which no representation may."""
+
+    def act(self, g, x):
+        return torch.cat([x, x], 1)
+
+
+def test_check_spaces_sees_another_shape():
+    with pytest.raises(ValueError, match="is not invariant"):
+        Symmetry(Doubled(FLIP), SWAP).check_spaces(
+            spaces.Box(-np.inf, np.inf, (2,), np.float32), spaces.Discrete(2)
+        )
+
+
 def test_check_spaces_leaves_the_random_state_of_the_spaces_alone():
     first, second = spaces.Box(-1, 1, (4,), seed=5), spaces.Box(-1, 1, (4,), seed=5)
     Symmetry(NEGATE, SWAP).check_spaces(first, spaces.Discrete(2))
@@ -268,7 +310,7 @@ def test_unknown_id_without_a_near_miss_suggests_nothing():
     assert "did you mean" not in str(error.value)
 
 
-def test_register_a_function(registry):
+def test_register_a_function():
     seen = []
 
     def factory(spec):
@@ -281,7 +323,7 @@ def test_register_a_function(registry):
     assert seen[0].id == "my/Env-v3"
 
 
-def test_register_a_string_that_is_imported_at_first_use(registry, monkeypatch):
+def test_register_a_string_that_is_imported_at_first_use(monkeypatch):
     module = types.ModuleType("a_module_of_this_test")
     register_symmetry("my/Env-v3", "a_module_of_this_test:factory")
     with pytest.raises(ValueError, match="cannot import a_module_of_this_test"):
@@ -291,12 +333,12 @@ def test_register_a_string_that_is_imported_at_first_use(registry, monkeypatch):
     assert symmetry_of("my/Env-v3").action is SWAP
 
 
-def test_register_again_replaces(registry):
+def test_register_again_replaces():
     register_symmetry("CartPole-v1", lambda spec: Symmetry(Trivial(FLIP), SWAP))
     assert isinstance(symmetry_of("CartPole-v1").observation, Trivial)
 
 
-def test_the_factory_sees_the_keywords_of_the_environment(registry):
+def test_the_factory_sees_the_keywords_of_the_environment():
     seen = []
     register_symmetry(
         "CartPole-v1", lambda spec: seen.append(spec.kwargs) or Symmetry(NEGATE, SWAP)

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from stable_baselines3 import DQN
+from stable_baselines3 import DQN, PPO
 
 import equicore
 from equirl import (
@@ -31,9 +31,9 @@ def lopsided(count=600):
 def test_fitting_gives_the_weight_to_what_was_visited(cases):
     case = cases["cartpole"]
     policy = lambda_policy(case)
-    loss = fit_familiarity(policy, lopsided(), steps=200)
+    loss = fit_familiarity(policy, lopsided(), steps=100)
     assert loss < 0.1
-    # where it was, the policy now acts as the agent does; at mirrored states by mirroring
+    # at visited states the policy now acts as the agent does; at mirrored ones by mirroring
     observations = lopsided(50)
     expected, _ = policy.model.predict(observations, deterministic=True)
     values = np.sort(
@@ -53,12 +53,17 @@ def test_what_was_visited_alike_cannot_be_told_apart(cases):
     assert fit_familiarity(policy, observations, steps=100) == pytest.approx(np.log(2), abs=0.1)
 
 
-def test_options_reach_the_optimiser(cases):
+@pytest.mark.parametrize(
+    "option",
+    [{"steps": 9}, {"batch_size": 7}, {"learning_rate": 1e-2}, {"held_out": 0.2}, {"seed": 1}],
+    ids=str,
+)
+def test_each_option_of_familiarity_matters(cases, option):
     losses = [
-        fit_familiarity(lambda_policy(cases["cartpole"]), lopsided(), steps=steps)
-        for steps in (1, 1, 100)
+        fit_familiarity(lambda_policy(cases["cartpole"]), lopsided(100), **{"steps": 3, **options})
+        for options in ({}, {}, option)
     ]
-    assert losses[0] == losses[1] > losses[2]
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_the_agent_is_not_trained(cases):
@@ -120,8 +125,8 @@ def consistent(signs=(1,), count=800, seed=0):
     """Transitions for which Q(s, 0) = 1, Q(s, 1) = 0 is exact at a discount of a half.
 
     Action 0 is worth 1: it pays 1 and ends the episode, or 0.5 and goes on (0.5 + 0.5 * 1).
-    Action 1 is worth 0: it pays -0.5 and goes on, or nothing and ends. They were lived through
-    right of the centre, or at sign -1 mirrored with their actions.
+    Action 1 is worth 0: it pays -0.5 and goes on, or nothing and ends. The states are right of the
+    centre; at sign -1 they and their actions are mirrored.
     """
     rng = np.random.default_rng(seed)
     before, after = (rng.normal(size=(count, 4)).astype(np.float32) for _ in range(2))
@@ -185,15 +190,17 @@ def random_experience(case, count=300, seed=0):
 
 def test_the_loss_is_that_of_bellmans_equation(case):
     """Before a step, and after some; the weights move in between."""
-    experience = random_experience(case)
-    for steps in (1, 30):
+    experience = random_experience(case, 100)
+    for steps in (1, 6):
         policy = lambda_policy(case)
         loss = fit_temporal_difference(policy, experience, steps=steps, gamma=0.9)
         assert loss == pytest.approx(loss_by_hand(policy, case, experience, 0.9), rel=1e-4)
 
 
-def test_the_loss_is_lowered(case):
+@pytest.mark.parametrize("name", ["acrobot", "gridworld-image"])
+def test_the_loss_is_lowered(cases, name):
     """Rewards that weights can explain: the Q-value in the view with the largest first entry."""
+    case = cases[name]
     drawn = random_experience(case)
     flat = [case.act(g, drawn.observations).reshape(len(drawn), -1) for g in range(case.order)]
     teacher = np.argmax([observations[:, 0] for observations in flat], axis=0)
@@ -208,39 +215,33 @@ def test_the_loss_is_lowered(case):
     )[teacher, np.arange(len(drawn))]
     experience = dataclasses.replace(drawn, rewards=rewards, terminated=np.ones(len(drawn), bool))
     before = loss_by_hand(policy, case, experience, 0.9)
-    after = fit_temporal_difference(policy, experience, steps=100, learning_rate=1e-2)
+    after = fit_temporal_difference(policy, experience, steps=60, learning_rate=1e-2)
     assert 0 < after < 0.5 * before
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_the_weight_goes_to_the_view_whose_values_satisfy_bellmans_equation(cases, sign):
-    """Wherever the agent was: it may have lived through the states of which it knows nothing."""
+def test_the_weight_goes_to_the_view_whose_values_satisfy_bellmans_equation(cases):
+    """Also where all transitions are of states whose own values are wrong."""
     case = cases["cartpole"]
     policy = lambda_policy(case, one_sided_agent(case))
-    experience = consistent(signs=(sign,))
+    experience = consistent(signs=(-1,))
     assert loss_by_hand(policy, case, experience, 0.5) > 0.5
-    assert fit_temporal_difference(policy, experience, steps=300) < 0.01
+    assert fit_temporal_difference(policy, experience, steps=150) < 0.02
     known = consistent(seed=5).observations  # to the right, where the agent's values are right
-    assert np.median(weights_of(policy, known)[0]) > 0.95
-    assert np.median(weights_of(policy, -known)[1]) > 0.95
+    assert np.median(weights_of(policy, known)[0]) > 0.9
+    assert np.median(weights_of(policy, -known)[1]) > 0.9
+    # familiarity would choose the other view
+    policy = lambda_policy(case, one_sided_agent(case))
+    fit_familiarity(policy, experience.observations, steps=100)
+    assert np.median(weights_of(policy, known)[0]) < 0.1
 
 
 def test_a_view_that_is_right_everywhere_is_found_in_both_halves(cases):
     case = cases["cartpole"]
     policy = lambda_policy(case, one_sided_agent(case))
-    assert fit_temporal_difference(policy, consistent(signs=(1, -1)), steps=300) < 0.01
+    assert fit_temporal_difference(policy, consistent(signs=(1, -1)), steps=150) < 0.02
     known = consistent(seed=5).observations
-    assert (policy.predict(known, deterministic=True)[0] == 0).all()
-    assert (policy.predict(-known, deterministic=True)[0] == 1).all()
-
-
-def test_familiarity_would_have_chosen_the_other_view(cases):
-    """An agent that has lived through the states of which it knows nothing."""
-    case = cases["cartpole"]
-    policy = lambda_policy(case, one_sided_agent(case))
-    fit_familiarity(policy, consistent(signs=(-1,)).observations, steps=200)
-    known = consistent(seed=5).observations
-    assert np.median(weights_of(policy, known)[0]) < 0.05
+    assert (policy.predict(known, deterministic=True)[0] == 0).mean() > 0.95
+    assert (policy.predict(-known, deterministic=True)[0] == 1).mean() > 0.95
 
 
 def test_the_discount_is_the_agents_unless_another_is_given(cases):
@@ -279,7 +280,7 @@ def test_temporal_differences_are_reproducible(cases):
     def fitted(global_seed, **options):
         torch.manual_seed(global_seed)
         policy = lambda_policy(case)
-        loss = fit_temporal_difference(policy, consistent(), steps=10, **options)
+        loss = fit_temporal_difference(policy, consistent(), steps=5, **options)
         return loss, torch.cat([p.detach().flatten() for p in policy.weight.parameters()])
 
     with torch.random.fork_rng():
@@ -292,7 +293,7 @@ def test_temporal_differences_are_reproducible(cases):
     "option", [{"steps": 3}, {"batch_size": 7}, {"learning_rate": 1e-2}], ids=str
 )
 def test_each_option_of_temporal_differences_matters(cases, option):
-    default = {"steps": 10}
+    default = {"steps": 5}
     losses = [
         fit_temporal_difference(lambda_policy(cases["cartpole"]), consistent(), **options)
         for options in (default, default | option)
@@ -308,18 +309,27 @@ def test_a_bare_dqn_policy_does_not_know_its_discount(cases):
     assert fit_temporal_difference(policy, consistent(), gamma=0.5, steps=1) > 0
 
 
-def test_an_empty_experience_teaches_nothing(cases):
+def test_an_agent_without_q_values_is_refused(cases):
+    model = PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu")
+    policy = LambdaEquitunePolicy(model, "CartPole-v1")
+    with pytest.raises(TypeError, match="one of Q-values, which .* has not: ActorCriticPolicy"):
+        fit_temporal_difference(policy, consistent())
+
+
+def test_an_empty_experience_is_refused(cases):
     policy = lambda_policy(cases["cartpole"])
     with pytest.raises(ValueError, match="the experience is empty"):
         fit_temporal_difference(policy, consistent().newest(0))
 
 
-@pytest.mark.parametrize("double", [False, True])
-def test_the_policy_stays_exactly_equivariant(case, double):
-    """In float64 to rounding; the actions in float32 wherever they are not close calls."""
+@pytest.mark.parametrize(
+    ("name", "double"), [("acrobot", True), ("gridworld", False), ("gridworld-image", True)]
+)
+def test_the_policy_stays_exactly_equivariant(cases, name, double):
+    """To the rounding of the weights, which are float32."""
+    case = cases[name]
     policy = lambda_policy(case, case.agent(double=double))
-    experience = random_experience(case)
-    fit_temporal_difference(policy, experience, steps=30)
+    fit_temporal_difference(policy, random_experience(case), steps=10)
     observations = case.observations(40, seed=9, double=double)
     values = policy.action_values(observations)
     for g, permutation in enumerate(case.permutations):
@@ -332,7 +342,7 @@ def test_the_policy_stays_exactly_equivariant(case, double):
 def test_a_fitted_policy_is_saved_with_its_weights(cases, tmp_path):
     case = cases["cartpole"]
     policy = lambda_policy(case)
-    fit_temporal_difference(policy, consistent(), steps=30)
+    fit_temporal_difference(policy, consistent(), steps=3)
     policy.save(tmp_path / "policy")
     again = LambdaEquitunePolicy.load(tmp_path / "policy", device="cpu")
     observations = case.observations(20)

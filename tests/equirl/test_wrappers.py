@@ -20,13 +20,13 @@ def short(case, steps=6):
 
 def test_shows_the_original_run_through_every_element(case):
     for element in range(case.order):
-        original, wrapped = short(case, 50), SymmetryWrapper(short(case, 50), element=element)
+        original, wrapped = short(case, 9), SymmetryWrapper(short(case, 9), element=element)
         rng = np.random.default_rng(element)
         seen, info = wrapped.reset(seed=7)
         expected, expected_info = original.reset(seed=7)
         np.testing.assert_array_equal(seen, case.act(element, expected))
         assert info == expected_info
-        for _ in range(200):
+        for _ in range(40):
             action = int(rng.integers(len(case.permutations[0])))
             expected, *outcome, _ = original.step(action)
             seen, *found, _ = wrapped.step(case.permutations[element][action])
@@ -120,10 +120,10 @@ def test_equal_seeds_give_equal_elements():
 
 
 def test_random_elements_are_uniform():
-    counts = np.bincount(elements_of(RandomSymmetry(gym.make("equirl/Gridworld-v0")), 800, seed=0))
-    # 200 each, standard deviation 12
+    counts = np.bincount(elements_of(RandomSymmetry(gym.make("equirl/Gridworld-v0")), 200, seed=0))
+    # 50 each, standard deviation 6
     assert len(counts) == 4
-    assert (np.abs(counts - 200) < 50).all()
+    assert (np.abs(counts - 50) < 25).all()
 
 
 def test_random_element_stays_for_the_episode():
@@ -184,8 +184,17 @@ def test_vector_wrapper_equals_the_scalar_one(case):
                 np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("mode", AutoresetMode)
-def test_random_vectors_equal_vectors_of_random_environments(case, mode):
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("cartpole", AutoresetMode.SAME_STEP),
+        ("acrobot", AutoresetMode.DISABLED),
+        ("gridworld", AutoresetMode.SAME_STEP),
+        ("gridworld-image", AutoresetMode.NEXT_STEP),
+    ],
+)
+def test_random_vectors_equal_vectors_of_random_environments(cases, name, mode):
+    case = cases[name]
     twin = VectorRandomSymmetry(SyncVectorEnv([lambda: short(case)] * 3, autoreset_mode=mode))
     each = SyncVectorEnv([lambda: RandomSymmetry(short(case))] * 3, autoreset_mode=mode)
     rng = np.random.default_rng(0)
@@ -297,12 +306,11 @@ def test_unknown_autoreset_mode_is_refused():
 
 
 class Echo(gym.Env):
-    """Shows what it is told."""
+    """Shows random observations, and keeps what it is told."""
 
     def __init__(self, shape, dtype=np.float64):
-        self.observation_space = gym.spaces.Box(0, 9, shape, dtype)
-        if dtype == np.float64:
-            self.observation_space = gym.spaces.Box(-np.inf, np.inf, shape, dtype)
+        bounds = (0, 9) if np.issubdtype(dtype, np.integer) else (-np.inf, np.inf)
+        self.observation_space = gym.spaces.Box(*bounds, shape, dtype)
         self.action_space = self.observation_space
 
     def reset(self, *, seed=None, options=None):
@@ -314,34 +322,106 @@ class Echo(gym.Env):
         return self.observation_space.sample(), 0.0, False, False, {}
 
 
-QUARTER = [[0.0, -1.0], [1.0, 0.0]]
+QUARTER, MIRROR = [[0.0, -1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, -1.0]]
 EIGHTH = np.array([[1.0, -1.0], [1.0, 1.0]]) / np.sqrt(2)
+CORNERS = [[0, -1, 0], [0, 0, -1], [1, 0, 0]]  # order 3, moves and signs together
+flip, turns = equicore.cyclic(2), equicore.cyclic(4)
+square = equicore.dihedral(4)
+
+MOVES = {  # entries move and change signs, or do nothing
+    "rows": (equicore.Matrix.from_generators(turns, [QUARTER]), (3, 2), np.float32),
+    "columns": (equicore.Matrix.from_generators(turns, [QUARTER], dim=-2), (2, 3), np.float64),
+    "dihedral": (equicore.Matrix.from_generators(square, [QUARTER, MIRROR]), (2,), np.float32),
+    "rotation": (equicore.Matrix.from_generators(equicore.cyclic(3), [CORNERS]), (3,), np.float64),
+    "some signs": (equicore.Matrix.from_generators(flip, [np.diag([1, -1, 1])]), (3,), np.float32),
+    "symmetric": (
+        equicore.Permutation.from_generators(equicore.symmetric(3), [[1, 0, 2], [1, 2, 0]]),
+        (2, 3),
+        np.float32,
+    ),
+    "images": (equicore.image_dihedral(), (2, 3, 3), np.uint8),
+    "vectors on a grid": (equicore.vector_field(equicore.image_dihedral()), (2, 3, 3), np.float32),
+    "trivial": (equicore.Trivial(flip), (3,), np.float64),
+}
+OTHERS = {  # something else happens, to some entries or to the values
+    "mixed": (equicore.Matrix.from_generators(equicore.cyclic(8), [EIGHTH]), (2,), np.float64),
+    "one is mixed": (equicore.Matrix.from_generators(flip, [[[1, 1], [0, -1]]]), (2,), np.float32),
+    "doubled": (equicore.Matrix.from_generators(flip, [[[0, 2], [0.5, 0]]]), (2,), np.float64),
+    "one is doubled": (
+        equicore.Matrix.from_generators(flip, [[[0, -2, 0], [-0.5, 0, 0], [0, 0, 1]]]),
+        (3,),
+        np.float32,
+    ),
+    "boxes": (equicore.Boxes(equicore.image_rotations(), "corners"), (4,), np.float32),
+    "tokens": (
+        equicore.Tokens.from_generators(equicore.cyclic(3), [[1, 2, 0, *range(3, 10)]]),
+        (4,),
+        np.int64,
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    ("representation", "space"),
-    [
-        (equicore.Matrix.from_generators(equicore.cyclic(4), [QUARTER]), ((3, 2),)),
-        (equicore.Matrix.from_generators(equicore.cyclic(8), [EIGHTH]), ((2,),)),
-        (equicore.Permutation.from_generators(equicore.cyclic(3), [[1, 2, 0]]), ((2, 3),)),
-        (equicore.image_dihedral(), ((2, 3, 3), np.uint8)),
-        (equicore.Trivial(equicore.cyclic(2)), ((3,),)),
-    ],
-)
-def test_every_kind_of_representation_acts_as_on_batches(representation, space):
+def check_wrapped(representation, shape, dtype):
+    """A wrapper shows and tells what the symmetry does on batches, in the space's type."""
     symmetry = equirl.Symmetry(representation, representation)
-    for element in range(len(representation.group)):
-        env = SymmetryWrapper(Echo(*space), symmetry, element)
+    group = representation.group
+    for element in range(len(group)):
+        env = SymmetryWrapper(Echo(shape, dtype), symmetry, element)
         env.observation_space.seed(element)
-        seen = [env.reset()[0], env.step(env.observation_space.sample())[0]]
+        action = env.observation_space.sample()
+        sent = action.copy()
+        seen = [env.reset()[0], env.step(action)[0]]
+        assert (action == sent).all()
         env.observation_space.seed(element)
-        first, action, second = (env.observation_space.sample() for _ in range(3))
+        _, first, second = (env.observation_space.sample() for _ in range(3))
         shown = symmetry.act_on_observations(element, np.stack([first, second]))
-        np.testing.assert_array_equal(seen, shown)
-        assert seen[0].dtype == first.dtype
-        back = symmetry.group.inverse(element)
-        told = symmetry.act_on_actions(back, action[None])[0]
-        np.testing.assert_array_equal(env.unwrapped.told, told)
+        told = symmetry.act_on_actions(group.inverse(element), action[None])[0]
+        for found, expected in zip([*seen, env.unwrapped.told], [*shown, told], strict=True):
+            np.testing.assert_array_equal(found, expected)
+            assert (found.dtype, found.shape) == (dtype, shape)
+
+
+@pytest.mark.parametrize("name", {**MOVES, **OTHERS})
+def test_every_kind_of_representation_acts_as_on_batches(name):
+    check_wrapped(*{**MOVES, **OTHERS}[name])
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_entries_that_only_move_and_change_signs_need_no_torch(name, monkeypatch):
+    representation, shape, dtype = MOVES[name]
+    symmetry = equirl.Symmetry(representation, representation)
+    env = SymmetryWrapper(Echo(shape, dtype), symmetry, 1)
+    monkeypatch.setattr(type(representation), "act", lambda *_: pytest.fail("torch was called"))
+    env.reset()
+    env.step(env.action_space.sample())
+
+
+def test_action_ids_need_no_torch(monkeypatch):
+    env = SymmetryWrapper(gym.make("CartPole-v1"), element=1)
+    for name in ("act", "act_on_labels"):
+        monkeypatch.setattr(equicore.Permutation, name, lambda *_: pytest.fail("torch was called"))
+    env.reset(seed=0)
+    env.step(1)
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 2)])
+def test_observations_that_the_environment_uses_again_are_not_changed(shape):
+    """Neither those that it has shown, nor those that it was told."""
+    for representation in (MOVES["rows"][0], OTHERS["mixed"][0], equicore.Trivial(flip)):
+        env = SymmetryWrapper(
+            Echo(shape), equirl.Symmetry(representation, representation), element=1
+        )
+        kept = np.ones(shape)
+        env.unwrapped.observation_space.sample = lambda kept=kept: kept
+        env.reset()[0][:] = 7
+        env.step(np.ones(shape))[0][:] = 7
+        assert (kept == 1).all()
+
+
+def test_the_element_is_the_identity_unless_another_is_given():
+    vector = VectorSymmetryWrapper(gym.make_vec("CartPole-v1", **VECTOR_ENTRY))
+    assert SymmetryWrapper(gym.make("CartPole-v1")).element == 0
+    assert vector.elements.tolist() == [0, 0, 0]
 
 
 def test_action_of_another_shape_is_refused():
