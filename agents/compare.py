@@ -1,51 +1,33 @@
 """Compare plain, equitune, equizero and lambda policies of saved agents side by side.
 
-    equirl compare dqn-CartPole-v1.zip --env CartPole-v1
-    equirl compare results/runs/dqn/CartPole-v1_* --checkpoints all --output results/cartpole
-
 Agents of one environment and one training budget are compared together: their mean is over seeds.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
+import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import joblib
-import numpy as np
 import pandas as pd
 import tyro
-from tqdm import tqdm
 
-from equicore.files import check_writable, replacing
-from equicore.processes import one_thread
-from equirl.agents import statistics
-from equirl.agents.cli import check_least, command_line, run
-from equirl.agents.evaluation import (
-    CONDITIONS,
-    FIRST_SEED,
-    SavedAgent,
-    check_device,
-    check_seed,
-    episode_returns,
-    find_agents,
-)
+from equicore import MLPWeight
+from equicore.lab import statistics
+from equicore.lab.command import check_least, command_line
+from equicore.lab.jobs import CORES, Workers, check_device
+from equicore.lab.store import check_claim, claim, digest, write_text
+from equicore.lab.tables import frame_markdown, write_csv
+from equirl.agents.cli import run
+from equirl.agents.evaluation import CONDITIONS, FIRST_SEED, Condition, Protocol, check_seed, play
 from equirl.agents.hyperparameters import parse_env_kwargs
-from equirl.agents.plot import plot_returns
-from equirl.agents.policies import (
-    CANDIDATES,
-    POLICIES,
-    ROLLOUT_SEED,
-    PolicyName,
-    make_policy,
-)
-from equirl.agents.selection import Race, Selection, select
-from equirl.agents.statistics import Estimate, as_array
-
-COLUMNS = ["env", "agent", "seed", "budget", "policy", "condition", "episode", "episode_return"]
+from equirl.agents.plot import COLUMNS, as_array, plot_returns, read_comparison
+from equirl.agents.policies import CANDIDATES, POLICIES, ROLLOUT_SEED, Subject
+from equirl.agents.runs import RunFolder
+from equirl.agents.saved import SavedAgent, find_agents
+from equirl.agents.selection import Race
 
 
 @dataclasses.dataclass
@@ -80,153 +62,105 @@ class Compare:
     """Device of the networks: auto, cpu, cuda."""
     output: Path | None = None
     """Folder for returns.csv, table.md and the figures; nothing is written when omitted."""
-    jobs: int = os.cpu_count() or 1
+    jobs: int = CORES
     """Processes."""
 
 
-def play(
-    agents: list[SavedAgent],
-    episodes: int,
-    seed: int = FIRST_SEED,
-    transitions: int = 20_000,
-    device: str = "auto",
-    jobs: int = 1,
-    policies: Sequence[PolicyName] = POLICIES,
-) -> pd.DataFrame:
+def compare(
+    agents: Sequence[SavedAgent], protocol: Protocol, workers: Workers, device: str = "auto"
+) -> tuple[pd.DataFrame, list[str]]:
     """Let every agent play the policies under both conditions.
 
     Returns:
-        One row for each episode, with the columns ``COLUMNS``.
+        A row for each episode, with the columns of `equirl.agents.plot.COLUMNS`; and a line for
+        each agent and condition for which a policy was chosen.
     """
-    units = [(agent, policy) for agent in agents for policy in policies]
-    jobs = max(1, min(jobs, len(units)))
-    results = joblib.Parallel(n_jobs=jobs, return_as="generator")(
-        joblib.delayed(_play_unit)(agent, policy, episodes, seed, transitions, device)
-        for agent, policy in units
-    )
-    frames = list(tqdm(results, total=len(units), desc="playing", unit="policy", disable=None))
-    return pd.concat(frames, ignore_index=True)[COLUMNS]
-
-
-def _play_unit(
-    agent: SavedAgent,
-    policy_name: PolicyName,
-    episodes: int,
-    seed: int,
-    transitions: int,
-    device: str,
-) -> pd.DataFrame:
-    with one_thread():
-        model = agent.load(device)
-        policy = make_policy(policy_name, model, agent, transitions)
-        frames = []
-        for condition in CONDITIONS:
-            returns = episode_returns(policy, agent, condition, episodes, seed)
-            frames.append(
-                pd.DataFrame(
-                    {
-                        "env": agent.setting,
-                        "agent": agent.name,
-                        "seed": agent.seed,
-                        "budget": agent.budget or model.num_timesteps,
-                        "policy": policy_name,
-                        "condition": condition,
-                        "episode": np.arange(episodes),
-                        "episode_return": returns,
-                    }
-                )
-            )
-        return pd.concat(frames)
-
-
-def add_selected(returns: pd.DataFrame, selections: list[Selection]) -> pd.DataFrame:
-    """The returns, with those of the chosen policies again under the name ``selected``."""
-    chosen = []
-    for selection in selections:
-        agent = selection.agent
-        rows = returns[
-            (returns.env == agent.setting)
-            & (returns.agent == agent.name)
-            & (returns.policy == selection.choice.policy)
-            & (returns.condition == selection.condition)
-        ]
-        if agent.budget is not None:
-            rows = rows[rows.budget == agent.budget]
-        chosen.append(rows.assign(policy="selected"))
-    return pd.concat([returns, *chosen], ignore_index=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """How one policy does in one setting, over all agents of it."""
-
-    env: str
-    budget: int
-    condition: str
-    policy: str
-    agents: int
-    mean: Estimate
-    iqm: Estimate
-    difference: Estimate
-    """Mean of the paired difference to plain."""
-
-
-def summarize(returns: pd.DataFrame) -> list[Row]:
-    """A row for each environment, budget, condition and policy."""
-    rows = []
-    for (env, budget, condition), group in returns.groupby(
-        ["env", "budget", "condition"], sort=False
-    ):
-        arrays = {name: as_array(rows) for name, rows in group.groupby("policy", sort=False)}
-        rows += [
-            Row(
-                env=str(env),
-                budget=int(str(budget)),
-                condition=str(condition),
-                policy=str(name),
-                agents=len(array),
-                mean=statistics.mean(array),
-                iqm=statistics.interquartile_mean(array),
-                difference=statistics.mean_difference(array, arrays["plain"]),
-            )
-            for name, array in arrays.items()
-        ]
-    return rows
-
-
-def table(rows: list[Row]) -> str:
-    """The rows as a Markdown table."""
-    lines = [
-        "| environment | steps | condition | policy | agents | mean return | IQM | minus plain |",
-        "|---|---|---|---|---|---|---|---|",
+    subjects = [Subject(agent, protocol.transitions, device) for agent in agents]
+    fitted = workers.map([functools.partial(_fit, s) for s in subjects], "learning weights")
+    plays = [
+        functools.partial(_play, dataclasses.replace(subject, weights=weights), c, protocol)
+        for subject, weights in zip(subjects, fitted, strict=True)
+        for c in CONDITIONS
     ]
-    for row in rows:
-        difference = "" if row.policy == "plain" else str(row.difference)
-        lines.append(
-            f"| {row.env} | {row.budget:,} | {row.condition} | {row.policy} | {row.agents} | "
-            f"{row.mean} | {row.iqm} | {difference} |"
-        )
-    return "\n".join(lines)
+    tables, chosen = zip(*workers.map(plays, "playing"), strict=True)
+    order = [*protocol.policies, "selected"].index
+    both = (pd.concat(tables[i : i + 2]) for i in range(0, len(tables), 2))
+    rows = [t.sort_values("policy", key=lambda p: p.map(order), kind="stable") for t in both]
+    return pd.concat(rows, ignore_index=True), [line for line in chosen if line]
 
 
-def verdicts(rows: list[Row]) -> list[str]:
-    """The rows in plain words, a line for each comparison to plain."""
+def _fit(subject: Subject) -> dict[str, MLPWeight]:
+    """The weights of an agent's lambda policy."""
+    subject.familiarity("replay")
+    return subject.weights
+
+
+def _play(subject: Subject, condition: Condition, protocol: Protocol) -> tuple[pd.DataFrame, str]:
+    """The returns of an agent's policies, with `COLUMNS`; and which was chosen, in words."""
+    agent = subject.agent
+    played, choice = play(subject, condition, protocol)
+    returns = {name: played[name] for name in protocol.policies}
+    chosen = ""
+    if choice is not None:
+        returns["selected"] = played[choice.policy]
+        budget = "" if agent.budget is None else f", {agent.budget:,} steps"
+        chosen = f"{agent.name}, {agent.setting}{budget}, {condition}: use {choice}"
+    table = pd.DataFrame(returns).rename_axis("episode").reset_index()
+    table = table.melt("episode", var_name="policy", value_name="episode_return").assign(
+        env=agent.setting,
+        agent=agent.name,
+        seed=agent.seed,
+        budget=agent.budget or subject.model.num_timesteps,
+        condition=condition,
+    )
+    return table[COLUMNS], chosen
+
+
+def over_training(returns: pd.DataFrame) -> pd.DataFrame:
+    """Each agent's returns as means over its checkpoints, episode by episode."""
+    keys = [name for name in COLUMNS if name not in ("budget", "episode_return")]
+    checkpoints = returns.groupby(keys, sort=False, dropna=False, as_index=False)
+    return checkpoints.agg({"budget": "max", "episode_return": "mean"})[COLUMNS]
+
+
+def summarize(returns: pd.DataFrame) -> pd.DataFrame:
+    """A row for each environment, budget, condition and policy; the columns are those of tables."""
+    records = []
+    groups = returns.groupby(["env", "budget", "condition"], sort=False)
+    for (env, budget, condition), group in groups:
+        arrays = {name: as_array(rows) for name, rows in group.groupby("policy", sort=False)}
+        for name, array in arrays.items():
+            difference = statistics.mean_difference(array, arrays["plain"])
+            records.append(
+                {
+                    "environment": env,
+                    "steps": budget,
+                    "condition": condition,
+                    "policy": name,
+                    "agents": len(array),
+                    "mean return": statistics.mean(array),
+                    "IQM": statistics.interquartile_mean(array),
+                    "minus plain": None if name == "plain" else difference,
+                }
+            )
+    return pd.DataFrame(records)
+
+
+def verdicts(summary: pd.DataFrame) -> list[str]:
+    """The summary in plain words, a line for each comparison to plain."""
     lines = []
-    for env, budget, condition in dict.fromkeys((r.env, r.budget, r.condition) for r in rows):
-        setting = f"{env}, {budget:,} steps, {condition}"
-        compared = {
-            row.policy: row
-            for row in rows
-            if (row.env, row.budget, row.condition) == (env, budget, condition)
-            and row.policy != "plain"
-        }
-        for name, row in compared.items():
-            lines.append(f"{setting}: {statistics.verdict(name, row.difference)}")
-        fixed = [compared[name].difference for name in ("equitune", "equizero")]
-        agents = compared["equizero"].agents
+    for (env, steps, condition), rows in summary.groupby(
+        ["environment", "steps", "condition"], sort=False
+    ):
+        setting = f"{env}, {steps:,} steps, {condition}"
+        differences = dict(zip(rows.policy, rows["minus plain"], strict=True))
+        del differences["plain"]
+        lines += [f"{setting}: {statistics.verdict(n, d)}" for n, d in differences.items()]
+        fixed = [differences[name] for name in ("equitune", "equizero")]
+        agents = rows.agents.iloc[0]
         this = "this agent" if agents == 1 else f"these {agents} agents"
         if all(difference.high < 0 for difference in fixed):
-            harmless = compared["lambda"].difference.high >= 0
+            harmless = differences["lambda"].high >= 0
             learned = "; learned weights (lambda) do not" if harmless else ""
             lines.append(f"{setting}: symmetrising hurts {this}{learned}")
         elif all(difference.low > 0 for difference in fixed):
@@ -235,21 +169,9 @@ def verdicts(rows: list[Row]) -> list[str]:
 
 
 def write_comparison(
-    folder: Path,
-    returns: pd.DataFrame,
-    rows: list[Row],
-    command: str,
-    selections: Sequence[Selection] = (),
+    folder: Path, returns: pd.DataFrame, chosen: list[str], summary: pd.DataFrame, command: str
 ) -> None:
-    """Write table.md, returns.csv and the figures.
-
-    Args:
-        folder: Where to.
-        returns: As `play` gives them.
-        rows: Their summary.
-        command: The command that reproduces them, named in the table.
-        selections: What was chosen, if something was.
-    """
+    """Write table.md, which names the command that reproduces it, returns.csv and the figures."""
     seeds = ", ".join(str(int(seed)) for seed in sorted(returns.seed.dropna().unique()))
     parts = [
         "# Returns of plain and symmetrised policies",
@@ -258,39 +180,17 @@ def write_comparison(
         + (f"; training seeds {seeds}" if seeds else "")
         + ". Estimates with 95 % intervals of a bootstrap over agents and episodes; IQM is the "
         "mean of the middle half of the episodes; differences are paired.",
-        table(rows),
-        *(f"- {line}" for line in [*map(str, selections), *verdicts(rows)]),
+        frame_markdown(summary),
+        "\n".join(f"- {line}" for line in [*chosen, *verdicts(summary)]),
     ]
-    text = "\n\n".join(parts[:4]) + "\n\n" + "\n".join(parts[4:]) + "\n"
-    # the table first: by it the same command knows the folder again after a kill
-    with replacing(folder / "table.md") as temporary:
-        temporary.write_text(text)
-    with replacing(folder / "returns.csv") as temporary:
-        returns.to_csv(temporary, index=False, float_format="%.6g")
-    plot_returns(returns, folder)
+    write_text(folder / "table.md", "\n\n".join(parts) + "\n")
+    write_csv(folder / "returns.csv", returns, "%.6g")
+    plot_returns(read_comparison(folder), folder)  # as `equirl plot` draws them
 
 
-def report(rows: list[Row]) -> None:
+def report(summary: pd.DataFrame) -> None:
     """Print the table and the verdicts."""
-    print(table(rows))
-    print()
-    print("\n".join(verdicts(rows)))
-
-
-def check_output(folder: Path, command: str) -> None:
-    """Raise FileExistsError if a folder holds another comparison, or other files."""
-    check_writable(folder / "table.md")
-    table_file = folder / "table.md"
-    if table_file.exists():
-        if f"`{command}`" not in table_file.read_text():
-            raise FileExistsError(
-                f"{folder} holds another comparison, see its table.md; name another folder with "
-                "--output"
-            )
-    elif folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(
-            f"{folder} holds other files; name an empty or new folder with --output"
-        )
+    print("\n".join([frame_markdown(summary), "", *verdicts(summary)]))
 
 
 def check_names(agents: list[SavedAgent]) -> None:
@@ -305,14 +205,19 @@ def check_names(agents: list[SavedAgent]) -> None:
             )
 
 
-def command_of(arguments: Compare) -> str:
-    """The command line that gives these arguments, with the agents by name only.
-
-    >>> command_of(Compare((Path("models/dqn.zip"),), env="Acrobot-v1", episodes=200))
-    'equirl compare dqn.zip --env Acrobot-v1 --episodes 200'
-    """
-    names = [path.name for path in arguments.agents]
-    return command_line("compare", arguments, ("agents", "output", "device", "jobs"), names)
+def settings_of(arguments: Compare, agents: list[SavedAgent]) -> dict[str, Any]:
+    """What decides the results: the agents' files, and what they play."""
+    files = {}
+    for agent in agents:
+        budget = f", {agent.budget} steps" if agent.budget else ""
+        replay = RunFolder(agent.path.parent, agent.env_id).experience(agent.budget or 0)
+        read = [file.read_bytes() for file in (agent.path, replay) if file.exists()]
+        files[f"{agent.name}, {agent.setting}{budget}"] = digest(b"".join(read))
+    return {
+        "environments": sorted({agent.setting for agent in agents}),
+        "agents": files,
+        **{key: getattr(arguments, key) for key in ("episodes", "seed", "select", "transitions")},
+    }
 
 
 def main(arguments: Compare) -> None:
@@ -337,27 +242,27 @@ def main(arguments: Compare) -> None:
     for agent in agents:
         agent.load()
         agent.symmetry()
+    files = {"settings.yml": settings_of(arguments, agents)}
     if arguments.output is not None:
-        check_output(arguments.output, command_of(arguments))
-    selections = []
-    if arguments.select:
-        selections = select(agents, Race(), arguments.transitions, arguments.device, arguments.jobs)
-    returns = play(
-        agents,
+        check_claim(arguments.output, files)
+    protocol = Protocol(
+        CANDIDATES if arguments.select else POLICIES,
         arguments.episodes,
         arguments.seed,
         arguments.transitions,
-        arguments.device,
-        arguments.jobs,
-        CANDIDATES if arguments.select else POLICIES,
+        Race() if arguments.select else None,
     )
-    returns = add_selected(returns, selections)
-    rows = summarize(returns)
-    report(rows)
-    if selections:
-        print("\n" + "\n".join(map(str, selections)))
+    returns, chosen = compare(agents, protocol, Workers(arguments.jobs), arguments.device)
+    summary = summarize(returns)
+    report(summary)
+    if chosen:
+        print("\n" + "\n".join(chosen))
     if arguments.output is not None:
-        write_comparison(arguments.output, returns, rows, command_of(arguments), selections)
+        claim(arguments.output, files)
+        names = [path.name for path in arguments.agents]
+        without = ("agents", "output", "device", "jobs")
+        command = command_line("equirl compare", arguments, without, names)
+        write_comparison(arguments.output, returns, chosen, summary, command)
         print(f"\nwritten to {arguments.output}")
 
 

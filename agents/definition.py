@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 import equirl
+from equicore.lab.store import digest
+from equirl.agents.evaluation import Protocol
 from equirl.agents.panel import read_scale
 from equirl.agents.policies import MAKERS
 from equirl.agents.selection import Race
@@ -17,27 +18,14 @@ from equirl.agents.train import Train, Training, plan
 
 DEFAULT_FILE = Path(__file__).with_name("study.yaml")
 PANEL = ("seeds", "checkpoints")
+EVALUATION_SEED = 4_000_000
+"""The episodes that are reported have this seed and the following."""
 
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """How the agent of a checkpoint is evaluated.
-
-    Attributes:
-        episodes: For each policy and condition.
-        transitions: Number of transitions that lambda's weights learn from.
-        candidates: Policies among which one is selected.
-        race: How it is selected.
-    """
-
-    episodes: int
-    transitions: int
-    candidates: tuple[str, ...]
-    race: Race
-
-    def digest(self) -> str:
-        """Eight characters that are others for another evaluation."""
-        return hashlib.sha256(repr((self, list(MAKERS))).encode()).hexdigest()[:8]
+POLICIES = (
+    *("plain", "equitune", "equizero", "equizero_raw"),
+    *("lambda", "lambda_rollouts", "lambda_replay", "lambda_td"),
+)
+"""What plays where the definition does not say; those that are added later are not among them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,17 +35,18 @@ class Unit:
     env: str
     setting: str
     training: Training
-    evaluation: Evaluation
+    protocol: Protocol
 
-    def part(self, budget: int) -> Path:
-        """The evaluation of the checkpoint after ``budget`` steps; exists when it is finished."""
-        name = f"rl_model_{budget}_steps.{self.evaluation.digest()}.csv"
-        return self.training.folder.path / name
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the evaluation of a checkpoint, as plain values."""
+        return dataclasses.asdict(self.protocol)
 
     @property
     def parts(self) -> list[Path]:
-        """The evaluations of all checkpoints, in their order."""
-        return [self.part(budget) for budget in self.training.budgets]
+        """The evaluations of the checkpoints, in their order; each exists when it is finished."""
+        name = f"rl_model_{{}}_steps.{digest(self.settings)}.csv"
+        return [self.training.folder.path / name.format(b) for b in self.training.budgets]
 
     @property
     def error_log(self) -> Path:
@@ -67,7 +56,7 @@ class Unit:
     @property
     def clock(self) -> Path:
         """Holds the seconds that the unit has taken so far, but for what a kill has cost."""
-        return self.training.folder.path / "seconds.txt"
+        return self.training.folder.path / "seconds.log"
 
     @property
     def seconds(self) -> float:
@@ -82,10 +71,7 @@ class Unit:
 def read_units(file: Path, panel: str, runs: Path) -> list[Unit]:
     """The units of one panel of a study, the longest trainings first.
 
-    Args:
-        file: The definition, see ``study.yaml``.
-        panel: A key of its ``panels``.
-        runs: Folder that the run folders are made in, as ``runs/setting/environment/dqn/...``.
+    Run folders are made in ``runs/setting/environment/dqn``.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -100,11 +86,13 @@ def read_units(file: Path, panel: str, runs: Path) -> list[Unit]:
         panels = document["panels"]
         if panel not in panels:
             raise ValueError(f"{file.name} has no panel {panel!r}; it has {', '.join(panels)}")
-        evaluation = Evaluation(
+        protocol = Protocol(
+            tuple(document.get("policies", POLICIES)),
             document["episodes"],
+            EVALUATION_SEED,
             document["transitions"],
-            tuple(document["candidates"]),
             Race(**document["race"]),
+            tuple(document["candidates"]),
         )
         chosen = panels[panel]
         for name, entry in document["environments"].items():
@@ -127,16 +115,16 @@ def read_units(file: Path, panel: str, runs: Path) -> list[Unit]:
                     output=runs.resolve() / setting / name,
                     checkpoints=chosen["checkpoints"],
                     eval_episodes=5,
-                    experience=evaluation.transitions,
+                    experience=protocol.transitions,
                     device="cpu",
                 ),
             )
             for setting, hyperparameters in document["settings"].items()
             for name, entry in document["environments"].items()
         ]
-        _check_evaluation(evaluation, file)
+        _check_protocol(protocol, file)
         units = [
-            Unit(name, setting, training, evaluation)
+            Unit(name, setting, training, protocol)
             for name, setting, train in arguments
             for training in plan(train)
         ]
@@ -149,8 +137,8 @@ def read_units(file: Path, panel: str, runs: Path) -> list[Unit]:
 
 def _check_keys(document: dict[str, Any], file: Path) -> None:
     """Raise ValueError if there are others than those that are read: a misspelt one, say."""
-    evaluation = {field.name for field in dataclasses.fields(Evaluation)}
-    known = {"environments", "settings", "panels", *evaluation}
+    protocol = {field.name for field in dataclasses.fields(Protocol)} - {"seed"}
+    known = {"environments", "settings", "panels", *protocol}
     unknown = [str(name) for name in document if name not in known]
     for name, panel in document["panels"].items():
         unknown += [f"panels: {name}: {key}" for key in panel if key not in PANEL]
@@ -161,14 +149,15 @@ def _check_keys(document: dict[str, Any], file: Path) -> None:
         )
 
 
-def _check_evaluation(evaluation: Evaluation, file: Path) -> None:
+def _check_protocol(protocol: Protocol, file: Path) -> None:
     for name, least in (("episodes", 1), ("transitions", 10)):
-        number: Any = getattr(evaluation, name)
+        number: Any = getattr(protocol, name)
         if not isinstance(number, int) or number < least:
             raise ValueError(f"{file.name}: {name} must be at least {least}; got {number!r}")
-    names = evaluation.candidates
-    if not set(names) <= set(MAKERS) or "plain" not in names or len(set(names)) < len(names):
-        raise ValueError(
-            f"{file.name}: candidates are plain and others of {', '.join(MAKERS)}, each once; got "
-            f"{', '.join(map(str, names))}"
-        )
+    for key, known in (("policies", MAKERS), ("candidates", protocol.policies)):
+        names = getattr(protocol, key)
+        if not set(names) <= set(known) or "plain" not in names or len(set(names)) < len(names):
+            raise ValueError(
+                f"{file.name}: {key} are plain and others of {', '.join(known)}, each once; got "
+                f"{', '.join(map(str, names))}"
+            )

@@ -1,28 +1,26 @@
-"""Finding saved agents, and playing episodes with them: for all scripts."""
+"""Playing: the policies of an agent under a condition, maybe as a race. For all scripts."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from stable_baselines3 import DQN
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import equirl
-from equirl.agents.hyperparameters import setting_name
-from equirl.agents.runs import RunFolder
+from equicore.lab.statistics import Returns
+from equirl.agents.policies import CANDIDATES, POLICIES, Subject
+from equirl.agents.saved import SavedAgent
+from equirl.agents.selection import Choice, Race
 from equirl.symmetry import Symmetry
 
+Condition = str | int
 CONDITIONS = ("original", "transformed")
 """The environment as it is, or each episode seen through a random group element."""
 
@@ -32,114 +30,56 @@ SIDE_BY_SIDE = 20
 FIRST_SEED = 2_000_000
 """Evaluations use this seed and the following; training and its evaluations stay below."""
 
+SELECTION_SEED = 5_000_000
+"""Episodes of a race have this seed and the following; those that are reported stay below."""
+
 
 @dataclasses.dataclass(frozen=True)
-class SavedAgent:
-    """A saved agent and the environment it is for.
+class Protocol:
+    """What is played.
 
     Attributes:
-        name: What tables call it: its run folder's or file's name.
-        path: The zip file.
-        env_id: Its environment.
-        env_kwargs: Arguments of the environment.
-        seed: Training seed, if known.
-        budget: Environment steps it was trained for, if its run folder or name tells.
+        policies: Names, see `equirl.agents.policies.MAKERS`.
+        episodes: For each policy and condition.
+        seed: Of the first environment; the others follow.
+        transitions: How many of an agent's lambda's weights learn from.
+        race: How one of the candidates is chosen, if one is.
+        candidates: What the race chooses from.
     """
 
-    name: str
-    path: Path
-    env_id: str
-    env_kwargs: dict[str, Any]
-    seed: int | None = None
-    budget: int | None = None
-
-    @property
-    def setting(self) -> str:
-        """The environment and its arguments, as tables show them."""
-        return setting_name(self.env_id, self.env_kwargs)
-
-    def load(self, device: str = "auto") -> DQN:
-        """Open it, and check that it is one for its environment.
-
-        Raises:
-            ValueError: If the file is no DQN, or its spaces are not those of the environment.
-        """
-        model = equirl.load_agent(self.path, device)
-        env = gym.make(self.env_id, **self.env_kwargs)
-        for what in ("observation_space", "action_space"):
-            of_agent, of_env = getattr(model, what), getattr(env, what)
-            # bounds are not compared: those of old archives are written otherwise
-            same = type(of_agent) is type(of_env) and of_agent.shape == of_env.shape
-            if not same or getattr(of_agent, "n", None) != getattr(of_env, "n", None):
-                raise ValueError(
-                    f"{self.path} is for another environment than {self.env_id}: its {what} is "
-                    f"{of_agent}, the environment's {of_env}"
-                )
-        env.close()
-        return model
-
-    def symmetry(self) -> Symmetry:
-        """The symmetry of its environment.
-
-        Raises:
-            ValueError: If none is registered.
-        """
-        env = gym.make(self.env_id, **self.env_kwargs)
-        env.close()
-        return equirl.symmetry_of(env)
+    policies: tuple[str, ...] = POLICIES
+    episodes: int = 100
+    seed: int = FIRST_SEED
+    transitions: int = 20_000
+    race: Race | None = None
+    candidates: tuple[str, ...] = CANDIDATES
 
 
-def find_agents(
-    path: Path,
-    env_id: str | None = None,
-    env_kwargs: dict[str, Any] | None = None,
-    checkpoints: Literal["final", "all"] = "final",
-) -> list[SavedAgent]:
-    """The agents that a path names.
+def play(
+    subject: Subject, condition: Condition, protocol: Protocol
+) -> tuple[dict[str, Returns], Choice | None]:
+    """Let the policies of an agent play under a condition, and race if one is to be chosen.
 
-    Args:
-        path: A zip file, or a run folder, which stands for its finished agent or all checkpoints.
-        env_id: The environment; known from the run folder when omitted.
-        env_kwargs: Its arguments; likewise.
-        checkpoints: What a run folder stands for.
+    The policies, and what their weights have learned, are made once for all episodes.
 
-    Raises:
-        FileNotFoundError: If there is no such file or folder, or no agent in it.
-        ValueError: If the environment is not known.
+    Returns:
+        The returns of each policy, shape (episodes,); and what the race has found, on other
+        episodes.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"no agent at {path}")
-    run = RunFolder.find(path)
-    if path.is_dir() and run is None:
-        raise FileNotFoundError(f"{path} is no run folder: it has no */args.yml")
-    known = run.arguments() if run is not None else {}
-    env_id = env_id or known.get("env")
-    if env_id is None:
-        raise ValueError(f"for which environment is {path}? Name it, as in --env CartPole-v1")
-    equirl.symmetry_of(env_id)  # its message lists the known environments
-    env_kwargs = {**(known.get("env_kwargs") or {}), **(env_kwargs or {})}
-    steps = known.get("n_timesteps", 0)
-    total = steps if steps > 0 else None  # the zoo writes -1 for what its hyperparameters say
-    if run is None or not path.is_dir():
-        match = re.fullmatch(r"rl_model_(\d+)_steps", path.stem)
-        budget = int(match[1]) if match else total
-        name = f"{path.parent.name}/{path.stem}" if run is not None else path.stem
-        return [SavedAgent(name, path, env_id, env_kwargs, known.get("seed"), budget)]
-    if checkpoints == "final":
-        if not run.final_agent.exists():
-            raise FileNotFoundError(
-                f"the training in {path} is not finished: it has no {run.final_agent.name}. "
-                "Finish it by the command that began it, or use --checkpoints all"
-            )
-        files: list[tuple[int | None, Path]] = [(total, run.final_agent)]
-    else:
-        files = [*run.checkpoints()]
-        if not files:
-            raise FileNotFoundError(f"no checkpoints in {path}")
-    return [
-        SavedAgent(path.resolve().name, file, env_id, env_kwargs, known.get("seed"), budget)
-        for budget, file in files
-    ]
+    names = dict.fromkeys([*protocol.policies, *(protocol.candidates if protocol.race else ())])
+    policies = {name: subject.policy(name) for name in names}
+
+    def returns(name: str, episodes: int, seed: int) -> Returns:
+        return episode_returns(policies[name], subject.agent, condition, episodes, seed)
+
+    choice = None
+    if (race := protocol.race) is not None:
+        choice = race.run(
+            protocol.candidates,
+            lambda name, i: returns(name, race.episodes, SELECTION_SEED + i * race.episodes),
+        )
+    names = dict.fromkeys([*protocol.policies, *([choice.policy] if choice else ())])
+    return {name: returns(name, protocol.episodes, protocol.seed) for name in names}, choice
 
 
 def check_seed(seed: int) -> None:
@@ -148,22 +88,13 @@ def check_seed(seed: int) -> None:
         raise ValueError(f"--seed must be 0..{2**31 - 1}; got {seed}")
 
 
-def check_device(device: str) -> None:
-    """Raise ValueError unless a device is auto, or one that torch knows and this machine has."""
-    try:
-        if device != "auto":
-            torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from error
-
-
-def parse_condition(text: str, symmetry: Symmetry) -> str | int:
+def parse_condition(text: str, symmetry: Symmetry) -> Condition:
     """``original``, ``transformed``, or a group element.
 
     Raises:
         ValueError: If the text is none of them.
     """
-    if text in ("original", "transformed"):
+    if text in CONDITIONS:
         return text
     names = symmetry.group.names
     if text.isdigit() and int(text) < len(names):
@@ -173,6 +104,13 @@ def parse_condition(text: str, symmetry: Symmetry) -> str | int:
         f"a condition is original, transformed (a random element for each episode), or one "
         f"element of the group: {elements}; got {text!r}"
     )
+
+
+def under(env: gym.Env, condition: Condition) -> gym.Env:
+    """An environment under a condition."""
+    if condition == "transformed":
+        return equirl.RandomSymmetry(env)
+    return env if condition == "original" else equirl.SymmetryWrapper(env, element=int(condition))
 
 
 class _AtRest(gym.Wrapper):
@@ -204,22 +142,14 @@ class _AtRest(gym.Wrapper):
 def episode_returns(
     policy: PolicyPredictor,
     agent: SavedAgent,
-    condition: str | int,
+    condition: Condition,
     episodes: int,
     seed: int = FIRST_SEED,
-) -> NDArray[np.float64]:
+) -> Returns:
     """Play episodes with Stable-Baselines3's ``evaluate_policy`` and return their returns.
 
     Equal seeds give equal starting states in equal order, whatever the policy, so that returns
-    of two policies are paired.
-
-    Args:
-        policy: Anything with ``predict``.
-        agent: Tells the environment.
-        condition: ``"original"``, ``"transformed"`` (a random element for each episode), or an
-            element of the symmetry group.
-        episodes: How many.
-        seed: The first of up to ``SIDE_BY_SIDE`` consecutive seeds.
+    of two policies are paired. Up to ``SIDE_BY_SIDE`` consecutive seeds are used.
 
     Returns:
         Undiscounted returns, shape (episodes,).
@@ -229,11 +159,7 @@ def episode_returns(
 
     def make(quota: int) -> gym.Env:
         env = gym.make(agent.env_id, **agent.env_kwargs)
-        if condition == "transformed":
-            env = equirl.RandomSymmetry(env)
-        elif condition != "original":
-            env = equirl.SymmetryWrapper(env, element=int(condition))
-        return _AtRest(Monitor(env), quota)
+        return _AtRest(Monitor(under(env, condition)), quota)
 
     envs = DummyVecEnv([partial(make, quota) for quota in quotas])
     envs.seed(seed)

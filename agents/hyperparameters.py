@@ -10,17 +10,23 @@ from typing import Any
 import torch
 import yaml
 from stable_baselines3 import DQN
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 from torch.nn.modules import activation
 
-DEFAULT_FILE = Path(__file__).with_name("dqn.yaml")
+ALGORITHMS: dict[str, type[OffPolicyAlgorithm]] = {"dqn": DQN}
+"""What can be trained; each has a YAML file of its name beside this one."""
 
 # Of the run, not of the environment: given on the command line.
 _NOT_IN_YAML = {"self", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}
-_KNOWN = {"n_timesteps"} | (set(inspect.signature(DQN.__init__).parameters) - _NOT_IN_YAML)
 # Classes are written by name, and looked up where torch keeps them.
 _CLASSES = {"activation_fn": activation, "optimizer_class": torch.optim}
 _KNOWN_POLICY_KWARGS = {"net_arch", "normalize_images", "optimizer_kwargs", *_CLASSES}
+
+
+def default_file(algo: str) -> Path:
+    """The hyperparameters of an algorithm that come with equirl."""
+    return Path(__file__).with_name(f"{algo}.yaml")
 
 
 def setting_name(env_id: str, env_kwargs: dict[str, Any]) -> str:
@@ -29,18 +35,19 @@ def setting_name(env_id: str, env_kwargs: dict[str, Any]) -> str:
 
 
 def load_hyperparameters(
-    env_id: str, path: Path = DEFAULT_FILE, env_kwargs: dict[str, Any] | None = None
+    env_id: str, path: Path, env_kwargs: dict[str, Any] | None = None, algo: str = "dqn"
 ) -> dict[str, Any]:
     """The hyperparameters of one environment.
 
     Args:
         env_id: The environment.
-        env_kwargs: Its arguments; an entry for just these goes before that of the environment.
         path: YAML file: environment ids, each with ``n_timesteps``, ``policy`` and arguments of
-            ``stable_baselines3.DQN``. A ``learning_rate`` of ``lin_0.001`` falls linearly to 0.
+            the algorithm's class. A ``learning_rate`` of ``lin_0.001`` falls linearly to 0.
+        env_kwargs: Its arguments; an entry for just these goes before that of the environment.
+        algo: One of `ALGORITHMS`.
 
     Returns:
-        As they stand in the file; `dqn_arguments` turns them into arguments.
+        As they stand in the file; `algorithm_arguments` turns them into arguments.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -66,7 +73,8 @@ def load_hyperparameters(
     if not isinstance(values, dict):
         raise ValueError(f"{path.name}: the entry of {env_id} must be a mapping; got {values!r}")
     where = f"{path.name}, {env_id}"
-    _check_keys(values, _KNOWN, where)
+    arguments = set(inspect.signature(ALGORITHMS[algo].__init__).parameters)
+    _check_keys(values, {"n_timesteps"} | arguments - _NOT_IN_YAML, where)
     for key in ("n_timesteps", "policy"):
         if key not in values:
             raise ValueError(f"{where}: {key} is missing")
@@ -86,8 +94,8 @@ def load_hyperparameters(
     return values
 
 
-def dqn_arguments(hyperparameters: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of ``stable_baselines3.DQN`` for hyperparameters from a file.
+def algorithm_arguments(hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of an algorithm's class for hyperparameters from a file.
 
     Raises:
         ValueError: If the learning rate is neither a number nor ``lin_<number>``.

@@ -1,7 +1,4 @@
-"""Draw what symmetrising does to an agent's values, and where lambda trusts the agent.
-
-equirl landscape dqn-CartPole-v1.zip --env CartPole-v1 --axes 0 2
-"""
+"""Draw what symmetrising does to an agent's values, and where lambda trusts the agent."""
 
 from __future__ import annotations
 
@@ -10,30 +7,26 @@ from pathlib import Path
 from typing import cast
 
 import matplotlib
-
-matplotlib.use("Agg")  # no screen is needed
-
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-import tyro
 from gymnasium import spaces
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from stable_baselines3 import DQN
+from stable_baselines3.common.base_class import BaseAlgorithm
 
-from equicore.files import check_writable, replacing
-from equirl.agents import evaluation, policies
-from equirl.agents.cli import check_least, run
-from equirl.agents.hyperparameters import parse_env_kwargs
-from equirl.agents.plot import LABELS
-from equirl.experience import rollout_experience
-from equirl.heads import Normalization, QValues, aligned_values
-from equirl.policies import LambdaEquitunePolicy, SymmetrizedPolicy
+from equicore.lab import figures
+from equicore.lab.command import check_least
+from equicore.lab.store import check_writable
+from equirl.agents.cli import run
+from equirl.agents.plot import STYLES
+from equirl.agents.policies import POLICIES, Subject
+from equirl.agents.saved import OneAgent
+from equirl.heads import DiscreteHead, Normalization, QValues, head_of
+from equirl.policies import EquitunePolicy, LambdaEquitunePolicy, SymmetrizedPolicy
 from equirl.symmetry import Symmetry
 
 Array = NDArray[np.floating]
-Policy = DQN | SymmetrizedPolicy
+Policy = BaseAlgorithm | SymmetrizedPolicy
 RESOLUTION = 101  # states along each axis; odd, so that 0 is one of them
 DOTS = 400  # so many of the visited states are drawn
 SIGNED = "PuOr"  # the colours of numbers of which 0 is the middle
@@ -44,29 +37,21 @@ ENTRIES = {
 
 
 @dataclasses.dataclass
-class Landscape:
+class Landscape(OneAgent):
     """Draw the Q-landscape of an agent, plain and symmetrised, and the weights of lambda.
 
-    Writes q_landscape.png and lambda.png. The states lie on a plane of two entries of the
-    observation, as wide as the plain agent's own rollouts and their images under the group; all
-    other entries are at their mean over those, 0 where the group changes their sign. Lambda's
-    weights learn from the same rollouts.
+    Writes q_landscape and lambda as PNG, and as SVG if small. The states lie on a plane of two
+    entries of the observation, as wide as the plain agent's own rollouts and their images under the
+    group; all other entries are at their mean over those, 0 where the group changes their sign.
+    Lambda's weights learn from the same rollouts.
 
     Example: equirl landscape dqn.zip --env CartPole-v1 --axes 0 2
     """
 
-    agent: tyro.conf.Positional[Path]
-    """A zip file that Stable-Baselines3 saved, or a run folder. Nothing in it is executed."""
-    env: str | None = None
-    """Environment id; known from the run folder when omitted."""
-    env_kwargs: tuple[str, ...] = ()
-    """Arguments of the environment, name=value; known from the run folder when omitted."""
     axes: tuple[int, int] = (0, 2)
     """The entries of the observation, counted from 0, that the plane shows: across, and up."""
     transitions: int = 20_000
     """Transitions of the plain agent's own rollouts."""
-    device: str = "auto"
-    """Device of the networks: auto, cpu, cuda."""
     output: Path = Path("results/landscape")
     """Folder for the figures."""
 
@@ -74,8 +59,7 @@ class Landscape:
 def grid(visited: Array, axes: tuple[int, int], symmetry: Symmetry) -> Array:
     """States on a plane of two entries, about the mean of the visited states and their images.
 
-    The plane reaches as far from that centre as the 99th percentile of those states; the other
-    entries are those of the centre: 0 where the group changes their sign, else their mean.
+    The plane reaches as far from that centre as the 99th percentile of those states.
 
     Returns:
         Shape (RESOLUTION * RESOLUTION, entries); the first axis varies fastest.
@@ -99,17 +83,18 @@ def grid(visited: Array, axes: tuple[int, int], symmetry: Symmetry) -> Array:
 
 def values(policy: Policy, states: Array, normalize: Normalization = None) -> Array:
     """Q-values, or probabilities, of states, as a policy reduces them, shape (B, actions)."""
-    network = QValues(policy.policy.q_net, normalize)
-    inputs = torch.from_numpy(states).to(policy.policy.device)
+    device = policy.policy.device
+    inputs = torch.from_numpy(states).to(device)
     with torch.inference_mode():
         if not isinstance(policy, SymmetrizedPolicy):
-            return network(inputs).cpu().numpy()
-        symmetry, reduce = policy.symmetry, policy.symmetrized.reduce
-        aligned = aligned_values(network, symmetry, inputs)
+            return head_of(policy, normalize)(inputs).cpu().numpy()
+        aligned = EquitunePolicy(policy.policy, policy.symmetry, normalize).symmetrized.aligned(
+            inputs
+        )
         # the weights are those that the policy acts by, whatever is reduced with them
         weighs = isinstance(policy, LambdaEquitunePolicy)
         scores = policy.symmetrized.scores(inputs) if weighs else None
-        return reduce.whole(aligned, scores).cpu().numpy()
+        return policy.symmetrized.reduce.whole(aligned, scores).cpu().numpy()
 
 
 def margins(probabilities: Array) -> Array:
@@ -136,26 +121,27 @@ class Row:
     colours: str = "viridis"
 
 
-def value_rows(policies: dict[str, Policy], states: Array) -> list[Row]:
-    """The largest Q-value of each policy, by its title, and its margin."""
+def value_rows(policies: dict[str, Policy], states: Array, what: str = "Q-value") -> list[Row]:
+    """The largest value of each policy, by its title, and its margin."""
     best = {title: values(policy, states).max(1) for title, policy in policies.items()}
     chances = {title: values(policy, states, "softmax") for title, policy in policies.items()}
     margin = {title: margins(p) for title, p in chances.items()}
     q, m = np.stack([*best.values()]), np.abs([*margin.values()]).max()
-    above = Row("largest Q-value", best, q.min(), q.max())
+    above = Row(f"largest {what}", best, q.min(), q.max())
     if next(iter(chances.values())).shape[1] == 2:
         return [above, Row("p(action 1) − p(action 0)", margin, -m, m, SIGNED)]
     return [above, Row("p(best action) − p(second best)", margin, 0, m)]
 
 
-def draw(rows: list[Row], states: Array, visited: Array, axes: dict[int, str]) -> Figure:
-    """Rows of panels over a `grid` of the axes, which are given with their names; dots: visited."""
-    columns, start, end = len(rows[0].panels), states[0, [*axes]], states[-1, [*axes]]
-    dots = np.random.default_rng(0).permutation(visited)[:DOTS, [*axes]]
+def draw(rows: list[Row], states: Array, visited: Array, names: dict[int, str]) -> Figure:
+    """Rows of panels over a `grid` of two axes, which have names; dots: visited states."""
+    columns, start, end = len(rows[0].panels), states[0, [*names]], states[-1, [*names]]
+    dots = np.random.default_rng(0).permutation(visited)[:DOTS, [*names]]
     dots = dots[((start <= dots) & (dots <= end)).all(axis=1)]  # others would widen the panels
-    figure = plt.figure(figsize=(1.6 + 2.7 * columns, 0.9 + 2.6 * len(rows)), layout="constrained")
+    size = (1.6 + 2.7 * columns, 0.9 + 2.6 * len(rows))
+    figure, axes = figures.grid(len(rows), columns, figsize=size)
     shown = {"origin": "lower", "extent": (start[0], end[0], start[1], end[1])}
-    for line, row in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
+    for line, row in zip(axes, rows, strict=True):
         for axis, (title, array) in zip(line, row.panels.items(), strict=True):
             square = array.reshape(RESOLUTION, RESOLUTION)
             colours = matplotlib.colormaps[row.colours].resampled(21)  # few: small files
@@ -165,7 +151,7 @@ def draw(rows: list[Row], states: Array, visited: Array, axes: dict[int, str]) -
                 levels = np.array([-0.25, 0, 0.25]) * row.high
                 axis.contour(square, levels, colors="black", linewidths=[1, 2, 1], **shown)
             axis.scatter(*dots.T, s=5, color="white", edgecolors="black", linewidths=0.3)
-            axis.set(title=title, **dict(zip(("xlabel", "ylabel"), axes.values(), strict=True)))
+            axis.set(title=title, **dict(zip(("xlabel", "ylabel"), names.values(), strict=True)))
             axis.label_outer()
         figure.colorbar(image, ax=list(line), label=row.label)
     return figure
@@ -174,39 +160,34 @@ def draw(rows: list[Row], states: Array, visited: Array, axes: dict[int, str]) -
 def main(arguments: Landscape) -> None:
     """Draw the figures and say where they are."""
     check_least(arguments, transitions=10)
-    count = arguments.transitions
-    evaluation.check_device(arguments.device)
     check_writable(arguments.output / "lambda.png")
-    env_kwargs = parse_env_kwargs(arguments.env_kwargs)
-    (agent,) = evaluation.find_agents(arguments.agent, arguments.env, env_kwargs)
-    model = agent.load(arguments.device)
-    space = model.observation_space
+    agent = arguments.find()
+    subject = Subject(agent, arguments.transitions, arguments.device)
+    model, space = subject.model, subject.model.observation_space
     if not isinstance(space, spaces.Box) or len(space.shape) != 1:
         raise ValueError(f"a landscape needs observations that are vectors; got {space}")
-    visited = rollout_experience(
-        model, agent.env_id, count, seed=policies.ROLLOUT_SEED, env_kwargs=agent.env_kwargs
-    ).observations
-    states = grid(visited, arguments.axes, agent.symmetry())
-    titles = {name: LABELS[name] for name in policies.POLICIES}
-    if len(agent.symmetry().group) == values(model, states).shape[1] == 2:
+    what = "Q-value" if isinstance(head := head_of(model), QValues) else "log-probability"
+    if not isinstance(head, DiscreteHead):
+        raise ValueError(f"a landscape shows values of discrete actions; got {model.action_space}")
+    visited = subject.rollouts.observations
+    states = grid(visited, arguments.axes, subject.symmetry)
+    titles = {name: STYLES[name].label for name in POLICIES}
+    if len(subject.symmetry.group) == values(model, states).shape[1] == 2:
         del titles["equizero"]
         titles["equitune"] = "equitune (equizero acts alike)"
-    made = {name: policies.make_policy(name, model, agent, count) for name in titles}
-    drawn = {titles[name]: cast(Policy, policy) for name, policy in made.items()}
+    made = {name: cast(Policy, subject.policy(name)) for name in titles}
+    drawn = {titles[name]: policy for name, policy in made.items()}
     weights = identity_weights(cast(LambdaEquitunePolicy, made["lambda"]), states)
     names = ENTRIES.get(agent.env_id, [f"entry {i}" for i in range(states.shape[1])])
     row = Row("weight of the identity", {titles["lambda"]: weights}, 0, 1)
-    for name, rows in (("q_landscape", value_rows(drawn, states)), ("lambda", [row])):
+    for name, rows in (("q_landscape", value_rows(drawn, states, what)), ("lambda", [row])):
         figure = draw(rows, states, visited, {axis: names[axis] for axis in arguments.axes})
         figure.suptitle(
             f"{agent.setting}\n{agent.name}\n"
             "other entries at their mean over the orbit\ndots: projections of visited states",
             fontsize="medium",
         )
-        with replacing(arguments.output / f"{name}.png") as temporary:
-            figure.savefig(temporary, dpi=120)
-        plt.close(figure)
-        print(arguments.output / f"{name}.png")
+        print(*figures.save(figure, arguments.output / name, dpi=120), sep="\n")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 A panel has one row for each environment, setting, seed, budget, policy and condition. Scores are
 normalised returns, (return - worst) / (best - worst), so that environments can be averaged. A run
 is one training; its budgets and conditions are repeated measurements of it, see
-`equirl.agents.statistics`.
+`equicore.lab.statistics`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import pandas as pd
 import yaml
 from scipy import stats
 
-from equirl.agents import statistics
+from equicore.lab import statistics
+from equicore.lab.statistics import Estimate, Returns
+from equicore.lab.tables import read_csv
 from equirl.agents.hyperparameters import setting_name
-from equirl.agents.statistics import Estimate, Returns
 
 KEYS = ["env", "setting", "seed", "budget", "policy", "condition"]
 COLUMNS = [*KEYS, "mean_return", "n_episodes"]
@@ -35,30 +36,20 @@ SCORE, RETURN = "z.3f", "z.2f"  # how they are written in tables
 
 
 def read_panel(path: Path) -> pd.DataFrame:
-    """The panel that `equirl study` wrote.
-
-    Args:
-        path: Its folder, or returns.csv in it; study.yaml lies beside that.
+    """The panel that `equirl study` wrote, in a folder or a returns.csv with study.yaml beside it.
 
     Returns:
         The rows, in an order that does not depend on that of the file. Columns besides those of
-        the file: ``score`` (normalised), ``family`` (its environment's id),
-        ``rank`` (of the budget, 0 is the smallest) and ``stage`` (its third of the training).
+        the file: ``score`` (normalised), ``rank`` (of the budget, 0 is the smallest), ``stage``
+        (its third of the training) and ``id`` (of the environment).
 
     Raises:
         FileNotFoundError: If there is no returns.csv or no study.yaml.
         ValueError: If one of them is not what `equirl study` writes, or rows are missing or double.
     """
     file = path / "returns.csv" if path.is_dir() else path
-    if not file.is_file():
-        raise FileNotFoundError(f"no study at {path}: make one with equirl study")
-    panel = pd.read_csv(file)
-    missing = [name for name in COLUMNS if name not in panel]
-    if missing:
-        raise ValueError(f"{file} has no columns {', '.join(missing)}; write it with equirl study")
-    if panel.empty:
-        raise ValueError(f"{file} has no rows; finish it with equirl study")
-    scales, families, settings = _read_definition(file.with_name("study.yaml"))
+    panel = read_csv(file, COLUMNS, "equirl study")
+    scales, settings = _read_definition(file.with_name("study.yaml"))
     _check(panel, file, list(scales), settings)
 
     order: dict[Any, Callable[[Any], Any]] = {
@@ -71,9 +62,9 @@ def read_panel(path: Path) -> pd.DataFrame:
         key=lambda column: column.map(order[column.name]) if column.name in order else column,
         ignore_index=True,
     )
-    worst, best = np.array([scales[env] for env in panel.env]).T
+    worst, best = np.array([scales[env][:2] for env in panel.env]).T
     panel["score"] = (panel.mean_return - worst) / (best - worst)
-    panel["family"] = panel.env.map(families)
+    panel["id"] = [scales[env][2] for env in panel.env]
     budgets = panel.groupby(["env", "setting"]).budget
     panel["rank"] = budgets.rank("dense").astype(int) - 1
     thirds = (panel["rank"] + 0.5) / budgets.transform("nunique") * len(STAGES)
@@ -81,21 +72,19 @@ def read_panel(path: Path) -> pd.DataFrame:
     return panel
 
 
-def _read_definition(
-    file: Path,
-) -> tuple[dict[str, tuple[float, float]], dict[str, str], list[str]]:
-    """Scale and family of each environment, and the names of the settings, all in their order."""
+def _read_definition(file: Path) -> tuple[dict[str, tuple[float, float, str]], list[str]]:
+    """The scale and id of each environment, and the names of the settings, all in their order."""
     if not file.is_file():
         raise FileNotFoundError(f"no {file}: scores need the scale of each environment from it")
     try:
         document = yaml.safe_load(file.read_text())
-        scales, families = {}, {}
+        scales = {}
         for name, entry in document["environments"].items():
             scale = read_scale(name, entry)
             # rows may call it by its name here, or by its id and arguments
             for env in (name, setting_name(entry["env"], entry.get("env_kwargs") or {})):
-                scales[env], families[env] = scale, entry["env"]
-        return scales, families, list(document["settings"])
+                scales[env] = (*scale, entry["env"])
+        return scales, list(document["settings"])
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{file} is no definition of a study, {type(error).__name__}: {error}; it needs "
@@ -169,12 +158,7 @@ def tasks(rows: pd.DataFrame, value: str = "score") -> dict[str, list[Returns]]:
 
 
 def summarize(rows: pd.DataFrame, by: list[str], value: str = "score") -> pd.DataFrame:
-    """How each policy does in each group of rows.
-
-    Args:
-        rows: Of a panel.
-        by: Columns that tell the groups.
-        value: The column that is summarised.
+    """How each policy does in each group of a panel's rows, which the columns ``by`` tell.
 
     Returns:
         A row for each group and policy: ``by``, ``policy``, and as `Estimate` ``mean``, ``iqm``,
@@ -200,9 +184,9 @@ def summarize(rows: pd.DataFrame, by: list[str], value: str = "score") -> pd.Dat
     return pd.DataFrame(records)
 
 
-def family_table(panel: pd.DataFrame) -> pd.DataFrame:
-    """Scores of each family, setting, condition and policy, at the last budget and over all."""
-    by = ["family", "setting", "condition"]
+def env_table(panel: pd.DataFrame) -> pd.DataFrame:
+    """Scores in each environment, setting and condition, at the last budget and over all."""
+    by = ["env", "setting", "condition"]
     last = panel.groupby(["env", "setting"])["rank"].transform("max")
     at_end = summarize(panel[panel["rank"] == last], by)
     over_all = summarize(panel, by)
@@ -231,13 +215,13 @@ def _word(difference: Estimate | None) -> str:
 
 
 def stage_table(panel: pd.DataFrame) -> pd.DataFrame:
-    """Differences to plain in each family, third of the training and condition.
+    """Differences to plain in each environment, third of the training and condition.
 
     Returns:
-        Columns ``family``, ``stage``, ``condition``, ``best`` (the fixed policy of the largest
+        Columns ``env``, ``stage``, ``condition``, ``best`` (the fixed policy of the largest
         mean difference), ``best - plain``, and the difference of each policy to plain.
     """
-    by = ["family", "stage", "condition"]
+    by = ["env", "stage", "condition"]
     records = []
     for key, group in panel.groupby(by, sort=False):
         differences = _differences(group)
@@ -272,11 +256,11 @@ def findings(panel: pd.DataFrame) -> list[str]:
     """What the panel says about the claims that can be made of it, in plain words."""
     lines = []
     policies = set(panel.policy)
-    for (family, condition), rows in panel.groupby(["family", "condition"], sort=False):
-        where = f"{family}, {condition}"
+    for (env, condition), rows in panel.groupby(["env", "condition"], sort=False):
+        where = f"{env}, {condition}"
         scores = tasks(rows)
         if policies.issuperset(CLAIM):
-            lines.append(f"{where}: {_order(rows, scores, str(family))}")
+            lines.append(f"{where}: {_order(rows, scores)}")
         if policies.issuperset({"lambda", "equitune", "equizero"}):
             lines.append(f"{where}: {_lambda(scores)}")
     if SELECTED in policies:
@@ -284,14 +268,14 @@ def findings(panel: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _order(rows: pd.DataFrame, scores: dict[str, list[Returns]], family: str) -> str:
+def _order(rows: pd.DataFrame, scores: dict[str, list[Returns]]) -> str:
     """Whether the order of the paper's figure 2 holds, over all settings and in each."""
     steps = [
         statistics.paired_difference(scores[better], scores[worse])
         for better, worse in itertools.pairwise(CLAIM)
     ]
     claim = f"the paper's {' > '.join(CLAIM)}"
-    if family.startswith("CartPole"):
+    if rows.id.iloc[0].rpartition(":")[2].startswith("CartPole-"):
         judgement = f"equizero and equitune are provably the same policy, so {claim} cannot hold"
     elif all(step.low > 0 for step in steps):
         judgement = f"{claim} holds"
@@ -322,10 +306,9 @@ def _ranking(rows: pd.DataFrame) -> str:
 
 
 def _lambda(scores: dict[str, list[Returns]]) -> str:
-    iqm = {
-        name: statistics.stratified_iqm(scores[name]) for name in ("lambda", "equitune", "equizero")
-    }
-    below = [name for name in ("equitune", "equizero") if iqm["lambda"].value < iqm[name].value]
+    names = ("lambda", "equitune", "equizero")
+    iqm = {name: statistics.stratified_iqm(scores[name]) for name in names}
+    below = [name for name in names[1:] if iqm["lambda"].value < iqm[name].value]
     words = f"is below that of {' and '.join(below)}" if below else "is at least that of both"
     numbers = ", ".join(f"{name} {value:{SCORE}}" for name, value in iqm.items())
     return f"lambda's IQM {words}: {numbers}"
@@ -363,19 +346,3 @@ def chance(runs: int) -> float:
     if runs < 2:
         return 0.5
     return float(stats.t.cdf(-1.96 * np.sqrt(1 - 1 / runs), runs - 1))
-
-
-def markdown(table: pd.DataFrame, spec: str) -> str:
-    """A table as Markdown, its estimates written as in ``f"{estimate:{spec}}"``."""
-    lines = [f"| {' | '.join(table.columns)} |", "|" + "---|" * table.shape[1]]
-    for row in table.itertuples(index=False):
-        cells = []
-        for cell in row:
-            if isinstance(cell, Estimate):
-                cells.append(format(cell, spec))
-            elif isinstance(cell, int | np.integer):
-                cells.append(f"{cell:,}")
-            else:
-                cells.append("" if cell is None else str(cell))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)

@@ -1,62 +1,45 @@
-"""Plot comparisons: bars for each policy, and curves of return against training steps.
-
-equirl plot results/demo
-equirl plot results/cartpole/returns.csv results/acrobot/returns.csv --output figures
-equirl plot results/study
-"""
+"""Plot comparisons: bars for each policy, and curves of return against training steps."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")  # no screen is needed
-
-import matplotlib.pyplot as plt
 import pandas as pd
 import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from equicore.files import replacing
-from equirl.agents import statistics
+from equicore.lab import figures
+from equicore.lab.statistics import Estimate, Returns, interquartile_mean
+from equicore.lab.tables import read_csv
 from equirl.agents.cli import run
 
-# Lightness falls from policy to policy, so the figures read in greyscale too.
-COLOURS = {
-    "plain": "#d9d9d9",
-    "equitune": "#e69f00",
-    "equizero": "#0072b2",
-    "equizero_raw": "#88cdf5",
-    "lambda": "#111111",
-    "selected": "#2ca67c",
-}
-HATCHES = {"equitune": "//", "equizero_raw": "..", "selected": "xx"}
-MARKERS = {
-    "plain": "o",
-    "equitune": "s",
-    "equizero": "^",
-    "equizero_raw": "<",
-    "lambda": "D",
-    "selected": "v",
-}
-LINES: dict[str, str | tuple[int, tuple[int, ...]]] = {
-    "plain": ":",
-    "equitune": "--",
-    "equizero": "-",
-    "equizero_raw": (0, (3, 1)),
-    "lambda": "-.",
-    "selected": (0, (5, 1, 1, 1)),
-}
-LABELS = {
-    "plain": "plain",
-    "equitune": "equitune",
-    "equizero": "equizero",
-    "equizero_raw": "equizero, raw Q",
-    "lambda": "λ-equitune",
-    "selected": "selected",
+COLUMNS = ["env", "agent", "seed", "budget", "policy", "condition", "episode", "episode_return"]
+"""Of returns.csv of a comparison."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """How a policy is drawn; lightness falls from policy to policy, to be read in greyscale too."""
+
+    label: str
+    fill: str
+    marker: str
+    line: str | tuple[int, tuple[int, ...]]
+    hatch: str = ""
+    stroke: str | None = None  # of lines, where the fill is too pale for them
+
+
+STYLES = {
+    "plain": Style("plain", "#d9d9d9", "o", ":", stroke="#8c8c8c"),
+    "equitune": Style("equitune", "#e69f00", "s", "--", hatch="//"),
+    "equizero": Style("equizero", "#0072b2", "^", "-"),
+    "equizero_raw": Style("equizero, raw Q", "#88cdf5", "<", (0, (3, 1)), hatch=".."),
+    "lambda": Style("λ-equitune", "#111111", "D", "-."),
+    "selected": Style("selected", "#2ca67c", "v", (0, (5, 1, 1, 1)), hatch="xx"),
 }
 
 
@@ -77,20 +60,31 @@ class Plot:
     """Folder for the figures; that of the first comparison when omitted."""
 
 
-def plot_returns(returns: pd.DataFrame, folder: Path) -> list[Path]:
-    """Draw all figures for returns as `equirl.agents.compare.play` gives them.
+def as_array(rows: pd.DataFrame) -> Returns:
+    """Returns of one policy under one condition as an array (agents, episodes).
 
     Args:
-        returns: One row for each episode.
-        folder: Where to.
+        rows: With the columns ``agent``, ``episode`` and ``episode_return``.
 
-    Returns:
-        The files, PNG and SVG of each figure.
+    Raises:
+        ValueError: If an agent has played an episode twice, or fewer than others.
     """
-    files = _save(bars(returns), folder / "returns")
+    twice = rows[rows.duplicated(["agent", "episode"])]
+    if len(twice):
+        raise ValueError(f"there are two sets of returns of {twice.agent.iloc[0]} in one setting")
+    array = rows.pivot(index="agent", columns="episode", values="episode_return")
+    if array.isna().any(axis=None):
+        counts = rows.groupby("agent").size()
+        raise ValueError(f"agents have played different episodes: {counts.to_dict()}")
+    return array.to_numpy()
+
+
+def plot_returns(returns: pd.DataFrame, folder: Path) -> list[Path]:
+    """Draw all figures for the returns of a comparison, with ``COLUMNS``; a row is an episode."""
+    files = figures.save(bars(returns), folder / "returns")
     budgets = returns.groupby(["env", "agent"]).budget.transform("nunique")
     if (budgets > 1).any():
-        files += _save(curves(returns[budgets > 1]), folder / "curves")
+        files += figures.save(curves(returns[budgets > 1]), folder / "curves")
     return files
 
 
@@ -98,133 +92,70 @@ def bars(returns: pd.DataFrame) -> Figure:
     """A panel for each environment: bars for each policy and condition, at each last budget."""
     returns = returns[returns.budget == returns.groupby(["env", "agent"]).budget.transform("max")]
     envs = list(returns.env.unique())
-    figure, axes = plt.subplots(
-        1, len(envs), figsize=(_width(3.6, len(envs)), 3.6), squeeze=False, layout="constrained"
-    )
+    figure, axes = figures.grid(1, len(envs), figsize=(_width(3.6, len(envs)), 3.6))
     for axis, env in zip(axes[0], envs, strict=True):
-        last = returns[returns.env == env]
-        conditions = list(last.condition.unique())
-        policies = drawn(last)
+        rows = returns[returns.env == env]
+        conditions = list(rows.condition.unique())
+        policies = drawn(rows)
         width = 0.8 / len(policies)
         for i, policy in enumerate(policies):
             estimates = [
-                _estimate(last[(last.policy == policy) & (last.condition == condition)])
+                _estimate(rows[(rows.policy == policy) & (rows.condition == condition)])
                 for condition in conditions
             ]
-            axis.bar(
-                [j + width * (i - (len(policies) - 1) / 2) for j in range(len(conditions))],
-                [e.value for e in estimates],
-                0.9 * width,
-                yerr=error_bars(estimates),
-                color=COLOURS[policy],
-                hatch=HATCHES.get(policy, ""),
-                edgecolor="black",
-                linewidth=0.8,
-                error_kw={"elinewidth": 1.2, "capsize": 3, "ecolor": "#7f7f7f"},
-                label=LABELS[policy],
-            )
+            places = [j + width * (i - (len(policies) - 1) / 2) for j in range(len(conditions))]
+            style = {"color": STYLES[policy].fill, "hatch": STYLES[policy].hatch}
+            label = STYLES[policy].label
+            figures.bars(axis, places, 0.9 * width, estimates, label=label, **style)
         axis.set_xticks(range(len(conditions)), conditions)
         axis.axhline(0, color="black", linewidth=0.8)
-        agents, budgets = last.agent.nunique(), sorted(last.budget.unique())
+        agents, budgets = rows.agent.nunique(), sorted(rows.budget.unique())
         steps = f"{budgets[0]:,}" + (f" to {budgets[-1]:,}" if len(budgets) > 1 else "")
         plural = "agents" if agents > 1 else "agent"
         axis.set_title(f"{env}\n{steps} steps, {agents} {plural}", fontsize=10)
-        tidy(axis)
+        figures.tidy(axis)
     axes[0][0].set_ylabel("IQM return per episode\n(sum of rewards, higher is better)")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figures.legend_below(figure, axes[0][0])
     return figure
 
 
 def curves(returns: pd.DataFrame) -> Figure:
     """Return against training steps: a column for each environment, a row for each condition."""
     envs, conditions = list(returns.env.unique()), list(returns.condition.unique())
-    figure, axes = plt.subplots(
-        len(conditions),
-        len(envs),
-        figsize=(_width(4.2, len(envs)), 3.2 * len(conditions)),
-        squeeze=False,
-        sharex="col",
-        sharey="col",
-        layout="constrained",
+    size = (_width(4.2, len(envs)), 3.2 * len(conditions))
+    figure, axes = figures.grid(
+        len(conditions), len(envs), figsize=size, sharex="col", sharey="col"
     )
     for column, env in enumerate(envs):
         for row, condition in enumerate(conditions):
             axis = axes[row][column]
             cell = returns[(returns.env == env) & (returns.condition == condition)]
             for policy in drawn(cell):
-                steps, estimates = zip(
-                    *(
-                        (budget, _estimate(group))
-                        for budget, group in cell[cell.policy == policy].groupby("budget")
-                    ),
-                    strict=True,
-                )
-                colour = COLOURS[policy] if policy != "plain" else "#8c8c8c"
-                axis.plot(
-                    steps,
-                    [e.value for e in estimates],
-                    linestyle=LINES[policy],
-                    marker=MARKERS[policy],
-                    markersize=4,
-                    color=colour,
-                    label=LABELS[policy],
-                )
-                axis.fill_between(
-                    steps,
-                    [e.low for e in estimates],
-                    [e.high for e in estimates],
-                    color=colour,
-                    alpha=0.12,
-                    linewidth=0,
-                )
+                at = cell[cell.policy == policy].groupby("budget")
+                estimates = [_estimate(group) for _, group in at]
+                marks = {"marker": STYLES[policy].marker, "ms": 4}
+                draw_line(axis, policy, [*at.groups], estimates, **marks)
             axis.set_title(f"{env}, {condition}", fontsize=10)
-            tidy(axis)
+            figures.tidy(axis)
         axes[-1][column].set_xlabel("training (environment steps)")
     for row in range(len(conditions)):
         axes[row][0].set_ylabel("IQM return per episode\n(sum of rewards, higher is better)")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figures.legend_below(figure, axes[0][0])
     return figure
 
 
 def drawn(returns: pd.DataFrame) -> list[str]:
     """The policies that there are returns of, in the order of the tables."""
-    return [policy for policy in LABELS if (returns.policy == policy).any()]
+    return [policy for policy in STYLES if (returns.policy == policy).any()]
 
 
-def _estimate(rows: pd.DataFrame) -> statistics.Estimate:
-    return statistics.interquartile_mean(statistics.as_array(rows))
-
-
-def error_bars(estimates: list[statistics.Estimate]) -> tuple[list[float], list[float]]:
-    """How far the intervals reach below and above the values."""
-    return (
-        [max(0.0, e.value - e.low) for e in estimates],
-        [max(0.0, e.high - e.value) for e in estimates],
-    )
-
-
-def _width(panel: float, panels: int) -> float:
-    """Width of a figure in inches; the legend needs some, too."""
-    return max(5.6, panel * panels)
-
-
-def tidy(axis: Axes) -> None:
-    """The common look of axes."""
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-    axis.set_axisbelow(True)
-
-
-def _save(figure: Figure, stem: Path) -> list[Path]:
-    files = [stem.with_suffix(suffix) for suffix in (".png", ".svg")]
-    # a fixed salt and no date: the same data give the same file
-    with matplotlib.rc_context({"svg.hashsalt": "equirl", "svg.fonttype": "path"}):
-        for file in files:
-            with replacing(file) as temporary:
-                metadata = {"Date": None} if file.suffix == ".svg" else None
-                figure.savefig(temporary, dpi=150, metadata=metadata)
-    plt.close(figure)
-    return files
+def draw_line(
+    axis: Axes, policy: str, x: Sequence[float], estimates: Sequence[Estimate], **style: Any
+) -> None:
+    """A policy's line and band."""
+    look = STYLES[policy]
+    style = {"linestyle": look.line, "label": look.label, **style}
+    figures.band(axis, x, estimates, look.stroke or look.fill, **style)
 
 
 def read_comparison(path: Path) -> pd.DataFrame:
@@ -235,14 +166,17 @@ def read_comparison(path: Path) -> pd.DataFrame:
         ValueError: If the file is no table of returns.
     """
     file = path / "returns.csv" if path.is_dir() else path
-    if not file.is_file():
-        raise FileNotFoundError(f"no comparison at {path}: make one with equirl compare --output")
-    returns = pd.read_csv(file)
-    needed = {"env", "agent", "budget", "policy", "condition", "episode", "episode_return"}
-    missing = needed - set(returns.columns)
-    if missing:
-        raise ValueError(f"{file} has no columns {', '.join(sorted(missing))}")
-    return returns
+    needed = [name for name in COLUMNS if name != "seed"]
+    return read_csv(file, needed, "equirl compare --output")
+
+
+def _estimate(rows: pd.DataFrame) -> Estimate:
+    return interquartile_mean(as_array(rows))
+
+
+def _width(panel: float, panels: int) -> float:
+    """Width of a figure in inches; the legend needs some, too."""
+    return max(5.6, panel * panels)
 
 
 def main(arguments: Plot) -> None:
@@ -255,12 +189,13 @@ def main(arguments: Plot) -> None:
 
         if len(arguments.comparisons) > 1 or arguments.output is not None:
             raise ValueError("a study is plotted alone, into its own folder")
-        for file in write_panel(first):
-            print(file)
-        return
-    returns = pd.concat([read_comparison(path) for path in arguments.comparisons])
-    folder = arguments.output or (first if first.is_dir() else first.parent)
-    for file in plot_returns(returns, folder):
+        files = write_panel(first)
+    else:
+        returns = pd.concat([read_comparison(path) for path in arguments.comparisons])
+        files = plot_returns(
+            returns, arguments.output or (first if first.is_dir() else first.parent)
+        )
+    for file in files:
         print(file)
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, get_args
 
-from stable_baselines3 import DQN
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import PolicyPredictor
 
 import equirl
 from equicore import MLPWeight
-from equirl.agents.evaluation import SavedAgent
 from equirl.agents.runs import RunFolder
+from equirl.agents.saved import SavedAgent
 from equirl.experience import Experience, rollout_experience
 from equirl.symmetry import Symmetry
 
@@ -30,17 +30,24 @@ ROLLOUT_SEED = 3_000_000
 
 @dataclass
 class Subject:
-    """An agent, its symmetry, and what lambda's weights may learn from.
+    """An agent, its symmetry, and what lambda's weights may learn from; each opened when needed.
 
     Attributes:
         agent: Where it is saved, and for which environment.
-        model: The agent itself.
         transitions: How many of its transitions lambda's weights learn from.
+        device: Of its networks.
+        weights: Those that are fitted, by what they learned from; each is fitted when first needed.
     """
 
     agent: SavedAgent
-    model: DQN
     transitions: int = 20_000
+    device: str = "auto"
+    weights: dict[str, MLPWeight] = field(default_factory=dict)
+
+    @cached_property
+    def model(self) -> BaseAlgorithm:
+        """The agent itself."""
+        return self.agent.load(self.device)
 
     @cached_property
     def symmetry(self) -> Symmetry:
@@ -67,31 +74,32 @@ class Subject:
             env_kwargs=self.agent.env_kwargs,
         )
 
-    @cached_property
-    def replay_familiarity(self) -> MLPWeight:
-        """A weight network that knows the states of the replay buffer."""
-        return self._familiarity(self.replay)
+    def policy(self, name: str) -> PolicyPredictor:
+        """The agent under a policy of `MAKERS`."""
+        return MAKERS[name](self)
 
-    @cached_property
-    def rollout_familiarity(self) -> MLPWeight:
-        """A weight network that knows the states of the rollouts."""
-        return self._familiarity(self.rollouts)
-
-    def _familiarity(self, experience: Experience) -> MLPWeight:
-        policy = equirl.LambdaEquitunePolicy(self.model, self.symmetry)
-        equirl.fit_familiarity(policy, experience.observations)
-        return policy.weight
+    def familiarity(self, source: Literal["replay", "rollouts"]) -> MLPWeight:
+        """A weight network that knows the states of the replay buffer, or of rollouts."""
+        if source not in self.weights:
+            policy = equirl.LambdaEquitunePolicy(self.model, self.symmetry)
+            equirl.fit_familiarity(policy, getattr(self, source).observations)
+            self.weights[source] = policy.weight
+        return self.weights[source]
 
 
-def _by_familiarity(subject: Subject, weight: MLPWeight) -> PolicyPredictor:
+def _by_familiarity(subject: Subject, source: Literal["replay", "rollouts"]) -> PolicyPredictor:
+    weight = subject.familiarity(source)
     return equirl.LambdaEquitunePolicy(subject.model, subject.symmetry, weight, sharpness=0)
 
 
 def _by_temporal_difference(subject: Subject) -> PolicyPredictor:
+    weight = subject.weights.get("td")
     policy = equirl.LambdaEquitunePolicy(
-        subject.model, subject.symmetry, normalize=None, sharpness=0
+        subject.model, subject.symmetry, weight, normalize=None, sharpness=0
     )
-    equirl.fit_temporal_difference(policy, subject.replay)
+    if weight is None:
+        equirl.fit_temporal_difference(policy, subject.replay)
+        subject.weights["td"] = policy.weight
     return policy
 
 
@@ -100,16 +108,9 @@ MAKERS: dict[str, Callable[[Subject], PolicyPredictor]] = {
     "equitune": lambda s: equirl.EquitunePolicy(s.model, s.symmetry),
     "equizero": lambda s: equirl.EquizeroPolicy(s.model, s.symmetry),
     "equizero_raw": lambda s: equirl.EquizeroPolicy(s.model, s.symmetry, normalize=None),
-    "lambda": lambda s: equirl.LambdaEquitunePolicy(s.model, s.symmetry, s.replay_familiarity),
-    "lambda_rollouts": lambda s: _by_familiarity(s, s.rollout_familiarity),
-    "lambda_replay": lambda s: _by_familiarity(s, s.replay_familiarity),
+    "lambda": lambda s: equirl.LambdaEquitunePolicy(s.model, s.symmetry, s.familiarity("replay")),
+    "lambda_rollouts": lambda s: _by_familiarity(s, "rollouts"),
+    "lambda_replay": lambda s: _by_familiarity(s, "replay"),
     "lambda_td": _by_temporal_difference,
 }
-"""Every policy of a study, by its name; what the names mean stands in docs/study.md."""
-
-
-def make_policy(
-    name: PolicyName, model: DQN, agent: SavedAgent, transitions: int = 20_000
-) -> PolicyPredictor:
-    """A saved agent, opened, under a policy."""
-    return MAKERS[name](Subject(agent, model, transitions))
+"""Every policy by its name; what the names mean stands in docs/study.md."""

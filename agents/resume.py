@@ -8,10 +8,10 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import torch
-from stable_baselines3 import DQN
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from equicore.files import load_state_tensors, read_tensors, state_tensors, write_tensors
+from equicore.lab.store import load_state_tensors, read_tensors, state_tensors, write_tensors
 
 BUFFER_FIELDS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 COUNTERS = ("num_timesteps", "_n_updates", "_n_calls", "_episode_num")
@@ -30,7 +30,7 @@ class Evaluations:
         """No evaluation yet."""
         return cls(np.zeros(0, int), np.zeros((0, episodes)), np.zeros((0, episodes), int))
 
-    def after(self, model: DQN, env: gym.Env) -> Evaluations:
+    def after(self, model: OffPolicyAlgorithm, env: gym.Env) -> Evaluations:
         """These and an evaluation of the model as it is now, in an environment that is seeded."""
         returns, lengths = evaluate_policy(
             model, env, self.results.shape[1], return_episode_rewards=True
@@ -42,7 +42,7 @@ class Evaluations:
         )
 
 
-def write_resume(model: DQN, path: Path, leg: int, evaluations: Evaluations) -> None:
+def write_resume(model: OffPolicyAlgorithm, path: Path, leg: int, evaluations: Evaluations) -> None:
     """Everything that the next leg starts from, in one file that holds no code."""
     buffer = model.replay_buffer
     assert buffer is not None and model.policy.optimizer is not None
@@ -59,7 +59,7 @@ def write_resume(model: DQN, path: Path, leg: int, evaluations: Evaluations) -> 
     write_tensors(path, tensors, header)
 
 
-def restore(model: DQN, path: Path) -> tuple[int, Evaluations]:
+def restore(model: OffPolicyAlgorithm, path: Path) -> tuple[int, Evaluations]:
     """Put a new agent into the state that `write_resume` wrote."""
     tensors, header = read_tensors(path)
     buffer = model.replay_buffer

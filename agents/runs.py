@@ -18,27 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from equicore.files import replacing
+from equicore.lab.store import read_settings
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one training.
-
-    Args:
-        path: The folder.
-        env_id: The environment.
-    """
+    """The folder of one training in an environment."""
 
     path: Path
     env_id: str
 
     @classmethod
-    def of(cls, output: Path, env_id: str, seed: int) -> RunFolder:
-        """The folder for an environment and a seed."""
-        return cls(output / "dqn" / f"{_file_name(env_id)}_{seed}", env_id)
+    def of(cls, output: Path, algo: str, env_id: str, seed: int) -> RunFolder:
+        """The folder for an algorithm, an environment and a seed."""
+        return cls(output / algo / f"{_file_name(env_id)}_{seed}", env_id)
 
     @classmethod
     def find(cls, path: Path) -> RunFolder | None:
@@ -48,7 +41,7 @@ class RunFolder:
         """
         folder = path if path.is_dir() else path.parent
         for file in sorted(folder.glob("*/args.yml")):
-            arguments = _read_yaml(file)
+            arguments = read_settings(file)
             if "env" in arguments:
                 return cls(folder, arguments["env"])
         return None
@@ -81,41 +74,14 @@ class RunFolder:
 
     def arguments(self) -> dict[str, Any]:
         """What the run was started with: environment, its arguments, seed and steps."""
-        return _read_yaml(self._described / "args.yml")
+        return read_settings(self.path / _file_name(self.env_id) / "args.yml")
 
-    def check_claim(self, arguments: dict[str, Any], hyperparameters: dict[str, Any]) -> None:
-        """Raise FileExistsError if the folder holds another run, or other files."""
-        if self.path.exists() and not self.path.is_dir():
-            raise FileExistsError(f"{self.path} is a file; name another folder with --output")
-        described = {self._described / "args.yml", self._described / "config.yml"}
-        files = {
-            file
-            for file in self.path.rglob("*")
-            if file.is_file() and not file.name.startswith((".", "error.log", "seconds.txt"))
-        }
-        if not files - described:  # nothing that could be lost
-            return
-        wanted = {"args.yml": arguments, "config.yml": hyperparameters}
-        for name, expected in wanted.items():
-            found = _read_yaml(self._described / name)
-            if found != expected:
-                raise FileExistsError(
-                    f"{self.path} holds another run: {_difference(name, found, expected)}. "
-                    "Name another folder with --output, or delete this one"
-                )
-
-    def claim(self, arguments: dict[str, Any], hyperparameters: dict[str, Any]) -> None:
-        """Describe the run in its folder.
-
-        Raises:
-            FileExistsError: If the folder holds another run.
-        """
-        self.check_claim(arguments, hyperparameters)
-        for name, content in {"config.yml": hyperparameters, "args.yml": arguments}.items():
-            if _read_yaml(self._described / name) == content:
-                continue
-            with replacing(self._described / name) as temporary:
-                temporary.write_text(yaml.safe_dump(content, sort_keys=False))
+    def description(
+        self, arguments: dict[str, Any], hyperparameters: dict[str, Any]
+    ) -> dict[str, dict[str, Any]]:
+        """What the folder says of the run, by the names of files, as the store claims it."""
+        name = _file_name(self.env_id)
+        return {f"{name}/args.yml": arguments, f"{name}/config.yml": hyperparameters}
 
     def clear_leftovers(self) -> None:
         """Remove what a kill left half-written; for whoever holds the folder's lock."""
@@ -124,38 +90,6 @@ class RunFolder:
         if self.final_agent.exists():
             self.resume_file.unlink(missing_ok=True)
 
-    @property
-    def _described(self) -> Path:
-        return self.path / _file_name(self.env_id)
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Reads the ordered mappings of rl-baselines3-zoo as plain ones; executes nothing."""
-
-
-_PlainLoader.add_constructor(
-    "tag:yaml.org,2002:python/object/apply:collections.OrderedDict",
-    lambda loader, node: dict(loader.construct_sequence(node, deep=True)[0]),  # type: ignore[arg-type]
-)
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; empty if there is none, or it holds more than plain data."""
-    try:
-        content = yaml.load(file.read_text(), _PlainLoader)
-    except (OSError, TypeError, ValueError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
 
 def _file_name(env_id: str) -> str:
     return env_id.rpartition(":")[2].replace("/", "-")
-
-
-def _difference(name: str, found: dict[str, Any], expected: dict[str, Any]) -> str:
-    if not found:
-        return f"it has files, but no {name} of ours"
-    for key in {**found, **expected}:
-        if found.get(key) != expected.get(key):
-            return f"its {name} has {key} = {found.get(key)!r}, this one {expected.get(key)!r}"
-    return f"its {name} differs"

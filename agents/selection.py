@@ -8,38 +8,25 @@ those of the policies that may replace plain at the end. Plain is kept unless an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import joblib
 import numpy as np
 from scipy import stats
-from stable_baselines3.common.type_aliases import PolicyPredictor
-from tqdm import tqdm
 
-from equicore.processes import one_thread
-from equirl.agents.evaluation import CONDITIONS, SavedAgent, episode_returns
-from equirl.agents.policies import CANDIDATES, MAKERS, Subject
-from equirl.agents.statistics import Estimate, Returns
+from equicore.lab.statistics import Estimate, Returns, t_interval
 
 ALIKE = 60
 """Differences that are all alike count from so many: what happens in one episode of twenty has then
 been seen, with 95 %."""
 
-SELECTION_SEED = 5_000_000
-"""Validation episodes have this seed and the following; those that are reported stay below."""
-
 
 @dataclass(frozen=True)
 class Choice:
-    """What a race has found.
+    """The policy that a race has found, and how many episodes each has played.
 
-    Attributes:
-        policy: The one to use.
-        difference: Its mean return minus plain's in the episodes that both have played, with the
-            95 % interval of the t-test; zero for plain itself. As it was chosen by these very
-            episodes it flatters; other episodes tell its true gain.
-        episodes: How many each policy has played.
+    The difference is that of its mean return to plain's, in the episodes that both have played. As
+    it was chosen by these very episodes it flatters; other episodes tell its true gain.
     """
 
     policy: str
@@ -116,7 +103,7 @@ class Race:
                 common = min(played[name], played["plain"])
                 gain = returns[name][:common] - returns["plain"][:common]
                 if _behind(-gain, self.error / (2 * others)):
-                    return Choice(name, _interval(gain), played)
+                    return Choice(name, t_interval(gain), played)
         return Choice("plain", Estimate(0.0, 0.0, 0.0), played)
 
 
@@ -135,59 +122,3 @@ def _behind(differences: Returns, level: float) -> bool:
         return bool(differences[0] < 0) and len(differences) >= ALIKE
     test = stats.ttest_1samp(differences, 0, alternative="less")
     return bool(test.pvalue < level)
-
-
-def _interval(differences: Returns) -> Estimate:
-    mean = float(differences.mean())
-    half = float(stats.sem(differences) * stats.t.ppf(0.975, len(differences) - 1))
-    return Estimate(mean, mean - half, mean + half)
-
-
-def choose(
-    race: Race, policies: Mapping[str, PolicyPredictor], agent: SavedAgent, condition: str
-) -> Choice:
-    """Race an agent's policies in its environment, on episodes that nothing else uses."""
-
-    def play(name: str, number: int) -> Returns:
-        seed = SELECTION_SEED + number * race.episodes
-        return episode_returns(policies[name], agent, condition, race.episodes, seed)
-
-    return race.run(list(policies), play)
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What was chosen for an agent under a condition."""
-
-    agent: SavedAgent
-    condition: str
-    choice: Choice
-
-    def __str__(self) -> str:
-        """A line for people."""
-        where = f"{self.agent.name}, {self.agent.setting}"
-        if self.agent.budget is not None:
-            where += f", {self.agent.budget:,} steps"
-        return f"{where}, {self.condition}: use {self.choice}"
-
-
-def select(
-    agents: list[SavedAgent], race: Race, transitions: int, device: str = "auto", jobs: int = 1
-) -> list[Selection]:
-    """Choose a policy for each agent and condition, by a race of the candidates."""
-    units = [(agent, condition) for agent in agents for condition in CONDITIONS]
-    jobs = max(1, min(jobs, len(units)))
-    results = joblib.Parallel(n_jobs=jobs, return_as="generator")(
-        joblib.delayed(_select_unit)(agent, condition, race, transitions, device)
-        for agent, condition in units
-    )
-    return list(tqdm(results, total=len(units), desc="racing", unit="race", disable=None))
-
-
-def _select_unit(
-    agent: SavedAgent, condition: str, race: Race, transitions: int, device: str
-) -> Selection:
-    with one_thread():
-        subject = Subject(agent, agent.load(device), transitions)
-        policies = {str(name): MAKERS[name](subject) for name in CANDIDATES}
-        return Selection(agent, condition, choose(race, policies, agent, condition))

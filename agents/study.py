@@ -1,9 +1,5 @@
 """The evidence: train agents in all environments and settings, and evaluate every policy of each.
 
-    equirl study
-    equirl study --panel validation --output results/validation
-    equirl study --backend dask --address tcp://head:8786
-
 The definition is one YAML file, see study.yaml. Each (environment, setting, seed) is a unit of
 work. What is finished is skipped, and what was killed goes on from its last checkpoint with its
 replay buffer, so that the result is the same, byte for byte.
@@ -13,35 +9,31 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import threading
+import functools
 import time
 import traceback
 from collections.abc import Iterator
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-import joblib
 import pandas as pd
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from equicore.files import check_writable, replacing
-from equicore.processes import end_with, one_thread
-from equirl.agents.cli import check_least, command_line, run
-from equirl.agents.cluster import CLUSTERS, check_backend, cluster
+from equicore.lab import jobs, store
+from equicore.lab.command import check_least, command_line
+from equicore.lab.jobs import CORES, Workers
+from equicore.lab.store import check_writable, claim, remembered, write_text
+from equicore.lab.tables import write_csv
+from equirl.agents.cli import run
 from equirl.agents.definition import DEFAULT_FILE, Unit, read_units
-from equirl.agents.evaluation import CONDITIONS, SavedAgent, episode_returns
+from equirl.agents.evaluation import CONDITIONS, play
 from equirl.agents.panel import COLUMNS, KEYS
 from equirl.agents.panel_plot import write_panel
-from equirl.agents.policies import MAKERS, Subject
-from equirl.agents.selection import choose
+from equirl.agents.policies import Subject
+from equirl.agents.saved import SavedAgent
 from equirl.agents.train import train_agent
 
 CHOICE_COLUMNS = ["chosen", "difference", "low", "high", "spent"]
-
-EVALUATION_SEED = 4_000_000
-"""The episodes that are reported have this seed and the following."""
 
 
 @dataclasses.dataclass
@@ -66,11 +58,8 @@ class Study:
     """A backend of joblib: loky (processes of this machine), threading, dask, ray, ..."""
     address: str | None = None
     """Scheduler of a dask or ray cluster, as in tcp://head:8786."""
-    jobs: int = os.cpu_count() or 1
+    jobs: int = CORES
     """Units side by side; each uses one core."""
-
-
-_ONE_AT_A_TIME = threading.Lock()  # in a process: training seeds the global generators
 
 
 def run_unit(unit: Unit) -> str | None:
@@ -81,20 +70,22 @@ def run_unit(unit: Unit) -> str | None:
     """
     lock = unit.training.folder.path / ".unit.lock"
     try:
-        with one_thread(), _ONE_AT_A_TIME, _waiting_lock(lock):
+        with jobs.ONE_AT_A_TIME, _waiting_lock(lock):  # training seeds the global generators
             unit.training.folder.clear_leftovers()
             if not unit.training.folder.final_agent.exists():
                 with _timed(unit):
-                    train_agent(unit.training, position=None)
+                    train_agent(unit.training)
             for budget, part in zip(unit.training.budgets, unit.parts, strict=True):
                 if not part.exists():
-                    with _timed(unit), replacing(part) as temporary:
-                        evaluate_checkpoint(unit, budget).to_csv(temporary, index=False)
+                    with _timed(unit):
+                        evaluate = functools.partial(evaluate_checkpoint, unit, budget)
+                        remembered(part, unit.settings, evaluate)
             unit.error_log.unlink(missing_ok=True)
         return None
     except Exception as error:  # a unit that fails must not stop the others
-        with contextlib.suppress(OSError), replacing(unit.error_log) as temporary:
-            temporary.write_text(traceback.format_exc())
+        tqdm.write(f"failed: {unit}: {error}")
+        with contextlib.suppress(OSError):
+            write_text(unit.error_log, traceback.format_exc())
         return f"{type(error).__name__}: {error}"
 
 
@@ -105,86 +96,64 @@ def evaluate_checkpoint(unit: Unit, budget: int) -> pd.DataFrame:
         A row for each policy and condition, with ``COLUMNS`` and ``CHOICE_COLUMNS``; the latter
         say how ``selected`` came about.
     """
-    training, evaluation = unit.training, unit.evaluation
+    training = unit.training
     file = training.folder.checkpoint(budget)
-    agent = SavedAgent(str(unit), file, training.env_id, training.env_kwargs, training.seed, budget)
-    subject = Subject(agent, agent.load("cpu"), evaluation.transitions)
-    policies = {name: make(subject) for name, make in MAKERS.items()}
+    agent = SavedAgent(
+        str(unit), file, training.arguments.env, training.env_kwargs, training.seed, budget
+    )
+    subject = Subject(agent, unit.protocol.transitions, "cpu")
     rows = []
     for condition in CONDITIONS:
-        means = {
-            name: episode_returns(
-                policy, agent, condition, evaluation.episodes, EVALUATION_SEED
-            ).mean()
-            for name, policy in policies.items()
-        }
-        candidates = {name: policies[name] for name in evaluation.candidates}
-        choice = choose(evaluation.race, candidates, agent, condition)
+        played, choice = play(subject, condition, unit.protocol)
+        means = {name: returns.mean() for name, returns in played.items()}
+        assert choice is not None
         rows += [{"policy": n, "condition": condition, "mean_return": m} for n, m in means.items()]
-        rows.append(
-            {
-                "policy": "selected",
-                "condition": condition,
-                "mean_return": means[choice.policy],
-                "chosen": choice.policy,
-                "difference": choice.difference.value,
-                "low": choice.difference.low,
-                "high": choice.difference.high,
-                "spent": choice.spent,
-            }
-        )
+        row = {"policy": "selected", "condition": condition, "mean_return": means[choice.policy]}
+        found = (choice.policy, *dataclasses.astuple(choice.difference), choice.spent)
+        rows.append(row | dict(zip(CHOICE_COLUMNS, found, strict=True)))
     table = pd.DataFrame(rows).assign(
         env=unit.env,
         setting=unit.setting,
         seed=training.seed,
         budget=budget,
-        n_episodes=evaluation.episodes,
+        n_episodes=unit.protocol.episodes,
     )
     return table[COLUMNS + CHOICE_COLUMNS]
 
 
-def run_units(units: list[Unit], backend: str, address: str | None, jobs: int) -> dict[str, str]:
-    """Run all units side by side.
-
-    Returns:
-        What went wrong, for each unit that failed, by its name.
-    """
-    failed = {}
-    study = None if backend in CLUSTERS else os.getpid()
-    with cluster(backend, address, jobs), joblib.parallel_config(backend=backend, n_jobs=jobs):
-        active, _ = joblib.parallel.get_active_backend()
-        streams = active.supports_return_generator
-        results = joblib.Parallel(
-            batch_size=1, return_as="generator_unordered" if streams else "list"
-        )(joblib.delayed(_work)(unit, study) for unit in units)
-        with _progress(units) as progress:
-            try:
-                for name, error in results:
-                    if error is not None:
-                        failed[name] = error
-                        progress.write(f"failed: {name}: {error}")
-            except BrokenProcessPool as error:
-                failed["a worker"] = f"was killed, perhaps for want of memory: {error}"
-    return failed
+def run_units(units: list[Unit], workers: Workers) -> dict[str, str]:
+    """Run all units side by side; what went wrong, for each that failed, by its name."""
+    # a bar over the environment steps of all checkpoints that are evaluated
+    steps = {p: u.training.steps / len(u.parts) for u in units for p in u.parts}
+    tasks = [functools.partial(run_unit, unit) for unit in units]
+    try:
+        errors = workers.map(
+            tasks,
+            "study",
+            done=lambda: sum(weight for part, weight in steps.items() if part.exists()),
+            total=sum(steps.values()),
+        )
+    except ChildProcessError as error:
+        failed = {str(u): f"see {u.error_log}" for u in units if u.error_log.exists()}
+        return {"a worker": str(error), **failed}
+    return {str(u): error for u, error in zip(units, errors, strict=True) if error is not None}
 
 
 def collect(units: list[Unit]) -> pd.DataFrame:
     """The evaluations of all units that are finished, ordered by environment, setting and seed."""
     ordered = sorted(units, key=lambda u: (u.env, u.setting, u.training.seed))
-    parts = [part for unit in ordered if all(p.exists() for p in unit.parts) for part in unit.parts]
-    if not parts:
+    tables = {
+        part: remembered(part, unit.settings, pd.DataFrame)
+        for unit in ordered
+        if all(part.exists() for part in unit.parts)
+        for part in unit.parts
+    }
+    for part, table in tables.items():
+        if list(table.columns) != COLUMNS + CHOICE_COLUMNS or table[COLUMNS].isna().any(axis=None):
+            raise ValueError(f"{part} is damaged. Delete it and run again")
+    if not tables:
         return pd.DataFrame(columns=COLUMNS + CHOICE_COLUMNS)
-    return pd.concat([_read_part(part) for part in parts], ignore_index=True)
-
-
-def _read_part(part: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(part)
-    except ValueError as error:
-        raise ValueError(f"{part} is damaged: {error}. Delete it and run again") from error
-    if list(table.columns) != COLUMNS + CHOICE_COLUMNS or table[COLUMNS].isna().any(axis=None):
-        raise ValueError(f"{part} is damaged. Delete it and run again")
-    return table
+    return pd.concat(tables.values(), ignore_index=True)
 
 
 def write_study(folder: Path, units: list[Unit], definition: Path) -> None:
@@ -201,16 +170,8 @@ def write_study(folder: Path, units: list[Unit], definition: Path) -> None:
         ("selection.csv", chosen[keys + CHOICE_COLUMNS]),
         ("seconds.csv", seconds.sort_values(["env", "setting", "seed"])),
     ):
-        with replacing(folder / name) as temporary:
-            rows.to_csv(temporary, index=False, float_format="%.6g")
-    with replacing(folder / "study.yaml") as temporary:
-        temporary.write_text(definition.read_text())
-
-
-def _work(unit: Unit, study: int | None) -> tuple[str, str | None]:
-    if study is not None:  # the workers of a cluster are not ours
-        end_with(study)
-    return str(unit), run_unit(unit)
+        write_csv(folder / name, rows, "%.6g")
+    write_text(folder / "study.yaml", definition.read_text())
 
 
 @contextlib.contextmanager
@@ -220,8 +181,7 @@ def _timed(unit: Unit) -> Iterator[None]:
     try:
         yield
     finally:
-        with replacing(unit.clock) as temporary:
-            temporary.write_text(f"{unit.seconds + time.monotonic() - start:.1f}")
+        write_text(unit.clock, f"{unit.seconds + time.monotonic() - start:.1f}")
 
 
 @contextlib.contextmanager
@@ -239,62 +199,22 @@ def _waiting_lock(path: Path) -> Iterator[None]:
         lock.release()
 
 
-@contextlib.contextmanager
-def _progress(units: list[Unit]) -> Iterator[tqdm]:
-    """A bar over the environment steps of all checkpoints that are evaluated, looked up on disk."""
-    weights = {p: u.training.steps / u.training.checkpoints for u in units for p in u.parts}
-
-    def done() -> float:
-        return sum(weight for part, weight in weights.items() if part.exists())
-
-    stopped = threading.Event()
-    with tqdm(
-        total=sum(weights.values()),
-        initial=done(),
-        desc="study",
-        unit="step",
-        unit_scale=True,
-        disable=None,
-    ) as progress:
-
-        def watch() -> None:
-            while not stopped.wait(2):
-                progress.update(done() - progress.n)
-
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        try:
-            yield progress
-        finally:
-            stopped.set()
-            watcher.join()
-            progress.update(done() - progress.n)
-
-
-def command_of(arguments: Study) -> str:
-    """The command that gives the same results, wherever it runs."""
-    where = ("output", "runs", "backend", "address", "jobs")
-    return command_line("study", arguments, without=where)
-
-
 def main(arguments: Study) -> None:
     """Run the study, and write what it has found."""
     check_least(arguments, jobs=1)
-    command = command_of(arguments)
-    for folder in (arguments.output, arguments.runs):
-        check_writable(folder / "any")
-    check_backend(arguments.backend, arguments.address)
-    record = arguments.output / "command.txt"
-    if record.exists() and record.read_text().strip() != command:
-        raise FileExistsError(
-            f"{arguments.output} holds another study, {record.read_text().strip()!r}; name another "
-            "folder with --output"
-        )
+    check_writable(arguments.runs / "any")
+    workers = Workers(arguments.jobs, arguments.backend, arguments.address)
+    definition = store.read_settings(arguments.definition)
+    settings = {"settings.yml": {"panel": arguments.panel, "definition": definition}}
+    if definition:  # else reading it says what is wrong
+        store.check_claim(arguments.output, settings)
     units = read_units(arguments.definition, arguments.panel, arguments.runs)
-    with replacing(record) as temporary:
-        temporary.write_text(command + "\n")
+    claim(arguments.output, settings)
+    where = ("output", "runs", "backend", "address", "jobs")
+    command = command_line("equirl study", arguments, without=where)
+    write_text(arguments.output / "command.txt", command + "\n")
     print(f"{len(units)} units; agents in {arguments.runs}, results in {arguments.output}")
-    failed = run_units(units, arguments.backend, arguments.address, arguments.jobs)
+    failed = run_units(units, workers)
     write_study(arguments.output, units, arguments.definition)
     if failed:
         raise ValueError(
@@ -302,8 +222,7 @@ def main(arguments: Study) -> None:
             "error.log in their run folders, and run the same command again:\n"
             + "\n".join(f"  {name}: {error}" for name, error in failed.items())
         )
-    for file in write_panel(arguments.output):
-        print(file)
+    print(*write_panel(arguments.output), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""Train DQN agents, one per seed; a training that was interrupted goes on where it was.
-
-    equirl train --env CartPole-v1 --seeds 0 1 2
-    equirl train --env equirl/Gridworld-v0 --env-kwargs goals=corner --steps 20000
+"""Train agents, one per seed; a training that was interrupted goes on where it was.
 
 A training runs in legs. Each leg starts from what the last one wrote, with the random generators
 seeded from (seed, leg) and the environment reset, so that a training that was killed and
@@ -11,31 +8,31 @@ continued gives the same agent, bit for bit, as one that was not.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
-import os
 import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import gymnasium as gym
-import joblib
 import numpy as np
 import tyro
 from filelock import FileLock, Timeout
-from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, make_output_format
 from stable_baselines3.common.monitor import Monitor
-from tqdm import tqdm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 import equirl
-from equicore.files import replacing
-from equicore.processes import end_with, one_thread
-from equirl.agents.cli import check_least, run
+from equicore.lab.command import check_least, check_several
+from equicore.lab.jobs import CORES, Workers
+from equicore.lab.store import check_claim, claim, replacing
+from equirl.agents.cli import run
 from equirl.agents.hyperparameters import (
-    DEFAULT_FILE,
-    dqn_arguments,
+    ALGORITHMS,
+    algorithm_arguments,
+    default_file,
     load_hyperparameters,
     parse_env_kwargs,
 )
@@ -49,7 +46,7 @@ EVALUATION_SEED = 1_000_000
 
 @dataclasses.dataclass
 class Train:
-    """Train DQN agents, one per seed.
+    """Train agents, one per seed.
 
     Run again after an interruption, the same command goes on where it was; seeds that are
     finished are skipped.
@@ -59,14 +56,16 @@ class Train:
 
     env: str
     """Environment id, for instance CartPole-v1 or equirl/Gridworld-v0."""
+    algo: str = "dqn"
+    """Algorithm of Stable-Baselines3, by its name in rl-baselines3-zoo: dqn."""
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (0,)
     """Training seeds; one agent each."""
     steps: int | None = None
     """Environment steps; n_timesteps of the hyperparameters when omitted."""
     env_kwargs: tuple[str, ...] = ()
     """Arguments of the environment, name=value."""
-    hyperparameters: Path = DEFAULT_FILE
-    """YAML file in the convention of rl-baselines3-zoo."""
+    hyperparameters: Path | None = None
+    """YAML file in the convention of rl-baselines3-zoo; that of the algorithm when omitted."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-f"])] = Path("results/runs")
     """Folder that the run folders are made in."""
     checkpoints: int = 10
@@ -77,7 +76,7 @@ class Train:
     """How many of the newest transitions in the replay buffer are kept with each checkpoint."""
     device: str = "auto"
     """Device of the networks: auto, cpu, cuda."""
-    jobs: int = os.cpu_count() or 1
+    jobs: int = CORES
     """Seeds that are trained side by side."""
 
 
@@ -85,37 +84,39 @@ class Train:
 class Training:
     """One training: what `train_agent` needs, all of it checked."""
 
-    env_id: str
+    arguments: Train
     env_kwargs: dict[str, Any]
     seed: int
     steps: int
-    checkpoints: int
-    eval_episodes: int
     hyperparameters: dict[str, Any]
     folder: RunFolder
-    experience: int = 0
-    device: str = "auto"
 
     @property
     def budgets(self) -> list[int]:
         """Environment steps at each checkpoint."""
-        return [round(self.steps * i / self.checkpoints) for i in range(1, self.checkpoints + 1)]
+        number = self.arguments.checkpoints
+        return [round(self.steps * i / number) for i in range(1, number + 1)]
 
     @property
-    def description(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def description(self) -> dict[str, dict[str, Any]]:
         """Arguments and hyperparameters, as they stand in the run folder."""
+        given = self.arguments
         arguments: dict[str, Any] = {
-            "algo": "dqn",
-            "env": self.env_id,
+            "algo": given.algo,
+            "env": given.env,
             "env_kwargs": self.env_kwargs,
             "seed": self.seed,
             "n_timesteps": self.steps,
-            "checkpoints": self.checkpoints,
-            "eval_episodes": self.eval_episodes,
+            "checkpoints": given.checkpoints,
+            "eval_episodes": given.eval_episodes,
         }
-        if self.experience:
-            arguments["experience"] = self.experience
-        return arguments, self.hyperparameters
+        if given.experience:
+            arguments["experience"] = given.experience
+        return self.folder.description(arguments, self.hyperparameters)
+
+    def make_env(self) -> gym.Env:
+        """The environment."""
+        return gym.make(self.arguments.env, **self.env_kwargs)
 
 
 def plan(arguments: Train) -> list[Training]:
@@ -125,10 +126,9 @@ def plan(arguments: Train) -> list[Training]:
         ValueError: If an argument makes no sense.
         FileExistsError: If a run folder holds another run.
     """
-    if not arguments.seeds:
-        raise ValueError("no seeds given: name at least one, as in --seeds 0 1 2")
-    if len(set(arguments.seeds)) < len(arguments.seeds):
-        raise ValueError(f"seeds are given twice: {arguments.seeds}")
+    check_several(arguments, "seeds")
+    if arguments.algo not in ALGORITHMS:
+        raise ValueError(f"--algo is one of {', '.join(ALGORITHMS)}; got {arguments.algo!r}")
     if not all(0 <= seed < EVALUATION_SEED for seed in arguments.seeds):
         raise ValueError(f"seeds must be 0..{EVALUATION_SEED - 1}; got {arguments.seeds}")
     check_least(arguments, checkpoints=1, eval_episodes=1, jobs=1, experience=0)
@@ -141,36 +141,26 @@ def plan(arguments: Train) -> list[Training]:
             f"cannot make {arguments.env}: {error}. Environments whose symmetry is known: {known}"
         ) from error
     bare_id = arguments.env.rpartition(":")[2]
-    hyperparameters = load_hyperparameters(bare_id, arguments.hyperparameters, env_kwargs)
+    file = arguments.hyperparameters or default_file(arguments.algo)
+    hyperparameters = load_hyperparameters(bare_id, file, env_kwargs, arguments.algo)
     steps = hyperparameters["n_timesteps"] if arguments.steps is None else arguments.steps
     if steps < arguments.checkpoints:
         raise ValueError(f"{steps} steps are too few for {arguments.checkpoints} checkpoints")
-    trainings = [
-        Training(
-            env_id=arguments.env,
-            env_kwargs=env_kwargs,
-            seed=seed,
-            steps=steps,
-            checkpoints=arguments.checkpoints,
-            eval_episodes=arguments.eval_episodes,
-            hyperparameters=hyperparameters,
-            folder=RunFolder.of(arguments.output, arguments.env, seed),
-            experience=arguments.experience,
-            device=arguments.device,
-        )
-        for seed in arguments.seeds
-    ]
+    trainings = []
+    for seed in arguments.seeds:
+        folder = RunFolder.of(arguments.output, arguments.algo, arguments.env, seed)
+        trainings.append(Training(arguments, env_kwargs, seed, steps, hyperparameters, folder))
     try:
         _new_agent(trainings[0], buffer_size=1)
     except Exception as error:  # whatever SB3 and torch raise for what they cannot use
         raise ValueError(
-            f"no DQN can be made of {arguments.hyperparameters.name}, {bare_id}, on "
+            f"no {arguments.algo} can be made of {file.name}, {bare_id}, on "
             f"{arguments.device}: {error}"
         ) from error
     for training in trainings:
-        training.folder.check_claim(*training.description)
+        check_claim(training.folder.path, training.description)
     for training in trainings:
-        training.folder.claim(*training.description)
+        claim(training.folder.path, training.description)
     return trainings
 
 
@@ -180,75 +170,58 @@ def train_all(trainings: list[Training], jobs: int) -> None:
     for training in trainings:
         if training not in unfinished:
             print(f"already trained: {training.folder.final_agent}")
-    joblib.Parallel(n_jobs=max(1, min(jobs, len(unfinished))))(
-        joblib.delayed(_train_on_one_core)(training, position, os.getpid())
-        for position, training in enumerate(unfinished)
+    Workers(jobs).map(
+        [functools.partial(train_agent, training) for training in unfinished],
+        "training, checkpoints",
+        done=lambda: sum(t.folder.checkpoint(b).exists() for t in unfinished for b in t.budgets),
+        total=sum(len(t.budgets) for t in unfinished),
     )
 
 
-def train_agent(training: Training, position: int | None = 0) -> DQN:
-    """Train one agent, from the start or from where an earlier call was interrupted.
-
-    Args:
-        training: What to train.
-        position: Line of the progress bar; None for none.
-
-    Returns:
-        The trained agent, which is also saved in the run folder.
-    """
+def train_agent(training: Training) -> None:
+    """Train one agent, from the start or from where an earlier call was interrupted."""
     folder = training.folder
-    folder.claim(*training.description)
+    claim(folder.path, training.description)
     try:
         # a moment, in which workers of a killed training end
         with FileLock(folder.path / ".lock", timeout=3):
             folder.clear_leftovers()
-            return _train_legs(training, position)
+            _train_legs(training)
     except Timeout as error:
         raise ValueError(f"another process is training in {folder.path}") from error
 
 
-def _train_legs(training: Training, position: int | None) -> DQN:
+def _train_legs(training: Training) -> None:
     folder = training.folder
     model = _new_agent(training)
-    leg, evaluations = 0, Evaluations.empty(training.eval_episodes)
+    leg, evaluations = 0, Evaluations.empty(training.arguments.eval_episodes)
     if folder.resume_file.exists():
         leg, evaluations = restore(model, folder.resume_file)
     model.set_logger(_logger(folder.path, suffix=f"-leg{leg}" if leg else ""))
     ends = training.budgets
     try:
-        with tqdm(
-            total=training.steps,
-            initial=model.num_timesteps,
-            desc=folder.path.name,
-            unit="step",
-            position=position,
-            disable=None if position is not None else True,
-        ) as progress:
-            for number in range(leg, len(ends)):
-                _train_leg(model, training, number, ends[number], progress)
-                evaluations = _evaluate(model, training, evaluations)
-                _write_leg(model, training, number, ends[number], evaluations)
+        for number in range(leg, len(ends)):
+            _train_leg(model, training, number, ends[number])
+            evaluations = _evaluate(model, training, evaluations)
+            _write_leg(model, training, number, ends[number], evaluations)
     finally:
         model.logger.close()
     with replacing(folder.final_agent) as temporary:
         model.save(temporary)
     folder.resume_file.unlink(missing_ok=True)
-    return model
 
 
 class _Leg(BaseCallback):
-    """Keeps the schedules those of the whole training, and moves the progress bar."""
+    """Keeps the schedules those of the whole training."""
 
-    def __init__(self, total: int, progress: tqdm) -> None:
+    def __init__(self, total: int) -> None:
         super().__init__()
         self.total = total
-        self.progress = progress
 
     def _on_training_start(self) -> None:
         self.model._total_timesteps = self.total
 
     def _on_step(self) -> bool:
-        self.progress.update(self.num_timesteps - self.progress.n)
         return True
 
 
@@ -257,22 +230,18 @@ def derived_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0] % 2**31)
 
 
-def _train_leg(model: DQN, training: Training, number: int, end: int, progress: tqdm) -> None:
-    env = Monitor(
-        gym.make(training.env_id, **training.env_kwargs),
-        str(training.folder.path / str(number)),  # <leg>.monitor.csv
-    )
+def _train_leg(model: OffPolicyAlgorithm, training: Training, number: int, end: int) -> None:
+    env = Monitor(training.make_env(), str(training.folder.path / str(number)))  # .monitor.csv
     model.set_env(env, force_reset=True)
     # Everything random in this leg follows from (seed, leg), whatever came before it.
     model.set_random_seed(derived_seed(training.seed, number))
     if end > model.num_timesteps:  # a long rollout may have passed it
-        leg = _Leg(training.steps, progress)
-        model.learn(end - model.num_timesteps, leg, reset_num_timesteps=False)
+        model.learn(end - model.num_timesteps, _Leg(training.steps), reset_num_timesteps=False)
     env.close()
 
 
-def _evaluate(model: DQN, training: Training, before: Evaluations) -> Evaluations:
-    env = Monitor(gym.make(training.env_id, **training.env_kwargs))
+def _evaluate(model: OffPolicyAlgorithm, training: Training, before: Evaluations) -> Evaluations:
+    env = Monitor(training.make_env())
     env.reset(seed=EVALUATION_SEED + training.seed)
     evaluations = before.after(model, env)
     env.close()
@@ -280,13 +249,13 @@ def _evaluate(model: DQN, training: Training, before: Evaluations) -> Evaluation
 
 
 def _write_leg(
-    model: DQN, training: Training, number: int, end: int, evaluations: Evaluations
+    model: OffPolicyAlgorithm, training: Training, number: int, end: int, evaluations: Evaluations
 ) -> None:
     folder = training.folder
     with replacing(folder.checkpoint(end)) as temporary:
         model.save(temporary)
-    if training.experience:
-        replay_experience(model, training.experience).save(folder.experience(end))
+    if kept := training.arguments.experience:
+        replay_experience(model, kept).save(folder.experience(end))
     means = evaluations.results.mean(axis=1)
     if means[-1] > means[:-1].max(initial=-np.inf):
         with replacing(folder.path / "best_model.zip") as temporary:
@@ -296,10 +265,12 @@ def _write_leg(
     write_resume(model, folder.resume_file, number + 1, evaluations)
 
 
-def _new_agent(training: Training, **changes: Any) -> DQN:
-    env = gym.make(training.env_id, **training.env_kwargs)
-    arguments = dqn_arguments(training.hyperparameters) | changes
-    return DQN(env=env, seed=training.seed, device=training.device, **arguments)
+def _new_agent(training: Training, **changes: Any) -> OffPolicyAlgorithm:
+    given = training.arguments
+    arguments = algorithm_arguments(training.hyperparameters) | changes
+    return ALGORITHMS[given.algo](
+        env=training.make_env(), seed=training.seed, device=given.device, **arguments
+    )
 
 
 def _logger(folder: Path, suffix: str) -> Logger:
@@ -307,12 +278,6 @@ def _logger(folder: Path, suffix: str) -> Logger:
     if importlib.util.find_spec("tensorboard"):
         formats.append("tensorboard")
     return Logger(str(folder), [make_output_format(f, str(folder), suffix) for f in formats])
-
-
-def _train_on_one_core(training: Training, position: int, parent: int) -> None:
-    end_with(parent)
-    with one_thread():
-        train_agent(training, position)
 
 
 def main(arguments: Train) -> None:

@@ -1,8 +1,4 @@
-"""Film an agent under several policies side by side, in the same episodes.
-
-equirl video results/runs/dqn/equirl-Gridworld-v0_0
-equirl video dqn-CartPole-v1.zip --env CartPole-v1 --policies plain lambda --episodes 1
-"""
+"""Film an agent under several policies side by side, in the same episodes."""
 
 from __future__ import annotations
 
@@ -11,24 +7,17 @@ from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
-import tyro
 from PIL import Image, ImageDraw
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from tqdm import tqdm
 
 import equirl
-from equicore.files import check_writable, replacing
-from equirl.agents.cli import check_least, run
-from equirl.agents.evaluation import (
-    FIRST_SEED,
-    SavedAgent,
-    check_device,
-    check_seed,
-    find_agents,
-    parse_condition,
-)
-from equirl.agents.hyperparameters import parse_env_kwargs
-from equirl.agents.policies import PolicyName, make_policy
+from equicore.lab.command import check_least, check_several
+from equicore.lab.store import check_writable, replacing
+from equirl.agents.cli import run
+from equirl.agents.evaluation import FIRST_SEED, check_seed, parse_condition, under
+from equirl.agents.policies import PolicyName, Subject
+from equirl.agents.saved import OneAgent, SavedAgent
 from equirl.envs.gridworld import Gridworld
 
 CAPTION = 16  # pixels above each pane
@@ -36,7 +25,7 @@ GAP = 8  # pixels between panes
 
 
 @dataclasses.dataclass
-class Video:
+class Video(OneAgent):
     """Film an agent under several policies side by side, as a GIF.
 
     Every policy plays the same episodes. In a transformed gridworld the picture is turned, as the
@@ -45,12 +34,6 @@ class Video:
     Example: equirl video dqn.zip --env Acrobot-v1 --policies plain equizero --episodes 2
     """
 
-    agent: tyro.conf.Positional[Path]
-    """A zip file that Stable-Baselines3 saved, or a run folder. Nothing in it is executed."""
-    env: str | None = None
-    """Environment id; known from the run folder when omitted."""
-    env_kwargs: tuple[str, ...] = ()
-    """Arguments of the environment, name=value; known from the run folder when omitted."""
     policies: tuple[PolicyName, ...] = ("plain", "equizero")
     """The plain agent, or symmetrised policies around it; a pane for each."""
     condition: str = "transformed"
@@ -61,13 +44,11 @@ class Video:
     """Seed of the first episode; the others follow."""
     width: int = 240
     """Largest width of a pane in pixels."""
-    device: str = "auto"
-    """Device of the networks: auto, cpu, cuda."""
     output: Path = Path("results/video.gif")
     """The GIF."""
 
 
-def make_env(agent: SavedAgent, condition: str | int) -> equirl.SymmetryWrapper:
+def make_env(agent: SavedAgent, condition: str | int) -> gym.Env:
     """The agent's environment under a condition, for rendering to arrays.
 
     Raises:
@@ -80,18 +61,16 @@ def make_env(agent: SavedAgent, condition: str | int) -> equirl.SymmetryWrapper:
             f"{', '.join(modes) or 'none'}"
         )
     env = gym.make(agent.env_id, **{**agent.env_kwargs, "render_mode": "rgb_array"})
-    if condition == "transformed":
-        return equirl.RandomSymmetry(env)
-    return equirl.SymmetryWrapper(env, element=0 if condition == "original" else int(condition))
+    return under(env, condition)
 
 
-def picture(env: equirl.SymmetryWrapper, caption: str, width: int) -> Image.Image:
+def picture(env: gym.Env, caption: str, width: int) -> Image.Image:
     """What the environment shows, at most ``width`` pixels wide, below a caption.
 
     Element k of the gridworld's group turns it counter-clockwise by k quarter turns.
     """
     pixels = np.asarray(env.render())
-    if isinstance(env.unwrapped, Gridworld):
+    if isinstance(env.unwrapped, Gridworld) and isinstance(env, equirl.SymmetryWrapper):
         pixels = np.rot90(pixels, env.element)
     pane = Image.fromarray(np.ascontiguousarray(pixels))
     if pane.width > width:
@@ -103,7 +82,7 @@ def picture(env: equirl.SymmetryWrapper, caption: str, width: int) -> Image.Imag
 
 
 def play_episode(
-    policy: PolicyPredictor, env: equirl.SymmetryWrapper, seed: int, name: str, width: int
+    policy: PolicyPredictor, env: gym.Env, seed: int, name: str, width: int
 ) -> list[Image.Image]:
     """The pictures of one episode, from the first state to the last, with the return so far."""
     observation, _ = env.reset(seed=seed)
@@ -118,16 +97,13 @@ def play_episode(
 
 
 def side_by_side(panes: list[list[Image.Image]]) -> list[Image.Image]:
-    """Pictures of several panes as one; those that end earlier hold their last picture."""
+    """Pictures of several panes, of one size, as one; those that end earlier hold their last."""
+    width, height = panes[0][0].size
     frames = []
     for i in range(max(map(len, panes))):
-        shown = [pane[min(i, len(pane) - 1)] for pane in panes]
-        size = (sum(one.width + GAP for one in shown) - GAP, max(one.height for one in shown))
-        frame = Image.new("RGB", size, "white")
-        left = 0
-        for one in shown:
-            frame.paste(one, (left, 0))
-            left += one.width + GAP
+        frame = Image.new("RGB", (len(panes) * (width + GAP) - GAP, height), "white")
+        for j, pane in enumerate(panes):
+            frame.paste(pane[min(i, len(pane) - 1)], (j * (width + GAP), 0))
         frames.append(frame)
     return frames
 
@@ -146,32 +122,24 @@ def write_gif(frames: list[Image.Image], fps: float, path: Path) -> None:
 
 def main(arguments: Video) -> None:
     """Play, film and say where the film is."""
-    if not arguments.policies:
-        raise ValueError("no policies given: name some with --policies, as in plain equizero")
+    check_several(arguments, "policies")
     check_least(arguments, episodes=1, width=64)
     if arguments.output.suffix.lower() != ".gif":
         raise ValueError(f"a video is a GIF; got --output {arguments.output}, name it *.gif")
     check_seed(arguments.seed)
-    check_device(arguments.device)
     check_writable(arguments.output)
-    (agent,) = find_agents(arguments.agent, arguments.env, parse_env_kwargs(arguments.env_kwargs))
+    agent = arguments.find()
     env = make_env(agent, parse_condition(arguments.condition, agent.symmetry()))
-    model = agent.load(arguments.device)
+    subject = Subject(agent, device=arguments.device)
     env.reset(seed=arguments.seed)
     env.render()  # what is missing for it shows now, not after lambda has learned
-    policies = {name: make_policy(name, model, agent) for name in arguments.policies}
+    policies = {name: subject.policy(name) for name in arguments.policies}
     fps = env.metadata.get("render_fps", 30)
     frames: list[Image.Image] = []
-    for seed in tqdm(
-        range(arguments.seed, arguments.seed + arguments.episodes),
-        desc="filming",
-        unit="episode",
-        disable=None,
-    ):
-        panes = [
-            play_episode(policy, env, seed, name, arguments.width)
-            for name, policy in policies.items()
-        ]
+    seeds = range(arguments.seed, arguments.seed + arguments.episodes)
+    for seed in tqdm(seeds, desc="filming", unit="episode", disable=None):
+        width = arguments.width
+        panes = [play_episode(p, env, seed, name, width) for name, p in policies.items()]
         frames += side_by_side(panes)
         frames += frames[-1:] * round(fps)  # a second to see how it ended
     env.close()

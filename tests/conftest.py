@@ -1,10 +1,11 @@
+import signal
 from pathlib import Path
 
 import gymnasium
 import pytest
 
 import equirl.symmetry
-from equicore.processes import one_thread
+from equicore.lab.jobs import one_thread
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +15,13 @@ def shared_agents():
     if not folder.is_dir():
         pytest.skip("needs the real agents of ../shared/agents, which are not here")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_counts():
+    """A shell's background jobs ignore Ctrl-C; what the tests start and interrupt must not."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

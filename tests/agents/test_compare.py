@@ -1,288 +1,362 @@
 import dataclasses
-from pathlib import Path
+import itertools
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
-from equirl.agents import compare, selection
-from equirl.agents.compare import (
-    COLUMNS,
-    Compare,
-    Selection,
-    add_selected,
-    command_of,
-    summarize,
-    table,
-    verdicts,
-)
-from equirl.agents.evaluation import FIRST_SEED, SavedAgent
+from equicore.lab import statistics
+from equirl.agents import compare, evaluation
+from equirl.agents.compare import COLUMNS, Compare, over_training, summarize, verdicts
+from equirl.agents.evaluation import CONDITIONS, FIRST_SEED, SELECTION_SEED, Protocol
 from equirl.agents.policies import CANDIDATES, MAKERS, POLICIES
-from equirl.agents.selection import SELECTION_SEED, Choice, Race
-from equirl.agents.statistics import Estimate
+from equirl.agents.saved import find_agents
+from equirl.agents.selection import Race
+
+SETTING = "equirl/Gridworld-v0 goals=corner n=4 max_episode_steps=15"
+AGENTS = ("equirl-Gridworld-v0_0", "equirl-Gridworld-v0_1")
+
+
+def arguments_of(runs, output):
+    return Compare(tuple(runs), episodes=4, transitions=60, device="cpu", output=output, jobs=1)
+
+
+@pytest.fixture(scope="session")
+def compared(tiny_runs, short_fits, tmp_path_factory):
+    """The folder of a comparison, and how often weights were fitted for it."""
+    folder = tmp_path_factory.mktemp("compared")
+    with short_fits() as calls:
+        compare.main(arguments_of(tiny_runs, folder))
+    return folder, calls
 
 
 @pytest.fixture
-def tiny_compare(tiny_runs, tmp_path):
-    return Compare(tuple(tiny_runs), episodes=4, transitions=60, output=tmp_path / "out", jobs=1)
+def tiny_compare(tiny_runs, fits, tmp_path, monkeypatch):
+    """Arguments of a comparison that has not begun; no figures are drawn."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 50)
+    monkeypatch.setattr(compare, "plot_returns", lambda returns, folder: [])
+    return arguments_of(tiny_runs, tmp_path / "out")
 
 
-def test_compare_plays_every_policy_under_both_conditions(tiny_compare, capsys):
-    compare.main(tiny_compare)
-    returns = pd.read_csv(tiny_compare.output / "returns.csv")
+@pytest.fixture
+def copied_compare(compared, tiny_compare):
+    """Arguments of a comparison that is finished; another is refused before work begins."""
+    shutil.copytree(compared[0], tiny_compare.output)
+    return tiny_compare
+
+
+def test_every_policy_plays_under_both_conditions(compared):
+    returns = pd.read_csv(compared[0] / "returns.csv")
     assert list(returns.columns) == COLUMNS
-    assert len(returns) == 2 * 4 * 2 * 4  # agents, policies, conditions, episodes
-    assert (returns.groupby(["agent", "policy", "condition"]).size() == 4).all()
-    written = {path.name for path in tiny_compare.output.iterdir()}
-    assert written == {"returns.csv", "table.md", "returns.png", "returns.svg"}
+    keys = ["agent", "policy", "condition", "episode"]
+    rows = itertools.product(AGENTS, POLICIES, CONDITIONS, range(4))
+    assert list(returns[keys].itertuples(index=False, name=None)) == list(rows)
+    assert set(returns.env) == {SETTING} and set(returns.budget) == {120}
+    assert dict(zip(returns.agent, returns.seed, strict=True)) == {
+        AGENTS[0]: 0,
+        AGENTS[1]: 1,
+    }
+
+
+def test_returns_are_those_of_the_agent_and_policy_under_the_condition(tiny_compare, monkeypatch):
+    def number(agent, policy, condition, episode):
+        places = AGENTS.index(agent), POLICIES.index(policy), CONDITIONS.index(condition), episode
+        return int("".join(map(str, places)))
+
+    def returns(policy, agent, condition, episodes, seed):
+        return np.array([number(agent.name, policy, condition, i) for i in range(episodes)])
+
+    for name in POLICIES:
+        monkeypatch.setitem(MAKERS, name, lambda subject, name=name: name)
+    monkeypatch.setattr(evaluation, "episode_returns", returns)
+    compare.main(tiny_compare)
+    table = pd.read_csv(tiny_compare.output / "returns.csv")
+    keys = zip(table.agent, table.policy, table.condition, table.episode, strict=True)
+    assert table.episode_return.tolist() == [number(*key) for key in keys]
+
+
+def test_what_a_comparison_writes(compared):
+    folder, _ = compared
+    written = {path.name for path in folder.iterdir()}
+    assert written == {"returns.csv", "table.md", "returns.png", "returns.svg", "settings.yml"}
+    table = (folder / "table.md").read_text()
+    assert f"| {SETTING} | 120 | transformed | equizero | 2 |" in table
+    assert f"- {SETTING}, 120 steps, original: equizero" in table
+    assert "4 episodes for each agent, policy and condition; training seeds 0, 1." in table
+    command = f"`equirl compare {' '.join(AGENTS)} --episodes 4 --transitions 60`"
+    assert table.splitlines()[2] == command
+    assert "select" not in table and ": use " not in table
+
+
+def test_means_over_training(make_returns):
+    returns = make_returns(budgets=(100, 200, 300))
+    few = returns[(returns.agent != "agent1") | (returns.budget != 200)]  # it has two checkpoints
+    means = over_training(few)
+    assert list(means) == COLUMNS and len(means) == len(returns) / 3
+    for agent, budgets in ("agent0", (100, 200, 300)), ("agent1", (100, 300)):
+        one = {"agent": agent, "policy": "lambda", "condition": "transformed", "episode": 4}
+        one["env"] = "Acrobot-v1"
+        own = few[(few[list(one)] == pd.Series(one)).all(axis=1)]
+        mean = means[(means[list(one)] == pd.Series(one)).all(axis=1)]
+        assert tuple(own.budget) == budgets and mean.budget.item() == 300
+        assert mean.episode_return.item() == pytest.approx(own.episode_return.mean())
+
+
+def test_weights_are_fitted_once_for_each_agent(compared):
+    assert compared[1] == ["fit_familiarity"] * 2
+
+
+def test_what_is_printed(tiny_compare, capsys):
+    compare.main(dataclasses.replace(tiny_compare, output=None))
     printed = capsys.readouterr().out
-    assert "| equirl/Gridworld-v0 goals=corner n=4 | 240 | transformed | equizero | 2 |" in printed
-    assert "240 steps, original: equizero" in printed
+    assert f"| {SETTING} | 120 | transformed | equizero | 2 |" in printed
+    assert f"{SETTING}, 120 steps, original: equizero" in printed
+    assert "written to" not in printed
 
 
-def test_compare_is_reproducible(tiny_compare, tmp_path):
-    compare.main(tiny_compare)
-    again = dataclasses.replace(tiny_compare, output=tmp_path / "again", jobs=2)
-    compare.main(again)
-    first, second = ((c.output / "returns.csv").read_bytes() for c in (tiny_compare, again))
-    assert first == second
+def test_what_is_written_is_said(tiny_compare, capsys):
+    compare.main(dataclasses.replace(tiny_compare, agents=tiny_compare.agents[:1], episodes=1))
+    assert capsys.readouterr().out.endswith(f"\n\nwritten to {tiny_compare.output}\n")
 
 
-def test_compare_of_checkpoints_draws_curves(tiny_compare, quick_lambda):
-    compare.main(dataclasses.replace(tiny_compare, checkpoints="all", episodes=2))
-    assert (tiny_compare.output / "curves.png").exists()
-    returns = pd.read_csv(tiny_compare.output / "returns.csv")
-    assert sorted(returns.budget.unique()) == [80, 160, 240]
+def test_the_work_can_be_done_by_other_processes(compared, tiny_compare, sent):
+    agents = [agent for path in tiny_compare.agents for agent in find_agents(path)]
+    protocol = Protocol(episodes=4, transitions=60)
+    returns, _ = compare.compare(agents, protocol, sent, "cpu")
+    kept = pd.read_csv(compared[0] / "returns.csv")
+    pd.testing.assert_frame_equal(returns, kept, check_dtype=False)
 
 
-def test_folder_of_another_comparison_is_refused_before_any_work(
-    tiny_compare, quick_lambda, monkeypatch
+@pytest.mark.slow
+def test_two_processes_compare_as_one(fresh, compared, tiny_runs, tmp_path):
+    words = ["compare", *tiny_runs, "--env", "gate:equirl/Gridworld-v0", "--episodes", 4]
+    words += ["--transitions", 60, "--device", "cpu", "--jobs", 2, "--output", tmp_path / "out"]
+    fresh.start(words)
+    assert fresh.finish() == 0
+    ours = pd.read_csv(tmp_path / "out" / "returns.csv")
+    theirs = pd.read_csv(compared[0] / "returns.csv")
+    pd.testing.assert_frame_equal(ours.drop(columns="env"), theirs.drop(columns="env"))
+
+
+def test_the_same_comparison_again_is_no_other(copied_compare, tmp_path):
+    """Where the agents are, on how many cores and on which device, does not count."""
+    moved = tuple(
+        shutil.copytree(path, tmp_path / "moved" / path.name) for path in copied_compare.agents
+    )
+    before = (copied_compare.output / "returns.csv").read_bytes()
+    compare.main(dataclasses.replace(copied_compare, agents=moved, device="auto"))
+    assert (copied_compare.output / "returns.csv").read_bytes() == before
+    settings = yaml.safe_load((copied_compare.output / "settings.yml").read_text())
+    assert set(settings) == {
+        *("agents", "environments", "episodes", "seed", "select", "transitions")
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"episodes": 5}, "episodes 4, not 5"),
+        ({"seed": 7}, "seed 2000000, not 7"),
+        ({"select": True}, "select False, not True"),
+        ({"transitions": 61}, "transitions 60, not 61"),
+        ({"env_kwargs": ("n=5",)}, "environments .*n=4.*, not .*n=5"),
+        ({"checkpoints": "all"}, "does not say with which .*, 40 steps it was made"),
+    ],
+)
+def test_another_comparison_is_refused_before_any_work(
+    copied_compare, change, message, monkeypatch
 ):
-    compare.main(tiny_compare)
-    monkeypatch.setattr(compare, "play", lambda *_: pytest.fail("work began"))
-    with pytest.raises(FileExistsError, match="holds another comparison"):
-        compare.main(dataclasses.replace(tiny_compare, episodes=5))
+    monkeypatch.setattr(compare, "compare", lambda *_: pytest.fail("work began"))
+    with pytest.raises(FileExistsError, match=message):
+        compare.main(dataclasses.replace(copied_compare, **change))
 
 
-def test_agents_of_one_name_are_refused_before_any_work(tiny_compare, tiny_runs, monkeypatch):
-    monkeypatch.setattr(compare, "play", lambda *_: pytest.fail("work began"))
-    twice = (tiny_runs[0], tiny_runs[0])
-    with pytest.raises(ValueError, match="two agents are called equirl-Gridworld-v0_0"):
-        compare.main(dataclasses.replace(tiny_compare, agents=twice))
+def test_other_experience_that_lambda_learns_from_is_another_comparison(copied_compare, tmp_path):
+    path = shutil.copytree(copied_compare.agents[0], tmp_path / "moved" / AGENTS[0])
+    agents = (path, copied_compare.agents[1])
+    (path / "rl_model_120_steps.safetensors").write_bytes(b"more, or other, transitions")
+    with pytest.raises(FileExistsError, match="was made with equirl-Gridworld-v0_0, .* 120 steps"):
+        compare.main(dataclasses.replace(copied_compare, agents=agents))
 
 
-def test_a_file_is_no_output_folder(tiny_compare):
-    tiny_compare.output.touch()
-    with pytest.raises(ValueError, match="is a file, not a folder"):
-        compare.main(tiny_compare)
+def test_agents_of_one_name_in_two_environments_both_count(copied_compare):
+    agents = find_agents(copied_compare.agents[0])
+    other = [dataclasses.replace(agents[0], env_kwargs={"goals": "anywhere"})]
+    found = compare.settings_of(copied_compare, agents + other)
+    assert len(found["agents"]) == 2
+
+
+def test_a_comparison_of_other_agents_of_the_same_name_is_refused(copied_compare, tmp_path):
+    other = shutil.copytree(copied_compare.agents[0], tmp_path / "other" / AGENTS[0])
+    shutil.copy(other / "rl_model_80_steps.zip", other / "equirl-Gridworld-v0.zip")
+    with pytest.raises(FileExistsError, match="was made with equirl-Gridworld-v0_0, .* 120 steps"):
+        compare.main(dataclasses.replace(copied_compare, agents=(other, copied_compare.agents[1])))
 
 
 def test_folder_of_other_files_is_refused(tiny_compare):
     tiny_compare.output.mkdir()
     (tiny_compare.output / "thesis.tex").touch()
-    with pytest.raises(FileExistsError, match="holds other files"):
+    with pytest.raises(FileExistsError, match=r"holds files, such as thesis\.tex"):
         compare.main(tiny_compare)
-
-
-@pytest.fixture
-def quick_lambda(monkeypatch):
-    """Lambda is not fitted, where that is not the point; works with one process only."""
-    monkeypatch.setitem(MAKERS, "lambda", MAKERS["equitune"])
-
-
-def best(scores):
-    """A stand-in for `episode_returns`: those of a policy by its score, and the seeds played."""
-    seeds = []
-
-    def returns(policy, agent, condition, episodes, seed=FIRST_SEED):
-        seeds.append(seed)
-        noise = np.random.default_rng(seed).normal(size=episodes)  # common to all policies
-        kind = f"{type(policy).__name__}, {getattr(policy, 'normalize', None)}"
-        if kind == "EquitunePolicy, softmax":  # neither better nor worse: a race of all rounds
-            noise = noise + np.random.default_rng([seed, 1]).normal(size=episodes)
-        score = scores.get((kind, condition), 0.0)
-        if score:  # differences that are all alike would need more episodes
-            noise = noise + 1e-4 * np.random.default_rng([seed, 2]).normal(size=episodes)
-        return noise + score
-
-    returns.seeds = seeds
-    return returns
-
-
-RAW = "EquizeroPolicy, None"
-EQUIZERO = "EquizeroPolicy, softmax"
-
-
-@pytest.fixture
-def selecting(tiny_compare, quick_lambda, monkeypatch):
-    """A comparison in which raw equizero is best transformed, plain original."""
-    monkeypatch.setattr(compare, "Race", lambda: Race(rounds=2, episodes=5))
-    play = best({(RAW, "transformed"): 3.0, (EQUIZERO, "original"): -2.0})
-    for module in (compare, selection):
-        monkeypatch.setattr(module, "episode_returns", play)
-    return dataclasses.replace(tiny_compare, select=True), play
-
-
-CHOSEN = {"original": "plain", "transformed": "equizero_raw"}
-
-
-def test_selected_rows_are_those_of_the_chosen_policies(selecting):
-    arguments, _ = selecting
-    compare.main(arguments)
-    returns = pd.read_csv(arguments.output / "returns.csv")
-    assert list(returns.columns) == COLUMNS
-    assert set(returns.policy) == {*CANDIDATES, "selected"}
-    assert len(returns) == 2 * 6 * 2 * 4  # agents, policies, conditions, episodes
-    for (_, condition), rows in returns.groupby(["agent", "condition"]):
-        selected, chosen = (
-            rows[rows.policy == name].drop(columns="policy").reset_index(drop=True)
-            for name in ("selected", CHOSEN[condition])
-        )
-        assert selected.equals(chosen)
-
-
-def test_what_is_chosen_is_said_for_each_agent_and_condition(selecting, capsys):
-    arguments, _ = selecting
-    compare.main(arguments)
-    printed = capsys.readouterr().out
-    written = (arguments.output / "table.md").read_text()
-    setting = "equirl/Gridworld-v0 goals=corner n=4, 240 steps"
-    for agent in ("equirl-Gridworld-v0_0", "equirl-Gridworld-v0_1"):
-        plain = f"{agent}, {setting}, original: use plain, as no other is clearly better, after "
-        raw = f"{agent}, {setting}, transformed: use equizero_raw, better than plain by 3.0"
-        for line in (plain, raw):
-            assert printed.count(line) == 1
-            assert written.count(f"- {line}") == 1
-    assert printed.count(": use ") == written.count(": use ") == 4
-    assert "| 240 | transformed | selected | 2 |" in printed
-    assert "| 240 | transformed | selected | 2 |" in written
-    assert "240 steps, transformed: selected is better than plain by 3.0" in printed
-    assert "240 steps, original: selected does exactly as well as plain" in written
-    assert " equirl-Gridworld-v0_1 --episodes 4 --select --transitions 60`" in written
-
-
-def test_validation_episodes_are_others_than_the_reported(selecting):
-    arguments, play = selecting
-    compare.main(arguments)
-    assert set(play.seeds) == {FIRST_SEED, SELECTION_SEED, SELECTION_SEED + 5}
-
-
-def test_a_real_selection_is_reproducible(tiny_compare, quick_lambda, monkeypatch, tmp_path):
-    monkeypatch.setattr(compare, "Race", lambda: Race(rounds=2, episodes=5))
-    agents = tiny_compare.agents[:1]
-    one = dataclasses.replace(tiny_compare, agents=agents, episodes=2, select=True)
-    again = dataclasses.replace(one, output=tmp_path / "again")
-    compare.main(one)
-    compare.main(again)
-    for name in ("returns.csv", "table.md"):
-        assert (one.output / name).read_bytes() == (again.output / name).read_bytes()
-
-
-def test_each_checkpoint_has_its_own_selection(selecting, capsys):
-    arguments, _ = selecting
-    compare.main(dataclasses.replace(arguments, checkpoints="all", episodes=2))
-    printed = capsys.readouterr().out
-    assert printed.count(": use ") == 2 * 3 * 2  # agents, checkpoints, conditions
-    for budget in (80, 160, 240):
-        assert f"_1, equirl/Gridworld-v0 goals=corner n=4, {budget} steps, original: use" in printed
-    returns = pd.read_csv(arguments.output / "returns.csv")
-    assert (returns[returns.policy == "selected"].groupby("budget").size() == 8).all()
-
-
-def test_nothing_is_selected_unasked(tiny_compare, quick_lambda, monkeypatch, capsys):
-    monkeypatch.setattr(compare, "episode_returns", best({}))
-    monkeypatch.setattr(compare, "select", lambda *_: pytest.fail("a race began"))
-    compare.main(tiny_compare)
-    assert ": use " not in capsys.readouterr().out
-    returns = pd.read_csv(tiny_compare.output / "returns.csv")
-    assert set(returns.policy) == set(POLICIES) == {"plain", "equitune", "equizero", "lambda"}
-    written = (tiny_compare.output / "table.md").read_text()
-    assert "--select" not in written
-    assert "selected" not in written
-
-
-def test_a_selection_is_another_comparison(tiny_compare, quick_lambda, monkeypatch):
-    monkeypatch.setattr(compare, "episode_returns", best({}))
-    compare.main(tiny_compare)
-    with pytest.raises(FileExistsError, match="holds another comparison"):
-        compare.main(dataclasses.replace(tiny_compare, select=True))
-
-
-def test_commands_name_what_differs_from_the_default():
-    arguments = Compare((Path("runs/a"), Path("b.zip")), env="CartPole-v1", select=True)
-    assert command_of(arguments) == "equirl compare a b.zip --env CartPole-v1 --select"
-    more = dataclasses.replace(arguments, transitions=50, output=Path("o"), jobs=7, device="cpu")
-    assert command_of(more).endswith(" --env CartPole-v1 --select --transitions 50")
-    assert "select" not in command_of(dataclasses.replace(arguments, select=False))
-
-
-def test_agents_without_a_budget_are_selected_too(make_returns):
-    """Zip files of others do not tell how long they were trained."""
-    returns = make_returns(envs=("CartPole-v1",), budgets=(500,), agents=2)
-    selections = [
-        Selection(
-            SavedAgent(f"agent{i}", Path(f"agent{i}.zip"), "CartPole-v1", {}),
-            "original",
-            Choice(policy, Estimate(1.0, 0.5, 1.5), {"plain": 20}),
-        )
-        for i, policy in enumerate(("equizero", "plain"))
-    ]
-    more = add_selected(returns, selections)
-    added = more[len(returns) :]
-    assert more[: len(returns)].equals(returns)
-    assert set(added.condition) == {"original"}
-    for i, policy in enumerate(("equizero", "plain")):
-        rows = returns[(returns.agent == f"agent{i}") & (returns.condition == "original")]
-        chosen = rows[rows.policy == policy]
-        ours = added[added.agent == f"agent{i}"]
-        assert ours.episode_return.tolist() == chosen.episode_return.tolist()
-    assert str(selections[0]) == (
-        "agent0, CartPole-v1, original: use equizero, better than plain by 1.00 [0.50, 1.50], "
-        "after 20 episodes"
-    )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"agents": ()}, "no agents given"),
-        ({"episodes": 0}, "--episodes"),
-        ({"jobs": 0}, "--jobs"),
-        ({"transitions": 5}, "--transitions must be at least 10"),
-        ({"seed": -3}, "--seed"),
+        ({"episodes": 0}, "--episodes must be at least 1"),
+        ({"transitions": 9}, "--transitions must be at least 10; got 9"),
+        ({"jobs": 0}, "--jobs must be at least 1"),
+        ({"seed": -1}, "--seed must be"),
+        ({"seed": 3_000_000 - 3}, "the seeds from 3000000 are those that lambda learns from"),
         ({"device": "cudaa"}, "--device cudaa"),
+        ({"env_kwargs": ("n",)}, "name=value"),
     ],
 )
-def test_wrong_arguments(tiny_compare, change, message):
+def test_wrong_arguments_are_refused_before_any_work(tiny_compare, change, message, monkeypatch):
+    monkeypatch.setattr(compare, "compare", lambda *_: pytest.fail("work began"))
     with pytest.raises(ValueError, match=message):
         compare.main(dataclasses.replace(tiny_compare, **change))
 
 
+def test_agents_of_one_name_are_refused_before_any_work(tiny_compare, monkeypatch):
+    monkeypatch.setattr(compare, "compare", lambda *_: pytest.fail("work began"))
+    twice = (tiny_compare.agents[0], tiny_compare.agents[0])
+    with pytest.raises(ValueError, match="two agents are called equirl-Gridworld-v0_0"):
+        compare.main(dataclasses.replace(tiny_compare, agents=twice))
+
+
+def test_the_last_seed_that_is_free(tiny_compare, monkeypatch):
+    monkeypatch.setattr(compare, "compare", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        compare.main(dataclasses.replace(tiny_compare, seed=3_000_000 - 4))
+
+
+RAW, TUNED = ("EquizeroPolicy", None), ("EquitunePolicy", "softmax")
+
+
+@pytest.fixture
+def selecting(tiny_compare, monkeypatch):
+    """A comparison in which raw equizero is best transformed, and plain original; seeds played."""
+    seeds = []
+
+    def returns(policy, agent, condition, episodes, seed=FIRST_SEED):
+        seeds.append(seed)
+        kind = type(policy).__name__, getattr(policy, "normalize", None)
+        noise = np.random.default_rng(seed).normal(size=episodes)  # common to all policies
+        if kind == TUNED:  # neither better nor worse: a race of all rounds
+            noise = noise + np.random.default_rng([seed, 1]).normal(size=episodes)
+        if kind == RAW:  # differences that are all alike would need more episodes
+            noise = noise + 1e-4 * np.random.default_rng([seed, 2]).normal(size=episodes)
+            noise = noise + (3 if condition == "transformed" else -2)
+        return noise
+
+    monkeypatch.setattr(evaluation, "episode_returns", returns)
+    monkeypatch.setattr(compare, "Race", lambda: Race(rounds=2, episodes=5))
+    return dataclasses.replace(tiny_compare, select=True, checkpoints="all"), seeds
+
+
+def test_a_policy_is_selected_for_each_agent_and_condition(selecting, capsys):
+    arguments, seeds = selecting
+    compare.main(arguments)
+    returns = pd.read_csv(arguments.output / "returns.csv")
+    assert set(returns.policy) == {*CANDIDATES, "selected"}
+    assert len(returns) == 2 * 3 * 6 * 2 * 4  # agents, checkpoints, policies, conditions, episodes
+    best = {"original": "plain", "transformed": "equizero_raw"}
+    for (_, _, condition), rows in returns.groupby(["agent", "budget", "condition"]):
+        selected, chosen = (
+            rows[rows.policy == name].episode_return.tolist()
+            for name in ("selected", best[condition])
+        )
+        assert selected == chosen
+    assert set(seeds) == {FIRST_SEED, SELECTION_SEED, SELECTION_SEED + 5}
+
+    printed = capsys.readouterr().out
+    written = (arguments.output / "table.md").read_text()
+    for agent in AGENTS:
+        for budget in (40, 80, 120):
+            where = f"{agent}, {SETTING}, {budget} steps"
+            plain = f"{where}, original: use plain, as no other is clearly better, after "
+            raw = f"{where}, transformed: use equizero_raw, better than plain by 3.0"
+            for line in (plain, raw):
+                assert printed.count(line) == written.count(f"- {line}") == 1
+    assert printed.count(": use ") == written.count(": use ") == 2 * 3 * 2
+    for text in (printed, written):
+        assert "| 120 | transformed | selected | 2 |" in text
+        assert f"{SETTING}, 40 steps, transformed: selected is better than plain by 3.0" in text
+        assert f"{SETTING}, 40 steps, original: selected does exactly as well as plain" in text
+    assert " --checkpoints all --episodes 4 --select --transitions 60`" in written
+
+
+def test_agents_without_a_budget_are_selected_too(selecting, cartpole_zip, capsys):
+    """Zip files of others do not tell how long they were trained; the agent itself does."""
+    arguments, _ = selecting
+    compare.main(dataclasses.replace(arguments, agents=(cartpole_zip,), env="CartPole-v1"))
+    assert "mine, CartPole-v1, original: use plain, as no other" in capsys.readouterr().out
+    returns = pd.read_csv(arguments.output / "returns.csv")
+    assert set(returns.budget) == {0} and returns.seed.isna().all()
+    assert "policy and condition. Estimates" in (arguments.output / "table.md").read_text()
+
+
+def test_a_real_selection_is_reproducible(tiny_compare, monkeypatch):
+    monkeypatch.setattr(compare, "Race", lambda: Race(rounds=2, episodes=5))
+    one = dataclasses.replace(tiny_compare, agents=tiny_compare.agents[:1], episodes=2, select=True)
+    again = dataclasses.replace(one, output=one.output.with_name("again"))
+    for arguments in (one, again):
+        compare.main(arguments)
+    for name in ("returns.csv", "table.md"):
+        assert (one.output / name).read_bytes() == (again.output / name).read_bytes()
+
+
 def test_summary_pairs_each_policy_with_plain(make_returns):
-    rows = summarize(make_returns())
-    assert len(rows) == 2 * 2 * 2 * 4
-    for row in rows:
-        expected = {"plain": 0, "equitune": 5, "equizero": 8, "lambda": 10}[row.policy]
-        assert row.difference.value == pytest.approx(expected, abs=1)
-        assert row.difference.low <= row.difference.value <= row.difference.high
+    summary = summarize(make_returns())
+    assert list(summary.columns) == [
+        *("environment", "steps", "condition", "policy", "agents"),
+        *("mean return", "IQM", "minus plain"),
+    ]
+    assert len(summary) == 2 * 2 * 2 * 4
+    for row in summary.to_dict("records"):
+        assert row["agents"] == 3
+        if row["policy"] == "plain":
+            assert row["minus plain"] is None
+        else:
+            difference = row["minus plain"]
+            bonus = {"equitune": 5, "equizero": 8, "lambda": 10}[row["policy"]]
+            assert difference.value == pytest.approx(bonus, abs=1)
+            assert difference.low < difference.value < difference.high
+            assert row["mean return"].value == pytest.approx(20 + bonus + row["steps"] / 50, abs=1)
+            assert row["IQM"].value == pytest.approx(20 + bonus + row["steps"] / 50, abs=1)
 
 
-def test_table_is_markdown(make_returns):
-    lines = table(summarize(make_returns())).splitlines()
-    assert {line.count("|") for line in lines} == {9}
-
-
-def test_verdicts_say_when_symmetrising_helps(make_returns):
-    lines = verdicts(summarize(make_returns(budgets=(100,), agents=3)))
-    assert "CartPole-v1, 100 steps, original: symmetrising helps these 3 agents" in lines
-    assert any("original: equizero is better than plain by" in line for line in lines)
-
-
-def test_verdicts_say_when_symmetrising_hurts(make_returns):
-    returns = make_returns(envs=("CartPole-v1",), budgets=(100,), agents=1)
-    returns.loc[returns.policy.isin(["equitune", "equizero"]), "episode_return"] -= 100
+@pytest.mark.parametrize(
+    ("changes", "end"),
+    [
+        ({}, "symmetrising helps these 3 agents"),
+        (
+            {"equitune": -100, "equizero": -100},
+            "symmetrising hurts these 3 agents; learned weights (lambda) do not",
+        ),
+        (
+            {"equitune": -100, "equizero": -100, "lambda": -100},
+            "symmetrising hurts these 3 agents",
+        ),
+        ({"equizero": -100}, "lambda is better than plain by "),
+        ({"equitune": -100}, "lambda is better than plain by "),
+        ({"equizero": -8}, "lambda is better than plain by "),  # no clear difference
+    ],
+)
+def test_verdicts_say_when_symmetrising_helps_or_hurts(make_returns, changes, end):
+    returns = make_returns(envs=("CartPole-v1",), budgets=(100,))
+    for policy, by in changes.items():
+        returns.loc[returns.policy == policy, "episode_return"] += by
     lines = verdicts(summarize(returns))
-    assert lines[-1] == (
-        "CartPole-v1, 100 steps, transformed: symmetrising hurts this agent; "
-        "learned weights (lambda) do not"
-    )
+    assert lines[-1].startswith(f"CartPole-v1, 100 steps, transformed: {end}")
+    assert any(line.startswith("CartPole-v1, 100 steps, original: equizero ") for line in lines)
+    assert len(lines) == 2 * (3 + ("symmetrising" in end))
+
+
+def test_one_agent_is_named_so(make_returns):
+    lines = verdicts(summarize(make_returns(envs=("CartPole-v1",), budgets=(1000,), agents=1)))
+    assert lines[-1] == "CartPole-v1, 1,000 steps, transformed: symmetrising helps this agent"

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from equirl.agents import definition
-from equirl.agents.definition import DEFAULT_FILE, Evaluation, read_units
+from equirl.agents.definition import DEFAULT_FILE, EVALUATION_SEED, POLICIES, read_units
+from equirl.agents.evaluation import Protocol
 from equirl.agents.hyperparameters import parse_env_kwargs
 from equirl.agents.policies import MAKERS
 from equirl.agents.selection import Race
@@ -39,7 +40,7 @@ def write(tiny_yaml, tmp_path):
     """Writes a definition with some keys changed, or without them if they are None."""
     tiny = tiny_yaml.read_text()
     (tmp_path / "tiny.yaml").write_text(tiny)
-    (tmp_path / "longer.yaml").write_text(tiny.replace("n_timesteps: 240", "n_timesteps: 600"))
+    (tmp_path / "longer.yaml").write_text(tiny.replace("n_timesteps: 120", "n_timesteps: 300"))
 
     def write(**changes):
         document = {k: v for k, v in {**DEFINITION, **changes}.items() if v is not None}
@@ -58,8 +59,15 @@ def test_units_are_all_combinations_the_longest_first(write, tmp_path):
         for env in ("corner", "anywhere")
         for seed in (0, 1)
     ]
-    assert [u.training.steps for u in units] == [600] * 4 + [240] * 4
+    assert [u.training.steps for u in units] == [300] * 4 + [120] * 4
     assert str(units[0]) == "corner, longer, seed 0"
+
+
+def test_units_play_what_the_definition_says(write, tmp_path):
+    (unit, *_) = read_units(write(), "test", tmp_path / "runs")
+    assert unit.protocol == PROTOCOL
+    (unit, *_) = read_units(write(policies=["plain", "equizero"]), "test", tmp_path / "runs")
+    assert unit.protocol == dataclasses.replace(PROTOCOL, policies=("plain", "equizero"))
 
 
 def test_units_have_folders_and_parts_of_their_own(write, tmp_path):
@@ -67,9 +75,9 @@ def test_units_have_folders_and_parts_of_their_own(write, tmp_path):
     assert len({u.training.folder.path for u in units}) == 8
     folder = tmp_path / "runs" / "longer" / "corner" / "dqn" / "equirl-Gridworld-v0_0"
     assert units[0].training.folder.path == folder
-    digest = units[0].evaluation.digest()
-    names = [f"rl_model_{budget}_steps.{digest}.csv" for budget in (300, 600)]
-    assert units[0].parts == [folder / name for name in names]
+    names = [path.name for path in units[0].parts]
+    assert [name.split(".")[0] for name in names] == ["rl_model_150_steps", "rl_model_300_steps"]
+    assert {part.parent for part in units[0].parts} == {folder}
     assert units[0].error_log == folder / "error.log"
     assert (folder / "equirl-Gridworld-v0" / "args.yml").exists()
 
@@ -83,14 +91,14 @@ def test_relative_folder_of_runs_does_not_depend_on_where_workers_are(write, tmp
 def test_panel_has_its_seeds_and_budgets(write, tmp_path):
     units = read_units(write(), "validation", tmp_path / "runs")
     assert {u.training.seed for u in units} == {7}
-    assert units[0].training.budgets == [200, 400, 600]
-    assert units[-1].training.budgets == [80, 160, 240]
+    assert units[0].training.budgets == [100, 200, 300]
+    assert units[-1].training.budgets == [40, 80, 120]
     assert len({part for u in units for part in u.parts}) == 4 * 3
 
 
 def test_training_keeps_experience_and_runs_on_the_cpu(write, tmp_path):
     training = read_units(write(), "test", tmp_path / "runs")[0].training
-    assert (training.experience, training.device) == (60, "cpu")
+    assert (training.arguments.experience, training.arguments.device) == (60, "cpu")
     assert training.env_kwargs == {"n": 4, "goals": "corner"}
 
 
@@ -103,7 +111,18 @@ def test_arguments_of_environments_arrive_as_they_are(write, tmp_path, value, mo
     assert [parse_env_kwargs(arguments.env_kwargs) for arguments in seen] == [{"x": value}] * 2
 
 
-EVALUATION = Evaluation(3, 60, ("plain", "equizero"), Race(2, 5))
+PROTOCOL = Protocol(POLICIES, 3, EVALUATION_SEED, 60, Race(2, 5), ("plain", "equizero"))
+
+
+@pytest.fixture
+def parts(write, tmp_path):
+    """The names of what is evaluated in the first unit of a definition."""
+
+    def parts(panel="test", folder="runs", **changes):
+        unit = read_units(write(**changes), panel, tmp_path / folder)[0]
+        return [part.name for part in unit.parts]
+
+    return parts
 
 
 @pytest.mark.parametrize(
@@ -111,33 +130,27 @@ EVALUATION = Evaluation(3, 60, ("plain", "equizero"), Race(2, 5))
     [
         {"episodes": 4},
         {"transitions": 61},
-        {"candidates": ("plain", "equitune")},
-        {"candidates": ("plain",)},
-        {"race": Race(3, 5)},
-        {"race": Race(2, 6)},
-        {"race": Race(2, 5, 0.1)},
+        {"candidates": ["plain", "equitune"]},
+        {"candidates": ["plain"]},
+        {"policies": ["plain", "equizero"]},
+        {"race": {"rounds": 3, "episodes": 5}},
+        {"race": {"rounds": 2, "episodes": 6}},
+        {"race": {"rounds": 2, "episodes": 5, "error": 0.1}},
     ],
+    ids=str,
 )
-def test_digest_changes_with_the_evaluation(change):
-    other = dataclasses.replace(EVALUATION, **change)
-    assert other.digest() != EVALUATION.digest()
+def test_evaluations_have_other_names_when_something_else_is_played(parts, change):
+    assert not set(parts(folder="other", **change)) & set(parts())
 
 
-def test_digest_changes_with_the_policies(monkeypatch):
-    before = EVALUATION.digest()
+def test_evaluations_keep_their_names_when_the_same_is_played(parts, monkeypatch):
+    """Also when there is another policy, which plays where a definition names it."""
+    before = parts()
     monkeypatch.setitem(MAKERS, "another", MAKERS["plain"])
-    assert EVALUATION.digest() != before
-
-
-def test_digest_changes_with_nothing_else(write, tmp_path):
-    first = read_units(write(), "test", tmp_path / "runs")
     race = {"episodes": 5, "error": 0.05, "rounds": 2}  # what is left out above is the default
-    other = read_units(
-        write(settings={"tiny": "tiny.yaml"}, race=race), "validation", tmp_path / "other"
-    )
-    digests = {u.evaluation.digest() for u in [*first, *other]}
-    assert digests == {EVALUATION.digest()}
-    assert len(EVALUATION.digest()) == 8
+    assert parts(race=race) == parts(policies=list(POLICIES)) == before
+    assert parts(settings={"longer": "longer.yaml"}) == before
+    assert parts(policies=[*POLICIES, "another"]) != before
 
 
 def test_default_definition_is_one(tmp_path):
@@ -152,7 +165,10 @@ def test_default_definition_is_one(tmp_path):
         *(({key: None}, rf"study\.yaml is no definition of a study.*{key}") for key in DEFINITION),
         ({"candidates": ["plain", "equizer"]}, "candidates are plain and others of .*equizer"),
         ({"candidates": ["equizero"]}, "candidates are plain and others of"),
-        ({"candidates": ["plain", "plain"]}, "candidates"),
+        ({"candidates": ["plain", "plain"]}, "candidates are plain and others of"),
+        ({"policies": ["plain", "equizer"]}, "policies are plain and others of .*equizer"),
+        ({"policies": ["equizero"], "candidates": ["equizero"]}, "policies are plain and others"),
+        ({"policies": ["plain", "lambda"]}, "candidates are plain and others of plain, lambda, "),
         ({"race": {"rounds": 0}}, "at least one round"),
         ({"race": {"round": 2}}, "no definition of a study.*round"),
         ({"episodes": 0}, "episodes must be at least 1; got 0"),
@@ -170,7 +186,7 @@ def test_default_definition_is_one(tmp_path):
         ({"settings": "tiny.yaml"}, "no definition of a study"),
         ({"panels": {"test": {"seeds": [0]}}}, "no definition of a study.*checkpoints"),
         ({"panels": {"test": {"seeds": [], "checkpoints": 1}}}, "no seeds given"),
-        ({"panels": {"test": {"seeds": [0, 0], "checkpoints": 1}}}, "given twice"),
+        ({"panels": {"test": {"seeds": [0, 0], "checkpoints": 1}}}, "--seeds has 0 more than once"),
         ({"panels": {"test": {"seeds": 3, "checkpoints": 1}}}, "no definition of a study"),
         ({"panels": {"test": {"seeds": ["a"], "checkpoints": 1}}}, "no definition of a study"),
         ({"panels": {"test": {"seeds": [0], "checkpoints": "a"}}}, "no definition of a study"),

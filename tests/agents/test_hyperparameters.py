@@ -2,16 +2,21 @@ import gymnasium
 import pytest
 import torch
 import yaml
-from stable_baselines3 import DQN
 
 from equirl.agents.hyperparameters import (
-    DEFAULT_FILE,
-    dqn_arguments,
+    ALGORITHMS,
+    algorithm_arguments,
+    default_file,
     load_hyperparameters,
     parse_env_kwargs,
+    setting_name,
 )
 
-SHIPPED = list(yaml.safe_load(DEFAULT_FILE.read_text()))
+SHIPPED = [
+    (algo, setting)
+    for algo in ALGORITHMS
+    for setting in yaml.safe_load(default_file(algo).read_text())
+]
 
 
 def split(setting):
@@ -29,14 +34,16 @@ def write(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("setting", SHIPPED)
-def test_shipped_hyperparameters_make_a_dqn(setting):
+@pytest.mark.parametrize(("algo", "setting"), SHIPPED)
+def test_shipped_hyperparameters_make_an_agent(algo, setting):
     env_id, env_kwargs = split(setting)
-    hyperparameters = load_hyperparameters(env_id, env_kwargs=env_kwargs)
+    assert setting_name(env_id, env_kwargs) == setting
+    hyperparameters = load_hyperparameters(env_id, default_file(algo), env_kwargs, algo)
     env = gymnasium.make(env_id, **env_kwargs)
-    model = DQN(env=env, **{**dqn_arguments(hyperparameters), "buffer_size": 1})
+    arguments = {**algorithm_arguments(hyperparameters), "buffer_size": 1}
+    model = ALGORITHMS[algo](env=env, device="cpu", **arguments)
     assert model.gamma == hyperparameters["gamma"]
-    assert model.q_net.net_arch == hyperparameters["policy_kwargs"]["net_arch"]
+    assert model.policy.net_arch == hyperparameters["policy_kwargs"]["net_arch"]
 
 
 def test_entry_of_a_setting_goes_before_that_of_the_environment(write):
@@ -66,7 +73,7 @@ def test_classes_are_written_by_name(write):
         "E-v0: {n_timesteps: 10, policy: MlpPolicy, "
         "policy_kwargs: {optimizer_class: AdamW, activation_fn: Tanh}}"
     )
-    policy_kwargs = dqn_arguments(load_hyperparameters("E-v0", path))["policy_kwargs"]
+    policy_kwargs = algorithm_arguments(load_hyperparameters("E-v0", path))["policy_kwargs"]
     assert policy_kwargs == {"optimizer_class": torch.optim.AdamW, "activation_fn": torch.nn.Tanh}
 
 
@@ -94,7 +101,7 @@ def test_missing_key_is_named(write, missing):
 
 def test_unknown_environment_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"'CartPole-v2', did you mean 'CartPole-v1'\?; it has"):
-        load_hyperparameters("CartPole-v2")
+        load_hyperparameters("CartPole-v2", default_file("dqn"))
 
 
 @pytest.mark.parametrize("text", ["- a list", "CartPole-v1: 3", "CartPole-v1: {a: [}"])
@@ -109,13 +116,18 @@ def test_missing_file(tmp_path):
 
 
 def test_linear_learning_rate_falls_to_zero():
-    schedule = dqn_arguments({"n_timesteps": 1, "learning_rate": "lin_0.01"})["learning_rate"]
+    schedule = algorithm_arguments({"n_timesteps": 1, "learning_rate": "lin_0.01"})["learning_rate"]
     assert (schedule(1.0), schedule(0.0)) == pytest.approx((0.01, 0.0))
+
+
+def test_a_pair_of_a_frequency_is_a_tuple():
+    arguments = algorithm_arguments({"n_timesteps": 1, "train_freq": [1, "episode"]})
+    assert arguments == {"train_freq": (1, "episode"), "policy_kwargs": {}}
 
 
 def test_learning_rate_of_text_is_refused():
     with pytest.raises(ValueError, match="'fast'"):
-        dqn_arguments({"n_timesteps": 1, "learning_rate": "fast"})
+        algorithm_arguments({"n_timesteps": 1, "learning_rate": "fast"})
 
 
 def test_env_kwargs_have_yaml_types():

@@ -1,13 +1,14 @@
 import dataclasses
-import functools
 
 import gymnasium as gym
 import matplotlib.image
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from stable_baselines3 import DQN
+from stable_baselines3 import DQN, PPO
 
 import equirl
+from equicore import Matrix, cyclic
 from equirl.agents import landscape
 from equirl.agents.landscape import (
     RESOLUTION,
@@ -20,13 +21,6 @@ from equirl.agents.landscape import (
     value_rows,
     values,
 )
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Lambda's weights learn for a moment only."""
-    few = functools.partial(equirl.fit_familiarity, steps=20)
-    monkeypatch.setattr(equirl, "fit_familiarity", few)
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +47,9 @@ def weighted(model, visited):
 
 
 @pytest.fixture
-def cartpole(model, tmp_path):
-    model.save(tmp_path / "mine.zip")
+def cartpole(new_agent, fits, tmp_path):
     return Landscape(
-        tmp_path / "mine.zip", env="CartPole-v1", transitions=80, output=tmp_path / "out"
+        new_agent, env="CartPole-v1", device="cpu", transitions=80, output=tmp_path / "out"
     )
 
 
@@ -136,7 +129,7 @@ def test_panels_of_a_row_share_one_scale(model, states, visited):
     assert limits[2][0] == -limits[2][1]  # of two actions, centred at 0
     assert panels[2].get_xlabel() == "cart position" and panels[2].get_ylabel() == "pole angle"
     assert panels[0].get_xlim() == pytest.approx((states[0, 0], states[-1, 0]))
-    landscape.plt.close(figure)
+    plt.close(figure)
 
 
 def test_panels_show_the_right_states(states, visited):
@@ -146,32 +139,64 @@ def test_panels_show_the_right_states(states, visited):
     shown = image.get_array()
     assert image.origin == "lower" and (shown[0] < shown[-1]).all()
     assert (shown[:, 0] == shown[:, -1]).all()
-    landscape.plt.close(figure)
+    plt.close(figure)
 
 
 def test_landscape_of_cartpole(cartpole, capsys):
     landscape.main(cartpole)
-    files = sorted(cartpole.output.iterdir())
-    assert [file.name for file in files] == ["lambda.png", "q_landscape.png"]
-    assert set(capsys.readouterr().out.split()) == {str(file) for file in files}
-    for file in files:
+    files = {file.name: file for file in cartpole.output.iterdir()}
+    assert {"lambda.png", "q_landscape.png"} <= set(files)  # SVGs too, where they are small
+    assert set(capsys.readouterr().out.split()) == {str(file) for file in files.values()}
+    for file in files.values():
         assert file.stat().st_size < 250_000
-        assert matplotlib.image.imread(file)[..., :3].std() > 0.05
-    again = dataclasses.replace(cartpole, output=cartpole.output.parent / "again")
-    landscape.main(again)
-    for file in files:
-        assert (again.output / file.name).read_bytes() == file.read_bytes()
+    for name in ("lambda.png", "q_landscape.png"):
+        assert matplotlib.image.imread(files[name])[..., :3].std() > 0.05
 
 
-def test_landscape_of_a_run_folder(tiny_runs, tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(landscape, "draw", lambda *args: drawn.append(args) or draw(*args))
+@pytest.fixture
+def drawn(monkeypatch):
+    """What is drawn, and the figures' titles; a figure is not."""
+    calls = []
+
+    def recorded(*arguments):
+        figure = plt.figure()
+        calls.append((*arguments, figure))
+        return figure
+
+    monkeypatch.setattr(landscape, "draw", recorded)
+    return calls
+
+
+def test_equal_policies_are_drawn_once(cartpole, drawn):
+    """With two actions and two elements equizero is equitune."""
+    landscape.main(cartpole)
+    (above, below), _, _, names, figure = drawn[0]
+    expected = ["plain", "equitune (equizero acts alike)", "λ-equitune"]
+    assert list(above.panels) == list(below.panels) == expected
+    assert names == {0: "cart position", 2: "pole angle"}
+    assert figure.get_suptitle().startswith("CartPole-v1\nmine\nother entries")
+
+
+def test_landscape_of_a_run_folder(tiny_runs, fits, drawn, tmp_path):
     landscape.main(Landscape(tiny_runs[0], axes=(0, 1), transitions=80, output=tmp_path))
-    (values_above, margins_below), *_, axes = drawn[0]
+    (_, margins_below), states, visited, names, _ = drawn[0]
     assert list(margins_below.panels) == ["plain", "equitune", "equizero", "λ-equitune"]
-    assert margins_below.low == 0 and axes == {0: "entry 0", 1: "entry 1"}
+    assert margins_below.low == 0 and margins_below.label == "p(best action) − p(second best)"
+    assert names == {0: "entry 0", 1: "entry 1"}
+    assert states.shape == (RESOLUTION**2, 4) and visited.shape == (80, 4)
     (weights,), *_ = drawn[1]
     assert (weights.low, weights.high) == (0, 1)
+    assert list(weights.panels) == ["λ-equitune"]
+
+
+def test_equal_calls_draw_the_same(cartpole, drawn):
+    for _ in range(2):
+        landscape.main(cartpole)
+    for first, second in zip(drawn[:2], drawn[2:], strict=True):
+        for ours, theirs in zip(first[0], second[0], strict=True):
+            for title, panel in ours.panels.items():
+                assert np.array_equal(panel, theirs.panels[title])
+        assert np.array_equal(first[1], second[1]) and np.array_equal(first[2], second[2])
 
 
 @pytest.mark.parametrize(
@@ -212,4 +237,23 @@ def test_images_have_no_landscape(tmp_path):
         output=tmp_path,
     )
     with pytest.raises(ValueError, match=r"needs observations that are vectors; got .*\(2, 4, 4\)"):
+        landscape.main(arguments)
+
+
+def test_values_of_an_actor_critic_are_its_probabilities(states):
+    model = PPO("MlpPolicy", "CartPole-v1", seed=0, n_steps=8, batch_size=8, device="cpu")
+    chances = values(model, states, "softmax")
+    np.testing.assert_allclose(chances.sum(1), 1, rtol=1e-5)
+    actions, _ = model.predict(states, deterministic=True)
+    np.testing.assert_array_equal(chances.argmax(1), actions)
+
+
+def test_continuous_actions_have_no_landscape(tmp_path):
+    flip = cyclic(2)
+    mirror = [Matrix.from_generators(flip, [np.diag(d)]) for d in ([1, -1, -1], [-1])]
+    equirl.register_symmetry("Pendulum-v1", lambda spec: equirl.Symmetry(*mirror))
+    path = tmp_path / "pendulum.zip"
+    PPO("MlpPolicy", "Pendulum-v1", n_steps=8, batch_size=8, device="cpu").save(path)
+    arguments = Landscape(path, env="Pendulum-v1", device="cpu", output=tmp_path)
+    with pytest.raises(ValueError, match="shows values of discrete actions; got Box"):
         landscape.main(arguments)

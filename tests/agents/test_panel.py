@@ -4,20 +4,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from equirl.agents import statistics
+from equicore.lab import statistics
 from equirl.agents.panel import (
     COLUMNS,
     budget_table,
-    family_table,
+    chance,
+    env_table,
     findings,
-    markdown,
     panel_table,
     read_panel,
     stage_table,
     summarize,
     tasks,
 )
-from equirl.agents.statistics import Estimate
 
 DEFINITION = """
 environments:
@@ -73,14 +72,13 @@ def numbers(estimate):
     return estimate.value, estimate.low, estimate.high
 
 
-def test_panel_has_normalised_scores_families_and_stages(read):
+def test_panel_has_normalised_scores_and_stages(read):
     panel = read(make_rows())
     assert panel[panel.env == "CartPole-v1"].score.to_numpy() == pytest.approx(
         panel[panel.env == "CartPole-v1"].mean_return.to_numpy() / 500
     )
     corner = panel[panel.env == CORNER]
     assert corner.score.to_numpy() == pytest.approx((corner.mean_return.to_numpy() + 50) / 50)
-    assert set(panel.family) == {"CartPole-v1", "equirl/Gridworld-v0"}
     stages = dict(zip(panel["rank"], panel.stage, strict=True))
     assert stages == {0: "early", 1: "early", 2: "middle", 3: "late", 4: "late"}
 
@@ -124,7 +122,7 @@ def test_a_file_is_read_as_its_folder(read, tmp_path):
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no study at .*equirl study"):
+    with pytest.raises(FileNotFoundError, match="no .*returns.csv; make it with equirl study"):
         read_panel(tmp_path)
     make_rows(seeds=1, budgets=1).to_csv(tmp_path / "returns.csv", index=False)
     with pytest.raises(FileNotFoundError, match="study.yaml: scores need the scale"):
@@ -241,12 +239,17 @@ def test_stage_table_without_symmetrised_policies(read):
     assert set(table.best) == {""}
 
 
-def test_family_table_tells_the_last_budget_from_all(read):
-    rows = change(make_rows(), lambda r: r.budget < r.budget.max(), "lambda", -25)
-    table = family_table(read(rows[rows.env == "CartPole-v1"]))
+def test_env_table_tells_the_last_budget_from_all(read):
+    rows = make_rows(envs=("CartPole-v1", CORNER), settings=("tuned",))
+    early = lambda r: r.budget < r.groupby("env").budget.transform("max")  # noqa: E731
+    rows = change(rows, early, "lambda", -25)
+    table = env_table(read(rows))
     row = table[(table.policy == "lambda") & (table.condition == "original")].iloc[0]
+    assert row.env == "CartPole-v1"
     assert row["mean, last budget"].value == pytest.approx(225 / 500, abs=0.01)
     assert row["mean, all budgets"].value == pytest.approx(205 / 500, abs=0.01)
+    assert row["IQM, last budget"].value == pytest.approx(225 / 500, abs=0.01)
+    assert row["IQM, all budgets"].value == pytest.approx(200 / 500, abs=0.01)
     assert len(table) == 2 * 2 * len(BONUS)
 
 
@@ -263,14 +266,24 @@ def test_panel_table_is_sorted_by_iqm_in_each_condition(read):
 
 def test_findings_when_the_paper_is_right(read):
     lines = findings(read(make_rows()))
-    grid = [line for line in lines if line.startswith("equirl/Gridworld-v0, original")]
+    grid = [line for line in lines if line.startswith(f"{CORNER}, original")]
     assert "the paper's equizero > equitune > plain holds; " in grid[0]
-    assert "equizero is better than equitune by 0.150 [0.150, 0.150]" in grid[0]
+    assert "equizero is better than equitune by 0.200 [0.200, 0.200]" in grid[0]
     assert "tuned equizero 0." in grid[0] and "paper equizero 0." in grid[0]
     assert "lambda's IQM is at least that of both" in grid[1]
     assert any("CartPole-v1, original: equizero and equitune are provably" in x for x in lines)
     assert "nowhere, in 60 comparisons" in lines[-1]
-    assert len(lines) == 2 * 2 * 2 + 1
+    assert len(lines) == 3 * 2 * 2 + 1
+
+
+def test_the_claim_on_cartpole_goes_by_the_id_of_the_environment(read):
+    """Not by what the study calls it."""
+    rows = make_rows(envs=("CartPole-v1",)).assign(env="pole")
+    lines = findings(read(rows, DEFINITION.replace("cartpole: ", "pole: ")))
+    assert "pole, original: equizero and equitune are provably the same" in lines[0]
+    other = DEFINITION.replace("cartpole: {env: CartPole-v1", "CartPole-swing: {env: my/Swing-v0")
+    lines = findings(read(rows.assign(env="CartPole-swing"), other))
+    assert "provably" not in " ".join(lines)
 
 
 def test_findings_when_the_paper_is_wrong(read):
@@ -310,10 +323,12 @@ def test_one_seed_gives_no_verdict_and_no_warning(read):
     assert not any("nan" in line for line in findings(panel))
 
 
-def test_markdown():
-    table = pd.DataFrame({"steps": [1000], "a": [Estimate(1, 0.5, -0.001)], "b": [None]})
-    assert markdown(table, "z.2f").splitlines() == [
-        "| steps | a | b |",
-        "|---|---|---|",
-        "| 1,000 | 1.00 [0.50, 0.00] |  |",
-    ]
+def test_losses_by_chance():
+    """How often all of an interval of equal runs lies below 0, against drawn runs."""
+    rng = np.random.default_rng(0)
+    for runs in (2, 5):
+        drawn = rng.normal(size=(100_000, runs))
+        high = drawn.mean(1) + 1.96 * drawn.std(1) / np.sqrt(runs)
+        assert chance(runs) == pytest.approx((high < 0).mean(), abs=0.005)
+    assert chance(1) == 0.5
+    assert chance(10**6) == pytest.approx(0.025, rel=1e-3)

@@ -1,24 +1,17 @@
 import itertools
 import re
 
-import matplotlib
 import matplotlib.image
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
-from equirl.agents import panel_plot, statistics
+from equicore.lab import statistics
+from equirl.agents import panel_plot
 from equirl.agents.panel import COLUMNS, read_panel
-from equirl.agents.panel_plot import (
-    COLOURS,
-    FILLS,
-    LABELS,
-    budget_curves,
-    paper_bars,
-    profiles,
-    write_panel,
-)
+from equirl.agents.panel_plot import budget_curves, paper_bars, profiles, write_panel
+from equirl.agents.plot import STYLES
 
 DEFINITION = """
 environments:
@@ -65,23 +58,19 @@ def panel(study):
     return read_panel(study)
 
 
-def original(panel):
-    return panel[panel.condition == "original"]
-
-
-def test_bars_have_a_column_for_each_family_and_a_row_for_each_setting(panel):
+def test_bars_have_a_column_for_each_environment_and_a_row_for_each_setting(panel):
     figure = paper_bars(panel)
     assert [axis.get_title() for axis in figure.axes] == [
-        f"{family}, {setting}"
-        for setting in ("tuned", "paper")
-        for family in ("equirl/Gridworld-v0", "CartPole-v1", "Acrobot-v1")
+        "\n".join([*env.split(), setting]) for setting in ("tuned", "paper") for env in WORST
     ]
     for axis in figure.axes:
         heights = [patch.get_height() for patch in axis.patches]
-        assert len(heights) == 2 * len(LABELS)
-        solid = heights[: len(LABELS)]
+        assert len(heights) == 2 * len(STYLES)
+        solid = heights[: len(STYLES)]
         assert solid == sorted(solid)
-        assert [t.get_text() for t in axis.get_xticklabels()] == list(LABELS.values())
+        assert [t.get_text() for t in axis.get_xticklabels()] == [
+            style.label for style in STYLES.values()
+        ]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "original",
         "transformed",
@@ -90,17 +79,27 @@ def test_bars_have_a_column_for_each_family_and_a_row_for_each_setting(panel):
 
 def test_bars_are_means_over_seeds_and_budgets(panel):
     cartpole = panel[(panel.env == "CartPole-v1") & (panel.setting == "tuned")]
-    expected = original(cartpole[cartpole.policy == "plain"]).mean_return.mean()
-    assert paper_bars(panel).axes[1].patches[0].get_height() == pytest.approx(expected)
+    bars = paper_bars(cartpole).axes[0].patches
+    for i, condition in enumerate(("original", "transformed")):
+        rows = cartpole[(cartpole.policy == "equizero") & (cartpole.condition == condition)]
+        bar = bars[i * len(STYLES) + 2]
+        assert bar.get_height() == pytest.approx(rows.mean_return.mean())
+        assert bar.get_center()[0] == pytest.approx(2 + (-0.2, 0.2)[i])
 
 
 def test_curves_show_return_against_steps(panel):
-    figure = budget_curves(original(panel))
-    assert len(figure.axes) == 6
+    rows = panel[(panel.setting == "paper") & (panel.condition == "transformed")]
+    figure = budget_curves(rows)
+    assert [axis.get_title().split("\n")[0] for axis in figure.axes] == [
+        *("Acrobot-v1", "CartPole-v1", "equirl/Gridworld-v0")
+    ]
     for axis in figure.axes:
-        assert len(axis.lines) == len(LABELS)
+        assert len(axis.lines) == len(STYLES)
         assert all(list(line.get_xdata()) == [100, 200] for line in axis.lines)
-    assert "original" in figure.get_suptitle()
+    chosen = rows[(rows.env == "CartPole-v1") & (rows.policy == "lambda") & (rows.budget == 200)]
+    drawn = figure.axes[1].lines[list(STYLES).index("lambda")].get_ydata()[1]
+    assert drawn == pytest.approx(chosen.mean_return.mean())
+    assert figure.get_suptitle() == "Condition: transformed"
 
 
 def test_profiles_fall_from_all_to_none(panel):
@@ -112,10 +111,12 @@ def test_profiles_fall_from_all_to_none(panel):
         assert heights[-1] == 0 and (np.diff(heights) <= 0).all()
 
 
-@pytest.mark.parametrize("draw", [paper_bars, lambda p: budget_curves(original(p)), profiles])
-@pytest.mark.parametrize("envs", [1, 3])
+@pytest.mark.parametrize(
+    ("draw", "envs"), [(paper_bars, 3), (budget_curves, 1), (budget_curves, 3), (profiles, 1)]
+)
 def test_nothing_is_cut_off(panel, draw, envs):
-    figure = draw(panel[panel.env.isin(list(WORST)[-envs:]) & (panel.setting == "tuned")])
+    rows = panel[panel.env.isin(list(WORST)[-envs:]) & (panel.setting == "tuned")]
+    figure = draw(rows[rows.condition == "original"])
     figure.canvas.draw()
     inside = figure.bbox
     legend = figure.legends[0].get_window_extent()
@@ -126,54 +127,63 @@ def test_nothing_is_cut_off(panel, draw, envs):
     assert legend.x0 >= inside.x0 and legend.x1 <= inside.x1
 
 
-@pytest.mark.parametrize("colours", [COLOURS, FILLS])
-def test_policies_differ_in_greyscale(colours):
-    lightness = sorted(
-        0.299 * r + 0.587 * g + 0.114 * b
-        for r, g, b in (matplotlib.colors.to_rgb(colour) for colour in colours.values())
-    )
-    assert np.diff(lightness).min() > 0.05
-
-
-def test_same_data_give_the_same_files(study):
+@pytest.fixture
+def small(study):
+    """A study of one environment and setting."""
     rows = pd.read_csv(study / "returns.csv")
     rows = rows[(rows.env == "CartPole-v1") & (rows.setting == "tuned")]
     rows.to_csv(study / "returns.csv", index=False)
-    first = {file: file.read_bytes() for file in write_panel(study)}
-    rows.sample(frac=1, random_state=0).to_csv(study / "returns.csv", index=False)
-    assert {file: file.read_bytes() for file in write_panel(study)} == first
-    names = {file.name for file in first}
+    return study
+
+
+def test_what_is_written(small):
+    names = {file.name for file in write_panel(small)}
     figures = ("figure2.png", "budgets.png", "budgets_transformed.png", "profiles.png")
     assert names.issuperset({"table.md", "budgets.md", *figures})
-    assert {path.name for path in study.iterdir()} == names | {"returns.csv", "study.yaml"}
+    assert {path.name for path in small.iterdir()} == names | {"returns.csv", "study.yaml"}
     for name in figures:
-        assert matplotlib.image.imread(study / name).std() > 0
-    check_pages((study / "table.md").read_text(), (study / "budgets.md").read_text(), names)
-
-
-def check_pages(table, budgets, files):
+        assert matplotlib.image.imread(small / name).std() > 0
+    table, budgets = ((small / f"{name}.md").read_text() for name in ("table", "budgets"))
     for page in (table, budgets):
         assert page.splitlines()[2] == "`equirl study`"
-        assert "seeds 0, 1, 2" in page and "50 episodes" in page
+        assert "3 training runs (1 environments, 1 settings, seeds 0, 1, 2)" in page
+        assert "50 episodes" in page and "of 3 runs, hold the true mean" in page
         assert "nan" not in page and "None" not in page
     targets = re.findall(r"\]\((.*?)\)", table)
-    assert set(targets) <= files and "budgets.md" in targets
+    assert set(targets) <= names and "budgets.md" in targets
     assert "selected is worse than plain beyond noise nowhere" in table
     assert "| original | selected |" in table
     assert "## CartPole-v1, tuned, transformed" in budgets
     assert budgets.count("\n| 100 | equizero_raw |") == 2
 
 
-def test_a_large_svg_is_not_kept(panel, tmp_path, monkeypatch):
-    stem = tmp_path / "profiles"
-    one = panel[(panel.env == "CartPole-v1") & (panel.condition == "original")]
-    files = panel_plot._save(profiles(one), stem)
-    assert files == [tmp_path / "profiles.png", tmp_path / "profiles.svg"]
-    monkeypatch.setattr(panel_plot, "LARGEST_SVG", 10)
-    assert panel_plot._save(profiles(one), stem) == files[:1]
-    assert not files[1].exists()
+@pytest.fixture
+def without_figures(monkeypatch):
+    monkeypatch.setattr(panel_plot, "draw_panel", lambda panel, folder: [])
+
+
+def test_the_order_of_the_rows_does_not_matter(small, without_figures):
+    write_panel(small)
+    before = (small / "table.md").read_bytes()
+    rows = pd.read_csv(small / "returns.csv").sample(frac=1, random_state=1)
+    rows.to_csv(small / "returns.csv", index=False)
+    write_panel(small)
+    assert (small / "table.md").read_bytes() == before
+
+
+def test_tables_tell_the_command_the_time_and_the_choices(small, without_figures):
+    (small / "command.txt").write_text("equirl study --panel test\n")
+    pd.DataFrame({"seconds": [3600, 7200, 600]}).to_csv(small / "seconds.csv")
+    choices = {"condition": ["original"] * 3, "chosen": ["plain", "plain", "lambda"]}
+    pd.DataFrame({**choices, "spent": [30, 70, 60]}).to_csv(small / "selection.csv")
+    write_panel(small)
+    table = (small / "table.md").read_text()
+    assert "`equirl study --panel test`" in table
+    assert "The 3 units took 3.2 hours of one core, the longest 120 minutes: 1.6 hours" in table
+    assert "A race took 60 episodes in the median, 70 at most." in table
+    assert "| condition | lambda | plain |\n|---|---|---|\n| original | 1 | 2 |" in table
 
 
 def test_write_panel_needs_a_study(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no study at"):
+    with pytest.raises(FileNotFoundError, match="make it with equirl study"):
         write_panel(tmp_path)

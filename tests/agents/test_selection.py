@@ -3,10 +3,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from equirl.agents.evaluation import FIRST_SEED, SIDE_BY_SIDE
-from equirl.agents.policies import CANDIDATES, ROLLOUT_SEED
-from equirl.agents.selection import ALIKE, SELECTION_SEED, Choice, Race
-from equirl.agents.statistics import Estimate
+from equicore.lab.statistics import Estimate
+from equirl.agents.policies import CANDIDATES
+from equirl.agents.selection import ALIKE, Choice, Race
 
 NAMES = ["plain", "equitune", "equizero", "lambda"]
 
@@ -38,13 +37,13 @@ def nothing_gained(names=NAMES):
 
 
 def test_plain_is_kept_when_none_is_better():
-    """In about 5 % of races only is another chosen; 8.5 % is 2.3 deviations more."""
+    """In about 5 % of races only is another chosen; 12 % is 3.2 deviations more."""
     false = 0
-    for seed in range(200):
+    for seed in range(100):
         games = Games(nothing_gained(CANDIDATES), seed, episodes=10, rounds=2, common=3)
         choice = Race(rounds=2, episodes=10, error=0.05).run(CANDIDATES, games)
         false += choice.policy != "plain"
-    assert false <= 17
+    assert false <= 12
 
 
 def test_plain_is_kept_when_all_others_are_worse():
@@ -208,7 +207,3 @@ def test_rules_that_make_no_sense(rules, message):
 def test_policies_that_make_no_race(names):
     with pytest.raises(ValueError, match="distinct, plain among them"):
         Race().run(names, lambda *_: pytest.fail("played"))
-
-
-def test_validation_episodes_are_not_those_that_are_reported():
-    assert max(FIRST_SEED, ROLLOUT_SEED) + SIDE_BY_SIDE < SELECTION_SEED < 2**31

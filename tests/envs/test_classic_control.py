@@ -7,7 +7,7 @@ import pytest
 import equirl
 from equicore import Matrix, Permutation, cyclic
 
-TRANSITIONS = 3000
+TRANSITIONS = 400
 WIDEST = {
     # wide enough that poles fall and carts leave; see the assertion on terminated below
     "CartPole-v1": [2.6, 3.0, 0.23, 3.0],
