@@ -1,7 +1,10 @@
-"""What the benchmarks share: timing in rounds, peak memory, models, and writing results.
+"""What the benchmarks share: timing in rounds, peak memory, models, and one page for each.
 
 All calls that are compared are timed in turn within every round, and a ratio is the median over
 rounds of ratios within a round, so it holds although the machine's speed drifts.
+
+The environments of peers.py have torch, transformers, tqdm and numpy only: whatever else a function
+needs, it imports when it is called.
 """
 
 from __future__ import annotations
@@ -24,12 +27,19 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-if TYPE_CHECKING:  # environments of peers have neither; functions import them when called
-    import pandas as pd
+if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072b2", "#e69f00", "#111111", "#999999")
 MARKERS = ("o", "s", "^", "D")
+BAR_STYLE = {"color": "#d55e00", "label": "bar"}
+"""How a bar is drawn: what a number should not exceed."""
+
+LEAST_SECONDS = 0.02
+"""Shorter times are not measured."""
+
+Row = dict[str, Any]
+"""A row of a table; a `Ratio` in it becomes three columns."""
 
 
 class Ratio(NamedTuple):
@@ -49,7 +59,6 @@ def time_rounds(
     rounds: int,
     progress: tqdm,
     repeats: int | None = None,
-    least: float = 0.02,
 ) -> dict[str, np.ndarray]:
     """Seconds that each call takes in each round.
 
@@ -57,8 +66,8 @@ def time_rounds(
         calls: What is timed. Every second round goes through them in reverse.
         rounds: How often.
         progress: Updated after each round.
-        repeats: How often each is called in a round.
-        least: When ``repeats`` is omitted, so often that each takes this many seconds.
+        repeats: How often each is called in a round; when omitted, so often that the slowest takes
+            ``LEAST_SECONDS``.
 
     Returns:
         An array of shape (rounds,) for each call.
@@ -67,7 +76,7 @@ def time_rounds(
         call()  # the first call also allocates and plans
     if repeats is None:
         slowest = max(seconds(call, 1) for call in calls.values())
-        repeats = max(1, math.ceil(least / slowest))
+        repeats = max(1, math.ceil(LEAST_SECONDS / slowest))
     times: dict[str, list[float]] = {name: [] for name in calls}
     for i in range(rounds):
         for name in list(calls)[:: -1 if i % 2 else 1]:
@@ -133,7 +142,7 @@ def resnet() -> Logits:
     return Logits(ResNetForImageClassification(config)).eval()
 
 
-def vit(layers: int = 6) -> Logits:
+def vit() -> Logits:
     """A small ViT for 100 classes and images of 64 x 64 in patches of 8 x 8, random parameters."""
     from transformers import ViTConfig, ViTForImageClassification
 
@@ -142,7 +151,7 @@ def vit(layers: int = 6) -> Logits:
         image_size=64,
         patch_size=8,
         hidden_size=192,
-        num_hidden_layers=layers,
+        num_hidden_layers=6,
         num_attention_heads=3,
         intermediate_size=768,
         num_labels=100,
@@ -158,85 +167,90 @@ def machine() -> str:
     )
 
 
-def command() -> str:
-    """The command line that runs."""
-    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-
-
-def verdict(number: float, bar: float | None) -> str:
-    """A bar, and whether a number is at most that."""
+def verdict(number: float, bar: float | None, at_least: bool = False) -> str:
+    """A bar, and whether a number is at most that, or at least; empty if there is no bar."""
     if bar is None:
         return ""
-    return f"≤ {bar:g}: {'met' if number <= bar else '**missed**'}"
-
-
-def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """Lines of a table in Markdown."""
-    lines = [headers, ["---"] * len(headers), *rows]
-    return ["| " + " | ".join(map(str, line)) + " |" for line in lines]
+    met = number >= bar if at_least else number <= bar
+    return f"{'≥' if at_least else '≤'} {bar:g}: {'met' if met else '**missed**'}"
 
 
 def ratio_figure(
     labels: Sequence[str],
-    series: Mapping[str, Sequence[Ratio | None]],
+    series: Mapping[str, Sequence[Ratio | float]],
     xlabel: str,
     bars: Sequence[float | None] | None = None,
 ) -> Figure:
     """Ratios as points with quartiles, a line for each label; a red tick stands for the bar."""
-    import matplotlib
+    from equicore.lab import figures
+    from equicore.lab.statistics import Estimate
 
-    matplotlib.use("Agg")  # no screen is needed
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(7, 1.2 + 0.3 * len(labels)), layout="constrained")
+    figure, ((axis,),) = figures.grid(1, 1, figsize=(7, 1.2 + 0.3 * len(labels)))
     places = np.arange(len(labels))
     for i, (name, ratios) in enumerate(series.items()):
-        known = [(y, r) for y, r in zip(places, ratios, strict=True) if r is not None]
-        middle = np.array([r.median for _, r in known])
-        spread = [[r.median - r.low for _, r in known], [r.high - r.median for _, r in known]]
-        heights = [y + 0.12 * (i - (len(series) - 1) / 2) for y, _ in known]
+        points = [Estimate(*np.broadcast_to(r, 3)) for r in ratios]
+        middle, spread = [point.value for point in points], figures.error_bars(points)
+        heights = places + 0.12 * (i - (len(series) - 1) / 2)
         style = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 5, "linestyle": "none"}
         axis.errorbar(middle, heights, xerr=spread, label=name, **style)
     if bars is not None:
-        marked = [(y, bar) for y, bar in zip(places, bars, strict=True) if bar is not None]
-        ys, xs = zip(*marked, strict=True)
-        axis.plot(xs, ys, "|", color="#d55e00", markersize=16, markeredgewidth=2, label="bar")
+        xs = np.array(bars, dtype=float)  # NaN where there is none
+        axis.plot(xs, places, "|", markersize=16, markeredgewidth=2, **BAR_STYLE)
     axis.axvline(1, color="#999999", linewidth=0.8, zorder=0)
     axis.set_yticks(places, labels)
     axis.invert_yaxis()
     axis.set_xlabel(xlabel)
-    figure.legend(loc="outside upper center", ncols=5, frameon=False, fontsize="small")
-    axis.spines[["top", "right"]].set_visible(False)
+    figures.tidy(axis)
+    figures.legend_below(figure, axis, columns=5)
     return figure
 
 
 def write(
     folder: Path | None,
     name: str,
-    table: pd.DataFrame,
-    lines: Sequence[str],
+    rows: Sequence[Row],
+    digits: int,
+    *parts: str,
     figure: Figure | None = None,
 ) -> None:
-    """Print a table; write it as csv, the lines as md and the figure as png, if there is a folder.
+    """Print a table; write it with its page and figure, if there is a folder.
 
     Args:
         folder: Where to.
         name: The files' name, without suffix.
-        table: Printed, and written as it is.
-        lines: What the md holds, without the line that shows the figure.
-        figure: What the png shows.
+        rows: Of the table.
+        digits: After the point, in the table.
+        *parts: The page's title and paragraphs.
+        figure: Shown at the end of the page.
     """
-    from equicore.files import replacing
+    import pandas as pd
 
+    from equicore.lab import figures, store, tables
+
+    table = pd.DataFrame([_columns(row) for row in rows]).round(digits)
     print(table.to_string(index=False))
     if folder is None:
         return
-    with replacing(folder / f"{name}.csv") as path:
-        table.to_csv(path, index=False)
-    shown = [] if figure is None else ["", f"![The table as a figure]({name}.png)"]
-    with replacing(folder / f"{name}.md") as path:
-        path.write_text("\n".join([*lines, *shown, ""]))
     if figure is not None:
-        with replacing(folder / f"{name}.png") as path:
-            figure.savefig(path, dpi=150)
+        figures.save(figure, folder / name)
+        parts = (*parts, f"![The table as a figure]({name}.png)")
+    tables.write_csv(folder / f"{name}.csv", table)
+    store.write_text(folder / f"{name}.md", page(*parts))
     print(f"written to {folder}")
+
+
+def page(title: str, *paragraphs: str) -> str:
+    """A page in Markdown, with the command line that runs below its title."""
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    return "\n\n".join([f"# {title}", f"`{command}`", *paragraphs]) + "\n"
+
+
+def _columns(row: Row) -> Row:
+    """A row with three columns in place of each ratio."""
+    columns: Row = {}
+    for name, value in row.items():
+        if isinstance(value, Ratio):
+            columns |= {name: value.median, f"{name}_low": value.low, f"{name}_high": value.high}
+        else:
+            columns[name] = value
+    return columns

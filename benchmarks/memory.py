@@ -9,25 +9,23 @@ batch, in inference and in training. Nothing is random or timed: there are no ro
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import common
-import matplotlib
 import pandas as pd
 import torch
-import tyro
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import equicore
-from equicore import Image, Permutation, Pullback, Representation, TensorProduct
-
-matplotlib.use("Agg")  # no screen is needed
-
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
+from equicore import Image, Permutation, Representation
+from equicore.lab import command, figures
+from equicore.lab.tables import markdown
+from equicore.representations import Pullback, TensorProduct
 
 BAR = 1.15
 """For activations with chunk=1, of all groups, beside the plain model's."""
@@ -42,7 +40,7 @@ class Arguments:
     orders: tuple[Literal[1, 2, 4, 8, 12, 24], ...] = (1, 2, 4, 8, 24)
     """Orders of the groups."""
     output: Path | None = None
-    """Folder for memory.csv, .md and .png; nothing is written when omitted."""
+    """Folder for memory.csv, .md, .png and .svg; nothing is written when omitted."""
 
 
 def with_colours(image: Image) -> Representation:
@@ -61,6 +59,11 @@ GROUPS: dict[int, tuple[str, Callable[[], Representation]]] = {
     12: ("C4 x C3, turns and colours", lambda: with_colours(equicore.image_rotations())),
     24: ("D4 x C3", lambda: with_colours(equicore.image_dihedral())),
 }
+
+
+def bytes_of(model: nn.Module) -> int:
+    """The size of all parameters, which is that of their gradients."""
+    return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 def inference(model: nn.Module, x: Tensor) -> int:
@@ -82,11 +85,8 @@ def training(model: nn.Module, x: Tensor, keep_gradients: bool) -> int:
         parameter.grad = None
 
     model.zero_grad()
-    handles = (
-        []
-        if keep_gradients
-        else [p.register_post_accumulate_grad_hook(drop) for p in model.parameters()]
-    )
+    dropped = [] if keep_gradients else list(model.parameters())
+    handles = [p.register_post_accumulate_grad_hook(drop) for p in dropped]
     peak = common.peak_memory(lambda: model(x).square().mean().backward())
     model.zero_grad()
     for handle in handles:
@@ -96,27 +96,22 @@ def training(model: nn.Module, x: Tensor, keep_gradients: bool) -> int:
 
 def measure(
     name: str, model: nn.Module, order: int, chunk: int | None, x: Tensor
-) -> list[dict[str, object]]:
+) -> list[common.Row]:
     """The rows of inference and training for one model, group and chunk."""
     label, make = GROUPS[order]
     rep = make()
     symmetrized = equicore.equitune(model, rep, equicore.Trivial(rep.group), chunk=chunk)
     symmetrized.train()
-    gradients = sum(p.numel() * p.element_size() for p in model.parameters())
-    chunked = chunk is not None and chunk < order
     # autograd adds up the chunks' gradients of a parameter before the parameter gets them
-    buffered = gradients if chunked else 0
-    peaks = {
-        "training": (
-            training(symmetrized, x, keep_gradients=False) - buffered,
-            training(model, x, keep_gradients=False),
-            training(symmetrized, x, keep_gradients=True),
-            training(model, x, keep_gradients=True),
-        )
-    }
+    buffered = 0 if chunk is None or chunk >= order else bytes_of(model)
+    in_training = (
+        training(symmetrized, x, keep_gradients=False) - buffered,
+        training(model, x, keep_gradients=False),
+        training(symmetrized, x, keep_gradients=True),
+        training(model, x, keep_gradients=True),
+    )
     symmetrized.eval()
-    ours, plain = inference(symmetrized, x), inference(model, x)
-    peaks["inference"] = (ours, plain, ours, plain)
+    in_inference = (inference(symmetrized, x), inference(model, x)) * 2
     return [
         {
             "model": name,
@@ -130,30 +125,50 @@ def measure(
             "total": total / plain_total,
             "bar": BAR if chunk == 1 else None,
         }
-        for mode, (activations, plain, total, plain_total) in reversed(peaks.items())
+        for mode, (activations, plain, total, plain_total) in (
+            ("inference", in_inference),
+            ("training", in_training),
+        )
     ]
 
 
 def draw(table: pd.DataFrame) -> Figure:
     """Activations relative to the plain model's against the order of the group."""
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3.6), sharey=True, layout="constrained")
+    figure, (axes,) = figures.grid(1, 2, figsize=(8, 4), sharey=True)
     for axis, mode in zip(axes, ("inference", "training"), strict=True):
         lines = table[table["mode"] == mode].groupby(["chunk", "model"], sort=False)
         for i, ((chunk, model), line) in enumerate(lines):
-            style = {"color": common.COLOURS[i // 2], "linestyle": "-" if i % 2 else "--"}
-            label = f"{model}, {'whole orbit' if chunk == 'all' else 'chunk=1'}"
-            axis.plot(line.order, line.activations, marker=common.MARKERS[i], label=label, **style)
-        axis.axhline(BAR, color="#d55e00", linewidth=1, label=f"bar, {BAR:g}")
+            axis.plot(
+                line.order,
+                line.activations,
+                label=f"{model}, {'whole orbit' if chunk == 'all' else 'chunk=1'}",
+                color=common.COLOURS[i // 2],
+                linestyle="-" if i % 2 else "--",
+                marker=common.MARKERS[i],
+            )
+        axis.axhline(BAR, linewidth=1, **common.BAR_STYLE | {"label": f"bar, {BAR:g}"})
         axis.set_title(mode, fontsize="medium")
         axis.set_xscale("log", base=2)
         axis.set_yscale("log", base=2)
         axis.set_xticks(sorted(table.order.unique()), sorted(table.order.unique()))
         axis.yaxis.set_major_formatter("{x:g}")
         axis.set_xlabel("elements of the group")
-        axis.spines[["top", "right"]].set_visible(False)
+        figures.tidy(axis)
     axes[0].set_ylabel("peak of activations / plain")
-    axes[0].legend(frameon=False, fontsize="small")
+    figures.legend_below(figure, axes[0], columns=3)
     return figure
+
+
+def markdown_row(row: common.Row) -> list[object]:
+    """A row of the md."""
+    return [
+        *(row[name] for name in ("model", "mode", "group", "order", "chunk")),
+        f"{row['activations_mb']:.1f} MB",
+        f"{row['activations']:.3f}",
+        common.verdict(row["activations"], row["bar"]),
+        f"{row['total_mb']:.1f} MB",
+        f"{row['total']:.3f}",
+    ]
 
 
 def main(arguments: Arguments) -> None:
@@ -161,22 +176,17 @@ def main(arguments: Arguments) -> None:
     torch.manual_seed(0)
     x = torch.rand(arguments.batch, 3, 64, 64)
     models = {"ResNet-18": common.resnet(), "ViT": common.vit()}
-    points = [
-        (name, order, chunk) for name in models for chunk in (None, 1) for order in arguments.orders
-    ]
+    points = list(itertools.product(models, (None, 1), arguments.orders))
     rows = []
-    for name, order, chunk in tqdm(points, unit="point"):
+    for name, chunk, order in tqdm(points, unit="point"):
         rows += measure(name, models[name], order, chunk, x)
-    table = pd.DataFrame(rows)
-    sizes = ", ".join(
-        f"{name} {sum(p.numel() * p.element_size() for p in model.parameters()) / 1e6:.1f} MB"
-        for name, model in models.items()
-    )
-    lines = [
-        "# Memory against the order of the group",
-        "",
-        f"`{common.command()}`",
-        "",
+    sizes = ", ".join(f"{name} {bytes_of(model) / 1e6:.1f} MB" for name, model in models.items())
+    common.write(
+        arguments.output,
+        "memory",
+        rows,
+        3,
+        "Memory against the order of the group",
         f"Peak memory of equitune on {arguments.batch} images of 64 x 64, and its ratio to that of "
         f"the plain model on the same batch; {common.machine()}. Each is measured once: it is the "
         "sum of torch's allocations and frees, which its profiler reports, beyond what is there "
@@ -185,7 +195,6 @@ def main(arguments: Arguments) -> None:
         "freed pages. The workspaces of operators count: those of ResNet-18's convolutions grow "
         "with parameters and threads, not with the batch, so that its peak grows more slowly than "
         "the group.",
-        "",
         "Training is a forward and a backward. With chunk=1 every element is checkpointed: "
         "computed again in the backward. *Total* is a step that begins without gradients and "
         f"ends with those of all parameters ({sizes}). *Activations* are without them: each "
@@ -194,29 +203,14 @@ def main(arguments: Arguments) -> None:
         f"The bar, {BAR:g} times the plain model with chunk=1, is for activations; where "
         "parameters are large beside activations, the total exceeds it, as it does whenever "
         "gradients are accumulated over several batches.",
-        "",
-        *common.markdown_table(
+        markdown(
             ["model", "mode", "group", "elements", "chunk", "activations", "ratio", "bar"]
             + ["total", "ratio"],
-            [
-                [
-                    row["model"],
-                    row["mode"],
-                    row["group"],
-                    row["order"],
-                    row["chunk"],
-                    f"{row['activations_mb']:.1f} MB",
-                    f"{row['activations']:.3f}",
-                    common.verdict(row["activations"], row["bar"]),
-                    f"{row['total_mb']:.1f} MB",
-                    f"{row['total']:.3f}",
-                ]
-                for row in sorted(rows, key=lambda row: (row["model"], row["mode"]))
-            ],
+            map(markdown_row, sorted(rows, key=lambda row: (row["model"], row["mode"]))),
         ),
-    ]
-    common.write(arguments.output, "memory", table.round(3), lines, draw(table))
+        figure=draw(pd.DataFrame(rows)),
+    )
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    command.run({Arguments: main})

@@ -9,18 +9,18 @@ code computes these a second time; `features=` captures them from the model's ow
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import common
 import numpy as np
-import pandas as pd
 import torch
-import tyro
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import equicore
+from equicore.lab import command
+from equicore.lab.tables import markdown
 
 BAR = 1.05
 """For lambda-equitune's time and memory beside equitune's."""
@@ -41,20 +41,19 @@ class Arguments:
     batch: int = 8
     """Images in a batch."""
     output: Path | None = None
-    """Folder for methods.csv, .md and .png; nothing is written when omitted."""
+    """Folder for methods.csv, .md, .png and .svg; nothing is written when omitted."""
 
 
 class ComputedTwice(nn.Module):
     """A weight network that computes its features itself, as the published one does."""
 
-    def __init__(self, features: Callable[[Tensor], Tensor], weight: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, output: str, weight: nn.Module) -> None:
         super().__init__()
-        self.features = features
-        self.weight = weight
+        self.backbone, self.output, self.weight = backbone, output, weight
 
     def forward(self, x: Tensor) -> Tensor:
         """Log-weights of inputs."""
-        return self.weight(self.features(x))
+        return self.weight(self.backbone(x)[self.output])
 
 
 def methods_of(model: common.Logits) -> dict[str, nn.Module]:
@@ -62,23 +61,14 @@ def methods_of(model: common.Logits) -> dict[str, nn.Module]:
     rotations = equicore.image_rotations()
     invariant = equicore.Trivial(rotations.group)
     if hasattr(model.model, "resnet"):
-        name, shape, pool = "model.resnet.pooler", (512, 1, 1), None
-        backbone = model.model.resnet
-
-        def features(x: Tensor) -> Tensor:
-            return backbone(x).pooler_output
-
+        name, backbone, output = "model.resnet.pooler", model.model.resnet, "pooler_output"
+        weight = equicore.MLPWeight((512, 1, 1))
     else:
-        name, shape = "model.vit.layernorm", (1, 192)
-        pool = nn.AdaptiveAvgPool2d((1, 192))  # the mean over the tokens
-        backbone = model.model.vit
-
-        def features(x: Tensor) -> Tensor:
-            return backbone(x).last_hidden_state
-
-    weight = equicore.MLPWeight(shape, pool=pool)
+        name, backbone, output = "model.vit.layernorm", model.model.vit, "last_hidden_state"
+        mean_over_tokens = nn.AdaptiveAvgPool2d((1, 192))
+        weight = equicore.MLPWeight((1, 192), pool=mean_over_tokens)
     nn.init.normal_(weight.network[-1].weight)  # before it is fitted, all weights are equal
-    twice = ComputedTwice(features, weight)
+    twice = ComputedTwice(backbone, output, weight)
     symmetrized = {
         "equitune": equicore.equitune(model, rotations, invariant),
         "equizero": equicore.equizero(model, rotations, invariant),
@@ -90,7 +80,7 @@ def methods_of(model: common.Logits) -> dict[str, nn.Module]:
 
 def rows_of(
     name: str, model: common.Logits, arguments: Arguments, progress: tqdm
-) -> list[dict[str, object]]:
+) -> list[common.Row]:
     """The rows of the table for one model."""
     torch.manual_seed(0)
     x = torch.rand(arguments.batch, 3, 64, 64)
@@ -98,42 +88,39 @@ def rows_of(
     torch.testing.assert_close(
         methods["lambda"](x), methods["lambda, features twice"](x), atol=1e-4, rtol=1e-4
     )
-    calls = {key: lambda method=method: method(x) for key, method in methods.items()}
+    calls = {method: partial(module, x) for method, module in methods.items()}
     times = common.time_rounds(calls, arguments.rounds, progress)
-    memory = {key: common.peak_memory(call) for key, call in calls.items()}
+    memory = {method: common.peak_memory(call) for method, call in calls.items()}
+    base_seconds, base_megabytes = PAPER[name]["equitune"]
     rows = []
-    for key in methods:
-        ratio = common.ratio(times[key], times["equitune"])
-        seconds, megabytes = PAPER[name][key.split(",")[0]]
-        base_seconds, base_megabytes = PAPER[name]["equitune"]
+    for method in methods:
+        seconds, megabytes = PAPER[name][method.split(",")[0]]
         rows.append(
             {
                 "model": name,
-                "method": key,
-                "milliseconds": 1e3 * float(np.median(times[key])),
-                "time": ratio.median,
-                "time_low": ratio.low,
-                "time_high": ratio.high,
+                "method": method,
+                "milliseconds": 1e3 * float(np.median(times[method])),
+                "time": common.ratio(times[method], times["equitune"]),
                 "paper_seconds": seconds,
                 "paper_time": seconds / base_seconds,
-                "megabytes": memory[key] / 1e6,
-                "memory": memory[key] / memory["equitune"],
+                "megabytes": memory[method] / 1e6,
+                "memory": memory[method] / memory["equitune"],
                 "paper_megabytes": megabytes,
                 "paper_memory": megabytes / base_megabytes,
-                "bar": BAR if key == "lambda" else None,
+                "bar": BAR if method == "lambda" else None,
             }
         )
     return rows
 
 
-def markdown_row(row: dict[str, object]) -> list[object]:
+def markdown_row(row: common.Row) -> list[object]:
     """A row of the md."""
     return [
         row["model"],
         row["method"],
         f"{row['milliseconds']:.0f} ms",
-        common.Ratio(row["time"], row["time_low"], row["time_high"]),
-        common.verdict(row["time"], row["bar"]),
+        row["time"],
+        common.verdict(row["time"].median, row["bar"]),
         f"{row['paper_seconds']:.2f} s",
         f"{row['paper_time']:.3f}",
         f"{row['megabytes']:.1f} MB",
@@ -151,50 +138,35 @@ def main(arguments: Arguments) -> None:
     with torch.no_grad(), tqdm(total=2 * arguments.rounds, unit="round") as progress:
         for name, model in models.items():
             rows += rows_of(name, model, arguments, progress)
-    lines = [
-        "# Cost of the methods",
-        "",
-        f"`{common.command()}`",
-        "",
+    beside = ["ratio", "bar", "paper", "ratio"]
+    common.write(
+        arguments.output,
+        "methods",
+        rows,
+        3,
+        "Cost of the methods",
         f"Inference under C4, {arguments.batch} images of 64 x 64, as ratios to equitune: median "
         f"and quartiles of {arguments.rounds} rounds of one run; {common.machine()}. Memory is "
         "the most that torch's allocator holds at once beyond parameters and input. The bar for "
         "lambda is for time and for memory each.",
-        "",
         "The paper's columns are table 1 of Basu et al. (NeurIPS 2023), CLIP's RN50 and ViT-B/32 "
         "on a GPU. There lambda computes the features twice; its numbers stand beside both of "
         "ours. Seconds and MB do not compare with ours, ratios do.",
-        "",
-        *common.markdown_table(
-            [
-                "model",
-                "method",
-                "time",
-                "ratio",
-                "bar",
-                "paper",
-                "ratio",
-                "memory",
-                "ratio",
-                "bar",
-                "paper",
-                "ratio",
-            ],
-            [markdown_row(row) for row in rows],
+        markdown(
+            ["model", "method", "time", *beside, "memory", *beside],
+            map(markdown_row, rows),
         ),
-    ]
-    ours = [common.Ratio(row["time"], row["time_low"], row["time_high"]) for row in rows]
-    exact = [(row["memory"], row["paper_time"], row["paper_memory"]) for row in rows]
-    points = [[common.Ratio(r, r, r) for r in numbers] for numbers in exact]
-    memory, paper_time, paper_memory = zip(*points, strict=True)
-    figure = common.ratio_figure(
-        [f"{row['model']}, {row['method']}" for row in rows],
-        {"time": ours, "memory": memory, "paper: time": paper_time, "paper: memory": paper_memory},
-        "ratio to equitune",
-        [row["bar"] for row in rows],
+        figure=common.ratio_figure(
+            [f"{row['model']}, {row['method']}" for row in rows],
+            {
+                name.replace("_", ": "): [row[name] for row in rows]
+                for name in ("time", "memory", "paper_time", "paper_memory")
+            },
+            "ratio to equitune",
+            [row["bar"] for row in rows],
+        ),
     )
-    common.write(arguments.output, "methods", pd.DataFrame(rows).round(3), lines, figure)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    command.run({Arguments: main})

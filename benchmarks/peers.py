@@ -20,8 +20,11 @@ from pathlib import Path
 
 import common
 import numpy as np
-import pandas as pd
-import tyro
+from matplotlib.figure import Figure
+
+from equicore.lab import command
+from equicore.lab.store import write_text
+from equicore.lab.tables import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = {"ttach": "ttach==0.0.3", "equiadapt": "equiadapt==0.1.2"}
@@ -41,7 +44,7 @@ class Arguments:
     environments: Path = CACHE
     """Folder of the peers' virtual environments; those that exist are used again."""
     output: Path | None = None
-    """Folder for peers.csv, .md and .png; nothing is written when omitted."""
+    """Folder for peers.csv, .md, .png and .svg; nothing is written when omitted."""
 
 
 def run_peer(peer: str, arguments: Arguments) -> dict:
@@ -58,7 +61,7 @@ def run_peer(peer: str, arguments: Arguments) -> dict:
             venv.create(folder, clear=True, with_pip=True)
             pip = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(constraints)]
             subprocess.run([*pip, *wanted], check=True, stderr=subprocess.PIPE, text=True)
-            ready.write_text(content)
+            write_text(ready, content)
         worker = [str(python), str(ROOT / "benchmarks" / "peers_worker.py"), peer]
         done = subprocess.run(
             [*worker, str(arguments.rounds), *map(str, arguments.batches)],
@@ -78,7 +81,7 @@ def last_line(text: str) -> str:
     return re.sub(r"(?<!\w)(\w+:/)?/[\w./-]+", "...", lines[-1] if lines else "no message")
 
 
-def rows_of(peer: str, found: dict) -> list[dict[str, object]]:
+def rows_of(peer: str, found: dict) -> list[common.Row]:
     """The rows of the table for one peer; one without numbers if it did not run."""
     if "results" not in found:
         return [{"peer": PEERS[peer], "method": peer, "note": found["error"]}]
@@ -87,40 +90,48 @@ def rows_of(peer: str, found: dict) -> list[dict[str, object]]:
         times = {name: np.array(values) for name, values in result["seconds"].items()}
         ours = list(times)[-1]
         for name, seconds in times.items():
-            to_plain = common.ratio(seconds, times["plain"])
             row = {
                 "peer": PEERS[peer],
                 "batch": result["batch"],
                 "method": name,
                 "milliseconds": 1e3 * float(np.median(seconds)),
-                "to_plain": to_plain.median,
-                "to_plain_low": to_plain.low,
-                "to_plain_high": to_plain.high,
+                "to_plain": common.ratio(seconds, times["plain"]),
                 "deviation": result["deviation"][name],
             }
             if name.startswith(peer):
-                against = common.ratio(times[ours], seconds)
-                row |= {"ours": against.median, "ours_low": against.low}
-                row |= {"ours_high": against.high, "bar": BAR, "note": found["error"]}
+                row |= {"ours": common.ratio(times[ours], seconds), "bar": BAR}
+                row |= {"note": found["error"]}
             rows.append(row)
     return rows
 
 
-def markdown_row(row: dict[str, object]) -> list[object]:
+def markdown_row(row: common.Row) -> list[object]:
     """A row of the md."""
     if "milliseconds" not in row:
         return [row["peer"], "", row["method"], f"did not run: `{row['note']}`", "", "", "", ""]
-    timed = "ours" in row
     return [
         row["peer"],
         row["batch"],
         row["method"],
         f"{row['milliseconds']:.1f} ms",
-        common.Ratio(row["to_plain"], row["to_plain_low"], row["to_plain_high"]),
-        common.Ratio(row["ours"], row["ours_low"], row["ours_high"]) if timed else "",
-        common.verdict(row["ours"], BAR) if timed else "",
+        row["to_plain"],
+        row.get("ours"),
+        common.verdict(row["ours"].median, BAR) if "ours" in row else "",
         f"{row['deviation']:.1e}",
     ]
+
+
+def draw(rows: list[common.Row]) -> Figure:
+    """Times of all methods but the plain model."""
+    timed = [row for row in rows if "milliseconds" in row and row["method"] != "plain"]
+    figure = common.ratio_figure(
+        [f"{row['method']}, B = {row['batch']}" for row in timed],
+        {"time": [row["to_plain"] for row in timed]},
+        "time / one plain forward",
+    )
+    figure.axes[0].set_xscale("log", base=2)
+    figure.axes[0].xaxis.set_major_formatter("{x:g}")
+    return figure
 
 
 def main(arguments: Arguments) -> None:
@@ -128,49 +139,35 @@ def main(arguments: Arguments) -> None:
     found = {peer: run_peer(peer, arguments) for peer in PEERS}
     rows = [row for peer in PEERS for row in rows_of(peer, found[peer])]
     machines = {result["machine"] for result in found.values() if "machine" in result}
-    lines = [
-        "# Peers",
-        "",
-        f"`{common.command()}`",
-        "",
-        f"Forward of ResNet-18 under C4 on B images of 64 x 64, each peer in an "
+    common.write(
+        arguments.output,
+        "peers",
+        rows,
+        4,
+        "Peers",
+        "Forward of ResNet-18 under C4 on B images of 64 x 64, each peer in an "
         "environment of its own, in the same process and the same rounds as equicore: median and "
         f"quartiles of {arguments.rounds} rounds; {'; '.join(machines) or common.machine()}. "
         "The bar: ours is no slower than the peer. *Deviation* is the largest change of the "
         "logits when the image is turned, relative to the largest logit: 0 for an invariant model.",
-        "",
         "ttach runs the model once for each element, as equitune does in one batch. equiadapt "
         "turns each image to a canonical pose, which an equivariant network chooses, and runs the "
         "model once, as top-1 of lambda-equitune does. Its network is timed as its examples "
         "configure it (3 layers, 32 channels, images resized to 96 x 96) and small (1 layer, 8 "
         "channels, 32 x 32). No network is trained: this is about time.",
-        "",
-        *common.markdown_table(
+        markdown(
             ["peer", "B", "method", "time", "to plain", "ours / peer", "bar", "deviation"],
-            [markdown_row(row) for row in rows],
+            map(markdown_row, rows),
         ),
         *(
-            f"\nAs installed, {PEERS[peer]} cannot be imported here: `{result['error']}`. It is "
+            f"As installed, {PEERS[peer]} cannot be imported here: `{result['error']}`. It is "
             "timed after this operator was declared, which it never calls."
             for peer, result in found.items()
             if "results" in result and result["error"]
         ),
-    ]
-    timed = [row for row in rows if "milliseconds" in row and row["method"] != "plain"]
-    figure = common.ratio_figure(
-        [f"{row['method']}, B = {row['batch']}" for row in timed],
-        {
-            "time": [
-                common.Ratio(row["to_plain"], row["to_plain_low"], row["to_plain_high"])
-                for row in timed
-            ]
-        },
-        "time / one plain forward",
+        figure=draw(rows),
     )
-    figure.axes[0].set_xscale("log", base=2)
-    figure.axes[0].xaxis.set_major_formatter("{x:g}")
-    common.write(arguments.output, "peers", pd.DataFrame(rows).round(4), lines, figure)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    command.run({Arguments: main})

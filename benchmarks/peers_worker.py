@@ -10,6 +10,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import common
 import torch
@@ -98,7 +99,7 @@ def main(peer: str, rounds: int, batches: list[int]) -> None:
     with torch.no_grad(), tqdm(total=len(batches) * rounds, unit="round", desc=peer) as progress:
         for batch in batches:
             x = torch.rand(batch, 3, SIZE, SIZE)
-            calls = {name: lambda call=call, x=x: call(x) for name, call in methods.items()}
+            calls = {name: partial(call, x) for name, call in methods.items()}
             times = common.time_rounds(calls, rounds, progress)
             results.append(
                 {

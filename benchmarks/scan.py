@@ -16,9 +16,7 @@ from tempfile import TemporaryDirectory
 
 import common
 import numpy as np
-import pandas as pd
 import torch
-import tyro
 from torch import Tensor
 from tqdm import tqdm
 
@@ -28,10 +26,13 @@ from equicore.applications.scan.experiment import Run
 from equicore.applications.scan.symmetrize import mean_max_probability
 from equicore.applications.scan.vocabulary import PAD, encode_commands
 from equicore.applications.scan.zero_shot import SAMPLES, accuracies, plain
-from equicore.processes import one_thread
+from equicore.lab import command
+from equicore.lab.jobs import one_thread
 
-LEAST_RATIO = 20
-MOST_SECONDS = {"decode": 5, "train": 300}
+DECODE, TRAIN = 5, 300
+"""Bars, at most: seconds."""
+ONE_BY_ONE, ACCURACY = 20, 99
+"""Bars, at least: a ratio of times, and percent of the held-out pairs."""
 
 
 @dataclasses.dataclass
@@ -61,8 +62,8 @@ def decode_in_batches(network: Seq2Seq, commands: Tensor) -> list[list[int]]:
 def decode_one_by_one(network: Seq2Seq, commands: Tensor) -> None:
     """What equizero needs, as the published code does it: each branch of each sentence alone."""
     over = symmetry("jump-run")
-    for command in commands:
-        words = command[command != PAD].unsqueeze(0)
+    for sentence in commands:
+        words = sentence[sentence != PAD].unsqueeze(0)
         for g in range(len(over.group)):
             network.write(over.source.act(g, words))
 
@@ -76,7 +77,7 @@ def main(arguments: Arguments) -> None:
         training = time.perf_counter() - start
         parts = run.parts()
         accurate = accuracies({"plain": plain(network)}, parts["validation"])["plain"]
-        commands = encode_commands([command for command, _ in parts["test"]])
+        commands = encode_commands([words for words, _ in parts["test"]])
         generator = torch.Generator().manual_seed(arguments.seed)
         some = commands[torch.randperm(len(commands), generator=generator)[: arguments.sentences]]
         calls = {
@@ -87,38 +88,29 @@ def main(arguments: Arguments) -> None:
             times = common.time_rounds(calls, arguments.rounds, progress, repeats=1)
         machine = common.machine()
     ratio = common.ratio(times["one by one"] / len(some), times["all at once"] / len(commands))
-    seconds = {"decode": float(np.median(times["all at once"])), "train": training}
+    decoding = float(np.median(times["all at once"]))
     rows = [
-        {"what": what, "seconds": value, "bar": MOST_SECONDS[what]}
-        for what, value in seconds.items()
+        {"what": "decode", "seconds": decoding, "bar": DECODE},
+        {"what": "train", "seconds": training, "bar": TRAIN},
+        {"what": "one by one / all at once", "ratio": ratio.median, "bar": ONE_BY_ONE},
     ]
-    rows.append({"what": "one by one / all at once", "ratio": ratio.median, "bar": LEAST_RATIO})
-    table = pd.DataFrame(rows)
-    lines = [
-        "# SCAN: speed",
-        "",
-        f"`{common.command()}`",
-        "",
+    common.write(
+        arguments.output,
+        "scan",
+        rows,
+        4,
+        "SCAN: speed",
         f"- The {len(commands):,} test commands of Add Jump are decoded under {{jump, run}} in "
-        f"{seconds['decode']:.1f} s ({_most('decode', seconds)}).",
+        f"{decoding:.1f} s ({common.verdict(decoding, DECODE)}).\n"
         f"- One sentence and one branch at a time takes {ratio} times as long for each sentence "
-        f"(≥ {LEAST_RATIO}: {_verdict(ratio.median >= LEAST_RATIO)}): median and quartiles of "
-        f"{arguments.rounds} rounds, {len(some)} sentences one by one in each.",
-        f"- One LSTM is trained in {training:.0f} s ({_most('train', seconds)}) to "
-        f"{100 * accurate:.2f} % on the held-out pairs (≥ 99: {_verdict(accurate >= 0.99)}).",
-        "",
+        f"({common.verdict(ratio.median, ONE_BY_ONE, at_least=True)}): median and quartiles of "
+        f"{arguments.rounds} rounds, {len(some)} sentences one by one in each.\n"
+        f"- One LSTM is trained in {training:.0f} s ({common.verdict(training, TRAIN)}) to "
+        f"{100 * accurate:.2f} % on the held-out pairs "
+        f"({common.verdict(100 * accurate, ACCURACY, at_least=True)}).",
         f"{machine}.",
-    ]
-    common.write(arguments.output, "scan", table.round(4), lines)
-
-
-def _most(what: str, seconds: dict[str, float]) -> str:
-    return f"≤ {MOST_SECONDS[what]}: {_verdict(seconds[what] <= MOST_SECONDS[what])}"
-
-
-def _verdict(met: bool) -> str:
-    return "met" if met else "**missed**"
+    )
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    command.run({Arguments: main})

@@ -14,32 +14,29 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import common
-import joblib
 import numpy as np
-import pandas as pd
-import tyro
 import yaml
 from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
-from equirl.agents import hyperparameters, study
-from equirl.agents.definition import read_units
+from equicore.lab import command
+from equicore.lab.jobs import Workers
+from equicore.lab.tables import markdown
+from equirl.agents.definition import POLICIES, read_units
+from equirl.agents.hyperparameters import default_file
+from equirl.agents.study import run_units
 
 BAR = 1.7
 """Throughput of two workers beside that of one, on two cores: at least."""
 WORKERS = 2
+CANDIDATES = ("plain", "equitune", "equizero", "lambda")
 ENVIRONMENTS = {
     "CartPole": {"env": "CartPole-v1", "scale": [0, 500]},
     "Gridworld": {"env": "equirl/Gridworld-v0", "scale": [-50, -4.3]},
-}
-EVALUATION = {
-    "episodes": 20,
-    "transitions": 2000,
-    "candidates": ["plain", "equitune", "equizero", "lambda"],
-    "race": {"rounds": 2, "episodes": 20},
 }
 
 
@@ -53,13 +50,15 @@ class Arguments:
     """Environment steps of each training."""
     seeds: tuple[int, ...] = (0, 1, 2, 3)
     """Training seeds; each gives a unit in CartPole and one in Gridworld."""
+    policies: tuple[str, ...] = POLICIES
+    """What is evaluated: plain and others; one is chosen among ``CANDIDATES``."""
     output: Path | None = None
     """Folder for sweep.csv and sweep.md; nothing is written when omitted."""
 
 
 def write_definition(folder: Path, arguments: Arguments) -> Path:
     """The definition of the study, and beside it the hyperparameters of dqn.yaml, but shorter."""
-    known = yaml.safe_load(hyperparameters.DEFAULT_FILE.read_text())
+    known = yaml.safe_load(default_file("dqn").read_text())
     shorter = {
         entry["env"]: known[entry["env"]] | {"n_timesteps": arguments.steps}
         for entry in ENVIRONMENTS.values()
@@ -69,7 +68,11 @@ def write_definition(folder: Path, arguments: Arguments) -> Path:
         "environments": ENVIRONMENTS,
         "settings": {"short": "dqn.yaml"},
         "panels": {"sweep": {"seeds": list(arguments.seeds), "checkpoints": 1}},
-        **EVALUATION,
+        "policies": list(arguments.policies),
+        "candidates": [name for name in CANDIDATES if name in arguments.policies],
+        "episodes": 20,
+        "transitions": 2000,
+        "race": {"rounds": 2, "episodes": 20},
     }
     file = folder / "study.yaml"
     file.write_text(yaml.safe_dump(document))
@@ -81,7 +84,7 @@ def study_seconds(definition: Path, workers: int) -> float:
     with tempfile.TemporaryDirectory() as runs:
         units = read_units(definition, "sweep", Path(runs))
         start = time.perf_counter()
-        failed = study.run_units(units, "loky", None, workers)
+        failed = run_units(units, Workers(workers))
         elapsed = time.perf_counter() - start
     if failed:
         raise RuntimeError(f"units failed: {failed}")
@@ -93,9 +96,8 @@ def start_seconds() -> float:
     get_reusable_executor().shutdown(wait=True, kill_workers=True)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        joblib.Parallel(WORKERS, backend="loky", batch_size=1)(
-            joblib.delayed(get_ready)(Path(folder), number) for number in range(WORKERS)
-        )
+        tasks = [partial(get_ready, Path(folder), number) for number in range(WORKERS)]
+        Workers(WORKERS).map(tasks, "start")
     return time.perf_counter() - start
 
 
@@ -126,57 +128,45 @@ def main(arguments: Arguments) -> None:
                     progress.update()
     count = len(ENVIRONMENTS) * len(arguments.seeds)
     one, two, start = np.array(times[1]), np.array(times[WORKERS]), np.array(starts)
-    rows = []
-    for name, elapsed in (
-        ("1 worker", one),
-        (f"{WORKERS} workers", two),
-        (f"{WORKERS} workers, with their start", two + start),
-    ):
-        throughput, ratio = (
-            common.ratio(np.full_like(one, count), elapsed),
-            common.ratio(one, elapsed),
+    rows = [
+        {
+            "workers": name,
+            "seconds": float(np.median(elapsed)),
+            "units_per_second": common.ratio(np.full_like(one, count), elapsed),
+            "ratio": common.ratio(one, elapsed),
+            "bar": bar,
+        }
+        for name, elapsed, bar in (
+            ("1 worker", one, None),
+            (f"{WORKERS} workers", two, BAR),
+            (f"{WORKERS} workers, with their start", two + start, None),
         )
-        rows.append(
-            {
-                "workers": name,
-                "seconds": np.median(elapsed),
-                "units_per_second": throughput.median,
-                "units_per_second_low": throughput.low,
-                "units_per_second_high": throughput.high,
-                "ratio": ratio.median,
-                "ratio_low": ratio.low,
-                "ratio_high": ratio.high,
-                "bar": BAR if elapsed is two else np.nan,
-            }
-        )
-    lines = [
-        "# Throughput of a study",
-        "",
-        f"`{common.command()}`",
-        "",
+    ]
+    common.write(
+        arguments.output,
+        "sweep",
+        rows,
+        4,
+        "Throughput of a study",
         f"{count} units of {arguments.steps} steps: median and quartiles of {arguments.rounds} "
         f"rounds of one run, ratios taken within rounds; {common.machine()}, one for each unit. "
         f"New workers need {np.median(start):.1f} s [{start.min():.1f}, {start.max():.1f}] to "
         "import everything, once in a study of any length.",
-        "",
-        *common.markdown_table(
+        markdown(
             ["workers", "seconds", "units per second", "ratio to 1 worker", "bar"],
-            [markdown_row(row) for row in rows],
+            [
+                [
+                    row["workers"],
+                    f"{row['seconds']:.1f}",
+                    row["units_per_second"],
+                    row["ratio"],
+                    common.verdict(row["ratio"].median, row["bar"], at_least=True),
+                ]
+                for row in rows
+            ],
         ),
-    ]
-    common.write(arguments.output, "sweep", pd.DataFrame(rows).round(4), lines)
-
-
-def markdown_row(row: dict[str, object]) -> list[str]:
-    """A row of the table, as text."""
-    throughput, ratio = (
-        common.Ratio(row[name], row[f"{name}_low"], row[f"{name}_high"])
-        for name in ("units_per_second", "ratio")
     )
-    met = "met" if ratio.median >= BAR else "**missed**"
-    bar = "" if np.isnan(row["bar"]) else f"≥ {BAR}: {met}"
-    return [row["workers"], f"{row['seconds']:.1f}", str(throughput), str(ratio), bar]
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    command.run({Arguments: main})

@@ -16,15 +16,15 @@ from typing import Literal
 
 import common
 import numpy as np
-import pandas as pd
 import torch
-import tyro
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import equicore
 from equicore import Permutation, Representation
+from equicore.lab import command
+from equicore.lab.tables import markdown
 
 BARS = {"MLP": 1.3, "ResNet-18": 1.05, "ViT": 1.05, "GPT-2": 1.05}
 IMAGES = {"C4": equicore.image_rotations(), "D4": equicore.image_dihedral()}
@@ -39,7 +39,7 @@ class Arguments:
     groups: tuple[Literal["C4", "D4"], ...] = ("C4", "D4")
     """Quarter turns, and these with mirrors."""
     output: Path | None = None
-    """Folder for symmetrize.csv, .md and .png; nothing is written when omitted."""
+    """Folder for symmetrize.csv, .md, .png and .svg; nothing is written when omitted."""
 
 
 Case = tuple[str, nn.Module, Representation, Representation, Tensor]
@@ -94,9 +94,7 @@ def on_cells(image: equicore.Image, side: int) -> Permutation:
     return Permutation(image.group, [cells.argsort() for cells in comes_from])
 
 
-def time_case(
-    group: str, case: Case, backward: bool, rounds: int, progress: tqdm
-) -> dict[str, object]:
+def time_case(group: str, case: Case, backward: bool, rounds: int, progress: tqdm) -> common.Row:
     """A row of the table."""
     name, model, input_rep, output_rep, x = case
     order, inverse = len(input_rep.group), input_rep.group.inverse
@@ -125,81 +123,63 @@ def time_case(
     calls = {"plain": run(model, orbit), "equitune": run(symmetrized, x), "loop": run(loop, x)}
     times = common.time_rounds(calls, rounds, progress)
     model.eval()
-    ours = common.ratio(times["equitune"], times["plain"])
-    loops = common.ratio(times["loop"], times["equitune"])
     return {
         "model": name,
         "batch": len(x),
         "group": group,
         "pass": "forward + backward" if backward else "forward",
         "plain_ms": 1e3 * float(np.median(times["plain"])),
-        "ratio": ours.median,
-        "ratio_low": ours.low,
-        "ratio_high": ours.high,
-        "loop": loops.median,
-        "loop_low": loops.low,
-        "loop_high": loops.high,
+        "ratio": common.ratio(times["equitune"], times["plain"]),
+        "loop": common.ratio(times["loop"], times["equitune"]),
         "bar": BARS[name.split()[0]],
     }
+
+
+def markdown_row(row: common.Row) -> list[object]:
+    """A row of the md."""
+    return [
+        *(row[name] for name in ("model", "batch", "group", "pass")),
+        f"{row['plain_ms']:.2f} ms",
+        row["ratio"],
+        common.verdict(row["ratio"].median, row["bar"]),
+        row["loop"],
+    ]
 
 
 def main(arguments: Arguments) -> None:
     """Time everything, print the table, write it."""
     chosen = [(group, case) for group in arguments.groups for case in cases(group)]
-    rows = []
     with tqdm(total=2 * len(chosen) * arguments.rounds, unit="round") as progress:
-        for backward in (False, True):
-            for group, case in chosen:
-                rows.append(time_case(group, case, backward, arguments.rounds, progress))
-    table = pd.DataFrame(rows).round(3)
-    results = [
-        (
-            row,
-            *(
-                common.Ratio(row[f"{k}"], row[f"{k}_low"], row[f"{k}_high"])
-                for k in ("ratio", "loop")
-            ),
-        )
-        for row in rows
-    ]
-    lines = [
-        "# Cost of symmetrising",
-        "",
-        f"`{common.command()}`",
-        "",
+        rows = [
+            time_case(group, case, backward, arguments.rounds, progress)
+            for backward in (False, True)
+            for group, case in chosen
+        ]
+    common.write(
+        arguments.output,
+        "symmetrize",
+        rows,
+        3,
+        "Cost of symmetrising",
         "Equitune's time as a ratio to one plain forward of |G| B samples, the orbit computed "
         "beforehand; and the time of a Python loop of |G| forwards of B samples, each with its "
         "transform and its inverse, as a ratio to equitune's. Median and quartiles of "
         f"{arguments.rounds} rounds of one run; {common.machine()}.",
-        "",
-        *common.markdown_table(
+        markdown(
             ["model", "B", "group", "pass", "plain", "equitune / plain", "bar", "loop / equitune"],
-            [
-                [
-                    row["model"],
-                    row["batch"],
-                    row["group"],
-                    row["pass"],
-                    f"{row['plain_ms']:.2f} ms",
-                    ours,
-                    common.verdict(ours.median, row["bar"]),
-                    loop,
-                ]
-                for row, ours, loop in results
-            ],
+            map(markdown_row, rows),
         ),
-    ]
-    figure = common.ratio_figure(
-        [f"{row['model']}, {row['group']}, {row['pass']}" for row in rows],
-        {
-            "equitune / plain": [ours for _, ours, _ in results],
-            "loop / equitune": [loop for _, _, loop in results],
-        },
-        "ratio of times",
-        [row["bar"] for row in rows],
+        figure=common.ratio_figure(
+            [f"{row['model']}, {row['group']}, {row['pass']}" for row in rows],
+            {
+                "equitune / plain": [row["ratio"] for row in rows],
+                "loop / equitune": [row["loop"] for row in rows],
+            },
+            "ratio of times",
+            [row["bar"] for row in rows],
+        ),
     )
-    common.write(arguments.output, "symmetrize", table, lines, figure)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    command.run({Arguments: main})

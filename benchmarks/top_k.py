@@ -11,26 +11,23 @@ plain forward.
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import common
-import matplotlib
 import numpy as np
 import pandas as pd
 import torch
-import tyro
-from scipy import stats
+from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import equicore
-
-matplotlib.use("Agg")  # no screen is needed
-
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
+from equicore.lab import command, figures
+from equicore.lab.statistics import Estimate, t_interval
+from equicore.lab.tables import markdown
 
 BARS = {"lambda, top-1": 1.25}
 """For the time of a forward beside one plain forward."""
@@ -52,7 +49,7 @@ class Arguments:
     steps: int = 500
     """Steps of `fit_familiarity`."""
     output: Path | None = None
-    """Folder for top_k.csv, .md and .png; nothing is written when omitted."""
+    """Folder for top_k.csv, .md, .png and .svg; nothing is written when omitted."""
 
 
 def methods_of(model: nn.Module, weight: nn.Module) -> dict[str, nn.Module]:
@@ -110,64 +107,69 @@ def accuracies(seed: int, arguments: Arguments) -> dict[str, float]:
     return {"plain, upright": accuracy(model, images[test]), **found}
 
 
-def interval(numbers: pd.Series) -> tuple[float, float]:
-    """Mean over seeds, and half the width of its 95 % interval by Student's t."""
-    half = stats.t.ppf(0.975, len(numbers) - 1) * stats.sem(numbers)
-    return float(numbers.mean()), float(half)
-
-
-def time_batch(batch: int, rounds: int, progress: tqdm) -> dict[str, tuple[float, common.Ratio]]:
-    """Milliseconds of every method's forward of ResNet-18, and the ratio to plain."""
+def time_batch(batch: int, rounds: int, progress: tqdm) -> dict[str, common.Row]:
+    """Time of every method's forward of ResNet-18."""
     torch.manual_seed(0)
     x = torch.rand(batch, 3, 64, 64)
     weight = equicore.MLPWeight((3, 8, 8), pool=nn.AdaptiveAvgPool2d(8))
     nn.init.normal_(weight.network[-1].weight)  # before it is fitted, all weights tie
     methods = {name: method.eval() for name, method in methods_of(common.resnet(), weight).items()}
-    calls = {name: lambda method=method: method(x) for name, method in methods.items()}
+    calls = {name: partial(method, x) for name, method in methods.items()}
     with torch.no_grad():
         times = common.time_rounds(calls, rounds, progress)
     return {
-        name: (1e3 * float(np.median(seconds)), common.ratio(seconds, times["plain"]))
+        name: {
+            "batch": batch,
+            "milliseconds": 1e3 * float(np.median(seconds)),
+            "ratio": common.ratio(seconds, times["plain"]),
+            "bar": BARS.get(name),
+        }
         for name, seconds in times.items()
     }
 
 
-def markdown_row(rows: pd.DataFrame) -> list[object]:
-    """A method's line in the md: its accuracy, and for each batch its time and the bar."""
-    line: list[object] = [
-        rows.method.iloc[0],
-        f"{rows.accuracy.iloc[0]:.3f} ± {rows.accuracy_interval.iloc[0]:.3f}",
-    ]
-    for row in rows.itertuples():
-        line.append(common.Ratio(row.ratio, row.ratio_low, row.ratio_high))
-        line.append(common.verdict(row.ratio, BARS.get(row.method)))
-    return line
+def time_cells(method: str, times: dict[int, dict[str, common.Row]]) -> list[object]:
+    """For each batch, the ratio and what it says of the bar."""
+    rows = [timed[method] for timed in times.values()]
+    cells = [(row["ratio"], common.verdict(row["ratio"].median, row["bar"])) for row in rows]
+    return [cell for pair in cells for cell in pair]
 
 
-def draw(table: pd.DataFrame) -> Figure:
+def plus_minus(accuracy: Estimate) -> str:
+    """A mean and half the width of its interval."""
+    return f"{accuracy.value:.3f} ± {accuracy.high - accuracy.value:.3f}"
+
+
+def draw(accurate: list[Estimate], times: dict[int, dict[str, common.Row]]) -> Figure:
     """Accuracy and time of each method."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8), sharey=True, layout="constrained")
+    figure, ((left, right),) = figures.grid(1, 2, figsize=(8, 3.1), sharey=True)
     places = np.arange(len(METHODS))
-    accurate = table.drop_duplicates("method").set_index("method").loc[list(METHODS)]
-    left.barh(places, accurate.accuracy, xerr=accurate.accuracy_interval, color="#0072b2")
+    left.barh(
+        places,
+        [estimate.value for estimate in accurate],
+        xerr=figures.error_bars(accurate),
+        color=common.COLOURS[0],
+    )
     left.set_xlabel("accuracy on turned digits")
     left.set_yticks(places, METHODS)
     left.invert_yaxis()
-    batches = list(table.batch.unique())
-    height = 0.8 / len(batches)
-    for i, batch in enumerate(batches):
-        times = table[table.batch == batch].set_index("method").loc[list(METHODS)]
-        spread = [times.ratio - times.ratio_low, times.ratio_high - times.ratio]
-        at = places + height * (i - (len(batches) - 1) / 2)
+    height = 0.8 / len(times)
+    for i, (batch, rows) in enumerate(times.items()):
+        ratios = [Estimate(*rows[method]["ratio"]) for method in METHODS]
         right.barh(
-            at, times.ratio, height, xerr=spread, color=common.COLOURS[i], label=f"B = {batch}"
+            places + height * (i - (len(times) - 1) / 2),
+            [ratio.value for ratio in ratios],
+            height,
+            xerr=figures.error_bars(ratios),
+            color=common.COLOURS[i],
+            label=f"B = {batch}",
         )
     for method, bar in BARS.items():
-        right.plot(bar, METHODS.index(method), "|", color="#d55e00", markersize=24, label="bar")
+        right.plot(bar, METHODS.index(method), "|", markersize=24, **common.BAR_STYLE)
     right.set_xlabel("time / one plain forward")
-    right.legend(frameon=False, fontsize="small")
+    figures.legend_below(figure, right)
     for axis in (left, right):
-        axis.spines[["top", "right"]].set_visible(False)
+        figures.tidy(axis)
     return figure
 
 
@@ -176,52 +178,45 @@ def main(arguments: Arguments) -> None:
     found = pd.DataFrame(
         [accuracies(seed, arguments) for seed in tqdm(arguments.seeds, unit="seed")]
     )
+    accurate = {name: t_interval(found[name]) for name in found}
     with tqdm(total=len(arguments.batches) * arguments.rounds, unit="round") as progress:
         times = {
             batch: time_batch(batch, arguments.rounds, progress) for batch in arguments.batches
         }
-    rows = []
-    for batch, timed in times.items():
-        for method in METHODS:
-            milliseconds, ratio = timed[method]
-            mean, half = interval(found[method])
-            rows.append(
-                {
-                    "method": method,
-                    "accuracy": mean,
-                    "accuracy_interval": half,
-                    "batch": batch,
-                    "milliseconds": milliseconds,
-                    "ratio": ratio.median,
-                    "ratio_low": ratio.low,
-                    "ratio_high": ratio.high,
-                    "bar": BARS.get(method),
-                }
-            )
-    table = pd.DataFrame(rows)
-    upright, upright_half = interval(found["plain, upright"])
-    lines = [
-        "# The k heaviest elements alone",
-        "",
-        f"`{common.command()}`",
-        "",
+    rows = [
+        {
+            "method": method,
+            "accuracy": accurate[method].value,
+            "accuracy_interval": accurate[method].high - accurate[method].value,
+            **timed[method],
+        }
+        for timed in times.values()
+        for method in METHODS
+    ]
+    common.write(
+        arguments.output,
+        "top_k",
+        rows,
+        4,
+        "The k heaviest elements alone",
         "Accuracy on scikit-learn's digits after random quarter turns, of a CNN that learned "
         "upright digits; lambda's weights see the pixels and are fitted by `fit_familiarity` on "
         "the upright training images, without labels. Mean and 95 % interval (Student's t) over "
         f"{len(found)} seeds, each with its own split (30 % for the test), training and turns. "
-        f"On upright test digits the plain model's is {upright:.3f} ± {upright_half:.3f}.",
-        "",
+        f"On upright test digits the plain model's is {plus_minus(accurate['plain, upright'])}.",
         "Time of a forward of ResNet-18 on B images of 64 x 64, as a ratio to one plain forward: "
         f"median and quartiles of {arguments.rounds} rounds of one run; the weight network sees "
         f"pixels averaged to 8 x 8. {common.machine()}.",
-        "",
-        *common.markdown_table(
+        markdown(
             ["method", "accuracy", *(h for batch in times for h in (f"time, B = {batch}", "bar"))],
-            [markdown_row(table[table.method == method]) for method in METHODS],
+            [
+                [method, plus_minus(accurate[method]), *time_cells(method, times)]
+                for method in METHODS
+            ],
         ),
-    ]
-    common.write(arguments.output, "top_k", table.round(4), lines, draw(table))
+        figure=draw([accurate[method] for method in METHODS], times),
+    )
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    command.run({Arguments: main})

@@ -13,37 +13,32 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import os
 from collections.abc import Callable
 from pathlib import Path
 
-import joblib
-import matplotlib
+import common
 import numpy as np
 import pandas as pd
 import torch
-import tyro
 import yaml
+from matplotlib.figure import Figure
 from stable_baselines3.common.torch_layers import create_mlp
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
 import equirl
 from equicore import MLPWeight, WeightedMean
-from equicore.files import replacing
-from equirl.agents import statistics
+from equicore.lab import command, figures, statistics
+from equicore.lab.jobs import CORES, Workers
+from equicore.lab.store import digest, remembered, write_text
+from equicore.lab.tables import frame_markdown, write_csv
 from equirl.agents.definition import DEFAULT_FILE, Unit, read_units
-from equirl.agents.evaluation import SavedAgent, episode_returns
-from equirl.agents.panel import markdown
+from equirl.agents.evaluation import episode_returns
+from equirl.agents.panel import tasks
 from equirl.agents.policies import MAKERS, Subject
+from equirl.agents.saved import find_agents
 from equirl.policies import SymmetrizedPolicy
-
-matplotlib.use("Agg")  # no screen is needed
-
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
 
 SEED = 6_000_000
 """First seed of the episodes; no other evaluation uses these."""
@@ -57,14 +52,16 @@ class Arguments:
 
     episodes: int = 20
     """Episodes for each variant and checkpoint."""
+    definition: Path = DEFAULT_FILE
+    """The study's, as in `equirl study --definition`."""
     runs: Path = Path("results/runs/study")
     """Where `equirl study --panel validation` keeps its agents."""
     parts: Path = Path("results/runs/weights")
     """Folder for what is done so far."""
-    jobs: int = os.cpu_count() or 1
-    """Processes."""
+    jobs: int = CORES
+    """Checkpoints side by side; each uses one core."""
     output: Path | None = None
-    """Folder for weights.csv, .md and .png; nothing is written when omitted."""
+    """Folder for weights.csv, .md, .png and .svg; nothing is written when omitted."""
 
 
 class Times(nn.Module):
@@ -248,125 +245,106 @@ def variants(subject: Subject) -> dict[str, Callable[[], PolicyPredictor]]:
     return made
 
 
-def play(unit: Unit, budget: int, episodes: int, part: Path) -> None:
-    """Play the variants of one checkpoint that are not in its part yet, and add their returns."""
-    torch.set_num_threads(1)
-    training = unit.training
-    file = training.folder.checkpoint(budget)
-    agent = SavedAgent(str(unit), file, training.env_id, training.env_kwargs, training.seed, budget)
-    subject = Subject(agent, agent.load("cpu"), unit.evaluation.transitions)
-    makers = variants(subject)
-    rows = pd.read_csv(part).to_dict("records") if part.exists() else []
-    rows = [row for row in rows if row["variant"] in makers]
-    done = {row["variant"] for row in rows}
-    rows += [
-        {
-            "env": unit.env,
-            "setting": unit.setting,
-            "seed": training.seed,
-            "budget": budget,
-            "variant": name,
-            "mean_return": episode_returns(make(), agent, "original", episodes, SEED).mean(),
-            "n_episodes": episodes,
-        }
-        for name, make in makers.items()
-        if name not in done
-    ]
-    with replacing(part) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)
+def play(unit: Unit, budget: int, arguments: Arguments) -> pd.DataFrame:
+    """The mean return of every variant of one checkpoint; what was played is not played again."""
+    (agent,) = find_agents(unit.training.folder.checkpoint(budget))
+    subject = Subject(agent, unit.protocol.transitions, "cpu")
+    checkpoint = {"env": unit.env, "setting": unit.setting, "seed": agent.seed, "budget": budget}
+    settings = {
+        **checkpoint,
+        "agent": digest(agent.path.read_bytes()),
+        "transitions": unit.protocol.transitions,
+        "episodes": arguments.episodes,
+        "first_seed": SEED,
+    }
+
+    def row(variant: str, make: Callable[[], PolicyPredictor]) -> pd.DataFrame:
+        returns = episode_returns(make(), agent, "original", arguments.episodes, SEED)
+        mean = {"variant": variant, "mean_return": returns.mean()}
+        return pd.DataFrame([{**checkpoint, **mean, "n_episodes": arguments.episodes}])
+
+    name = "_".join(map(str, [*checkpoint.values(), arguments.episodes]))
+    return pd.concat(
+        remembered(
+            arguments.parts / name / f"{variant}.csv",
+            {**settings, "variant": variant},
+            functools.partial(row, variant, make),
+        )
+        for variant, make in variants(subject).items()
+    )
 
 
-def scores(table: pd.DataFrame) -> pd.DataFrame:
+def scores(table: pd.DataFrame, definition: Path) -> pd.DataFrame:
     """The table with normalised scores, by the scales of the study."""
-    environments = yaml.safe_load(DEFAULT_FILE.read_text())["environments"]
-    worst, best = (
-        table.env.map({name: entry["scale"][i] for name, entry in environments.items()})
-        for i in (0, 1)
-    )
-    return table.assign(
-        score=(table.mean_return - worst) / (best - worst),
-        family=table.env.str.partition("-")[0],
-    )
+    environments = yaml.safe_load(definition.read_text())["environments"]
+    worst, best = np.array([environments[env]["scale"] for env in table.env]).T
+    return table.assign(score=(table.mean_return - worst) / (best - worst))
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Mean score of each variant, over each family and all, and its difference to plain."""
-
-    def tasks(variant: str, rows: pd.DataFrame) -> list[np.ndarray]:
-        mine = rows[rows.variant == variant]
-        return [
-            group.pivot(index="seed", columns="budget", values="score").to_numpy()
-            for _, group in mine.groupby(["env", "setting"])
-        ]
-
-    rows = []
-    for variant in table.variant.unique():
-        row: dict[str, object] = {"variant": variant}
-        for family, group in table.groupby("family"):
-            row[str(family)] = f"{group[group.variant == variant].score.mean():.3f}"
-        mine, plain = tasks(variant, table), tasks("plain", table)
-        row["mean"] = statistics.stratified_mean(mine)
-        row["minus plain"] = statistics.paired_difference(mine, plain)
-        rows.append(row)
-    return pd.DataFrame(rows).sort_values("mean", key=lambda c: c.map(lambda e: -e.value))
+    family = table.env.str.partition("-")[0]
+    means = table.groupby(["variant", family]).score.mean().unstack()
+    ordered = table.sort_values(["env", "setting"], kind="stable").assign(condition="original")
+    of = tasks(ordered.rename(columns={"variant": "policy"}))
+    rows = [
+        {
+            "variant": variant,
+            **means.loc[variant].map("{:.3f}".format),
+            "mean": statistics.stratified_mean(own),
+            "minus plain": statistics.paired_difference(own, of["plain"]),
+        }
+        for variant, own in of.items()
+    ]
+    return pd.DataFrame(sorted(rows, key=lambda row: -row["mean"].value))
 
 
 def draw(table: pd.DataFrame) -> Figure:
     """A bar for each variant, with its interval."""
-    ordered = table.iloc[::-1]
-    means = list(ordered["mean"])
-    figure, axis = plt.subplots(figsize=(7, 0.3 * len(ordered) + 1), layout="constrained")
+    means = list(table["mean"])
+    figure, ((axis,),) = figures.grid(1, 1, figsize=(7, 0.3 * len(table) + 1))
     axis.barh(
-        ordered.variant,
-        [e.value for e in means],
-        xerr=([e.value - e.low for e in means], [e.high - e.value for e in means]),
-        color=["#0072b2" if v == "familiarity, sureness^3" else "#bbbbbb" for v in ordered.variant],
+        table.variant,
+        [estimate.value for estimate in means],
+        xerr=figures.error_bars(means),
+        color=["#0072b2" if v == "familiarity, sureness^3" else "#bbbbbb" for v in table.variant],
         error_kw={"elinewidth": 1, "capsize": 2},
     )
+    axis.invert_yaxis()
     axis.set_xlabel("mean normalised score, validation panel")
-    axis.spines[["top", "right"]].set_visible(False)
+    figures.tidy(axis)
     return figure
 
 
 def main(arguments: Arguments) -> None:
     """Play, and write the table and the figure."""
-    units = read_units(DEFAULT_FILE, "validation", arguments.runs)
-    work: list[tuple[Unit, int, Path]] = []
-    for unit in units:
-        for budget in unit.training.budgets:
-            if not unit.training.folder.checkpoint(budget).exists():
-                raise SystemExit(
-                    f"{unit} is not trained: run equirl study --panel validation first"
-                )
-            name = f"{unit.env}_{unit.setting}_{unit.training.seed}_{budget}"
-            work.append((unit, budget, arguments.parts / f"{name}_{arguments.episodes}.csv"))
-    jobs: list[Callable] = [
-        joblib.delayed(play)(unit, budget, arguments.episodes, part) for unit, budget, part in work
-    ]
-    done = joblib.Parallel(arguments.jobs, return_as="generator", batch_size=1)(jobs)
-    for _ in tqdm(done, total=len(jobs), unit="checkpoint"):
-        pass
-    table = scores(pd.concat([pd.read_csv(part) for _, _, part in work], ignore_index=True))
+    units = read_units(arguments.definition, "validation", arguments.runs)
+    work = [(unit, budget) for unit in units for budget in unit.training.budgets]
+    for unit, budget in work:
+        if not unit.training.folder.checkpoint(budget).exists():
+            raise FileNotFoundError(
+                f"{unit} is not trained: run equirl study --panel validation first"
+            )
+    jobs = [functools.partial(play, unit, budget, arguments) for unit, budget in work]
+    played = Workers(arguments.jobs).map(jobs, "checkpoints")
+    table = scores(pd.concat(played, ignore_index=True), arguments.definition)
     rows = summary(table)
-    lines = markdown(rows, "")
+    lines = frame_markdown(rows)
     print(lines)
     if arguments.output is None:
         return
-    text = (
-        "# Weights for lambda-equitune, on the validation panel\n\n"
-        "`python benchmarks/weights.py --output results/weights`\n\n"
+    page = common.page(
+        "Weights for lambda-equitune, on the validation panel",
         f"{len(work)} checkpoints of {len(units)} training runs, {arguments.episodes} episodes "
         "each, in the original environment. Normalised scores; means with 95 % intervals of a "
         "bootstrap over training runs, stratified by environment and setting; differences are "
-        "paired. All weights learn from the replay buffer.\n\n"
+        "paired. All weights learn from the replay buffer.",
+        lines,
     )
-    with replacing(arguments.output / "weights.md") as temporary:
-        temporary.write_text(text + lines + "\n")
-    with replacing(arguments.output / "weights.csv") as temporary:
-        table.drop(columns=["family"]).to_csv(temporary, index=False, float_format="%.6g")
-    with replacing(arguments.output / "weights.png") as temporary:
-        draw(rows).savefig(temporary, dpi=120)
+    write_text(arguments.output / "weights.md", page)
+    write_csv(arguments.output / "weights.csv", table, "%.6g")
+    figures.save(draw(rows), arguments.output / "weights", dpi=120)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    command.run({Arguments: main})
