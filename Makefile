@@ -23,11 +23,11 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 demo: $(READY)  ## Train, compare and plot agents in three environments (6 minutes on 2 cores)
 	$(BIN)/python -m equirl.agents.demo
 
-test: $(READY)  ## The default test suite, on all cores
+test: $(READY)  ## The default test suite, on all cores (2 to 3 minutes on 2 cores)
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-test-slow: $(READY)  ## The slow tests: real agents at their published returns, resumed trainings
-	$(BIN)/python -m pytest -m slow
+test-slow: $(READY)  ## Slow tests: real agents at their published returns, resumed trainings (15 minutes)
+	$(BIN)/python -m pytest -m slow -n auto --dist worksteal
 
 lint: $(READY)  ## Style
 	$(BIN)/ruff check .
@@ -42,7 +42,7 @@ format: $(READY)  ## Rewrite in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## Benchmarks, written to results/
+bench: $(READY)  ## Benchmarks of cost, written to results/
 	$(BIN)/python benchmarks/predict.py --output results/predict
 	$(BIN)/python benchmarks/symmetrize.py --output results/symmetrize
 	$(BIN)/python benchmarks/methods.py --output results/methods
