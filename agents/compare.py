@@ -25,7 +25,6 @@ from equirl.agents.evaluation import CONDITIONS, FIRST_SEED, Condition, Protocol
 from equirl.agents.hyperparameters import parse_env_kwargs
 from equirl.agents.plot import COLUMNS, as_array, plot_returns, read_comparison
 from equirl.agents.policies import CANDIDATES, POLICIES, ROLLOUT_SEED, Subject
-from equirl.agents.runs import RunFolder
 from equirl.agents.saved import SavedAgent, find_agents
 from equirl.agents.selection import Race
 
@@ -129,8 +128,9 @@ def summarize(returns: pd.DataFrame) -> pd.DataFrame:
     groups = returns.groupby(["env", "budget", "condition"], sort=False)
     for (env, budget, condition), group in groups:
         arrays = {name: as_array(rows) for name, rows in group.groupby("policy", sort=False)}
+        plain = arrays["plain"]
         for name, array in arrays.items():
-            difference = statistics.mean_difference(array, arrays["plain"])
+            difference = None if array is plain else statistics.mean_difference(array, plain)
             records.append(
                 {
                     "environment": env,
@@ -140,7 +140,7 @@ def summarize(returns: pd.DataFrame) -> pd.DataFrame:
                     "agents": len(array),
                     "mean return": statistics.mean(array),
                     "IQM": statistics.interquartile_mean(array),
-                    "minus plain": None if name == "plain" else difference,
+                    "minus plain": difference,
                 }
             )
     return pd.DataFrame(records)
@@ -210,8 +210,8 @@ def settings_of(arguments: Compare, agents: list[SavedAgent]) -> dict[str, Any]:
     files = {}
     for agent in agents:
         budget = f", {agent.budget} steps" if agent.budget else ""
-        replay = RunFolder(agent.path.parent, agent.env_id).experience(agent.budget or 0)
-        read = [file.read_bytes() for file in (agent.path, replay) if file.exists()]
+        both = (agent.path, agent.experience(agent.budget or 0))
+        read = [file.read_bytes() for file in both if file.exists()]
         files[f"{agent.name}, {agent.setting}{budget}"] = digest(b"".join(read))
     return {
         "environments": sorted({agent.setting for agent in agents}),

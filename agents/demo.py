@@ -72,12 +72,8 @@ def settings(arguments: Demo) -> dict[str, Any]:
         }
         for t in trainings(arguments)
     }
-    return {
-        "seeds": arguments.seeds,
-        "episodes": arguments.episodes,
-        "transitions": TRANSITIONS,
-        "agents": agents,
-    }
+    played = {"episodes": arguments.episodes, "transitions": TRANSITIONS}
+    return {"seeds": arguments.seeds, **played, "agents": agents}
 
 
 def main(arguments: Demo) -> None:

@@ -12,7 +12,6 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 
 import equirl
 from equicore import MLPWeight
-from equirl.agents.runs import RunFolder
 from equirl.agents.saved import SavedAgent
 from equirl.experience import Experience, rollout_experience
 from equirl.symmetry import Symmetry
@@ -58,7 +57,7 @@ class Subject:
     def replay(self) -> Experience:
         """The newest transitions of its replay buffer; of rollouts where it was not kept."""
         budget = self.agent.budget or self.model.num_timesteps
-        file = RunFolder(self.agent.path.parent, self.agent.env_id).experience(budget)
+        file = self.agent.experience(budget)
         if not file.exists():
             return self.rollouts
         return Experience.load(file).newest(self.transitions)

@@ -41,6 +41,10 @@ class SavedAgent:
         """The environment and its arguments, as tables show them."""
         return setting_name(self.env_id, self.env_kwargs)
 
+    def experience(self, steps: int) -> Path:
+        """Where its run folder keeps the replay buffer's newest transitions after so many steps."""
+        return RunFolder(self.path.parent, self.env_id).experience(steps)
+
     def load(self, device: str = "auto") -> BaseAlgorithm:
         """Open it, and check that it is one for its environment.
 
