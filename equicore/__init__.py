@@ -15,36 +15,23 @@ in `equicore.finetuning`, sequence models that write token by token in `equicore
 >>> equicore.assert_equivariant(invariant, rotations, equicore.Trivial(rotations.group), images)
 """
 
-from equicore.groups import Group, cyclic, dihedral, product, symmetric, trivial
-from equicore.reduce import Best, Identity, Maximum, Mean, StraightThrough, WeightedMean
-from equicore.representations import (
-    Boxes,
-    DirectSum,
-    Image,
-    Matrix,
-    Permutation,
-    Representation,
-    Tokens,
-    Tree,
-    Trivial,
-    image_dihedral,
-    image_flips,
-    image_rotations,
-    image_shifts,
-    restrict,
-    vector_field,
-)
-from equicore.scores import max_probability, max_value, negative_entropy
-from equicore.symmetrize import Keywords, Symmetrized, equitune, equizero, lambda_equitune
-from equicore.verify import assert_equivariant, check_representation, equivariance_error, report
-from equicore.weights import MLPWeight, fit_familiarity
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "Best", "Boxes", "DirectSum", "Group", "Identity", "Image", "Keywords", "MLPWeight", "Matrix",
-    "Maximum", "Mean", "Permutation", "Representation", "StraightThrough", "Symmetrized",
-    "Tokens", "Tree", "Trivial", "WeightedMean", "assert_equivariant", "check_representation",
-    "cyclic", "dihedral", "equitune", "equivariance_error", "equizero", "fit_familiarity",
-    "image_dihedral", "image_flips", "image_rotations", "image_shifts", "lambda_equitune",
-    "max_probability", "max_value", "negative_entropy", "product", "report", "restrict",
-    "symmetric", "trivial", "vector_field",
-]  # fmt: skip
+if TYPE_CHECKING:
+    from equicore._face import *  # noqa: F403
+    from equicore._face import __all__ as __all__
+
+
+def __getattr__(name: str) -> Any:
+    """What `_face` exports, imported when first used: torch alone takes seconds."""
+    if name.startswith("_") and name != "__all__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    face = importlib.import_module(f"{__name__}._face")
+    if name not in globals():  # where a submodule is by now
+        globals()[name] = getattr(face, name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})

@@ -27,6 +27,11 @@ def entries(tree: Any) -> dict[Any, Any]:
         return dict(zip(tree._fields, tree, strict=True))
     if isinstance(tree, (tuple, list)):
         return dict(enumerate(tree))
+    if isinstance(tree, Tensor):
+        raise TypeError(
+            "expected a dict, sequence, dataclass or model output, whose entries are tensors; got "
+            f"one tensor of shape {tuple(tree.shape)}"
+        )
     raise TypeError(
         "expected a tensor, or a dict, sequence, dataclass or model output of tensors; "
         f"got {type(tree).__name__}"

@@ -65,6 +65,11 @@ class MLPWeight(nn.Module):
         self.register_buffer("shift", torch.zeros(size))
         self.register_buffer("scale", torch.ones(size))
 
+    @property
+    def fitted(self) -> bool:
+        """Whether it tells inputs apart, as it does once it has learned."""
+        return bool(self.network[-1].weight.any())
+
     def forward(self, x: Tensor) -> Tensor:
         """Log-weights of shape (N,) for inputs of shape (N, ...)."""
         return self.network((self._flat(x) - self.shift) / self.scale).squeeze(-1)

@@ -111,9 +111,10 @@ def top_level(modules):
 
 def test_what_importing_loads():
     core, sb3, project = loaded_by(
-        "import equicore, equicore.continuous, equicore.finetuning, equicore.decoding",
+        "import equicore, equicore._face, equicore.continuous, equicore.finetuning, "
+        "equicore.decoding",
         "import stable_baselines3",
-        "import equirl",
+        "import equirl, equirl._face",
     )
     assert not top_level(core) & {"matplotlib", "optuna", "gymnasium", "stable_baselines3"}
     assert not top_level(core) & {"equirl", "pandas", "scipy", "joblib", "tyro", "yaml"}
@@ -123,6 +124,13 @@ def test_what_importing_loads():
     assert not [m for m in project if m.startswith(("equirl.envs", "equirl.agents"))]
     others = {m for m in top_level(project) if not m.startswith("_")} - sys.stdlib_module_names
     assert others <= {"equirl", "equicore", "safetensors", "yaml", *top_level(sb3)}
+
+
+def test_help_imports_nothing_that_takes_long():
+    (loaded,) = loaded_by("from equirl.agents import arguments, cli")
+    assert {"tyro", "gymnasium", "equirl.agents.arguments"} <= loaded
+    assert not top_level(loaded) & {"torch", "stable_baselines3", "pandas", "matplotlib", "scipy"}
+    assert not {"torch", "stable_baselines3"} & top_level(loaded_by("import equicore, equirl")[0])
 
 
 @pytest.mark.parametrize("name, most", [("equicore", 45), ("equirl", 20)])

@@ -2,3 +2,8 @@
 
 The core of equicore never imports it; applications, agents and benchmarks stand on it.
 """
+
+import os
+
+CORES = os.cpu_count() or 1
+"""How many processes commands use by default."""

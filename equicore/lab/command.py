@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import operator
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from equicore.lab.store import whole
 
 Main = Callable[[Any], None]
 """What a command does, with its arguments: a dataclass whose docstrings are its ``--help``."""
@@ -37,7 +41,13 @@ def run(
 
     def dispatch() -> None:
         kinds: Any = functools.reduce(operator.or_, mains)
-        arguments = tyro.cli(kinds, args=args, prog=prog, description=description)
+        words = [
+            number  # 0,1,2 is 0 1 2
+            for word in (sys.argv[1:] if args is None else args)
+            for number in (word.split(",") if re.fullmatch(r"\d+(,\d+)+", word) else [word])
+        ]
+        with _numbers:
+            arguments = tyro.cli(kinds, args=words, prog=prog, description=description)
         mains[type(arguments)](arguments)
 
     report_errors(dispatch, *errors)
@@ -53,11 +63,31 @@ def report_errors(action: Callable[[], None], *errors: type[Exception]) -> None:
         action()
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # who read the output has left
+        sys.exit(141)
     except expected as error:
         if os.environ.get("EQUIRL_DEBUG"):
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+_numbers = ConstructorRegistry()
+
+
+@_numbers.primitive_rule
+def _whole_number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """How integers are typed: 50000, 50_000 or 5e4."""
+    if info.type is not int:
+        return None
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=lambda words: whole(words[0], "it"),
+        is_instance=lambda value: isinstance(value, int) and not isinstance(value, bool),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 def check_least(arguments: Any, **least: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from equicore.lab.statistics import Estimate
@@ -37,6 +39,19 @@ def grid(
     return plt.subplots(rows, columns, squeeze=False, layout="constrained", **options)
 
 
+def panels(
+    count: int, size: tuple[float, float] = (3.2, 2.7), columns: int = 3
+) -> tuple[Figure, list[Axes]]:
+    """A figure of small multiples, few enough side by side to be read on a page, and their axes."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    width = max(2 * size[0], columns * size[0])  # the legend needs some
+    figure, axes = grid(rows, columns, figsize=(width, rows * size[1] + 0.6))
+    for axis in axes.flat[count:]:
+        axis.set_axis_off()
+    return figure, list(axes.flat[:count])
+
+
 def tidy(axis: Axes) -> None:
     """The common look of axes."""
     axis.spines[["top", "right"]].set_visible(False)
@@ -53,7 +68,7 @@ def error_bars(estimates: Sequence[Estimate]) -> tuple[list[float], list[float]]
 def bars(
     axis: Axes, places: Sequence[float], width: float, estimates: Sequence[Estimate], **style: Any
 ) -> None:
-    """Bars with their intervals."""
+    """Bars with their intervals, for `stand` to put on their floor."""
     axis.bar(
         places,
         [e.value for e in estimates],
@@ -66,6 +81,24 @@ def bars(
     )
 
 
+def stand(axis: Axes, estimates: Sequence[Estimate]) -> None:
+    """Let all bars of an axis begin at one floor, so that higher is better also below 0.
+
+    The floor is 0, or, if an interval reaches below it, somewhat below the lowest.
+    """
+    ends = np.array([(e.value, e.low, e.high) for e in estimates])
+    lowest, highest = np.nanmin(ends), np.nanmax(ends)
+    floor = 0.0 if lowest >= 0 else lowest - 0.08 * max(highest - lowest, 1e-9)
+    for patch in axis.patches:
+        assert isinstance(patch, Rectangle)
+        top = patch.get_height()
+        patch.set_y(floor)
+        patch.set_height(top - floor)
+    axis.set_ylim(floor, max(highest, floor) + 0.05 * max(highest - floor, 1e-9))
+    if floor < 0 < highest:
+        axis.axhline(0, color="black", linewidth=0.8)
+
+
 def band(
     axis: Axes, x: Sequence[float], estimates: Sequence[Estimate], colour: str, **style: Any
 ) -> None:
@@ -75,10 +108,24 @@ def band(
     axis.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
 
 
-def legend_below(figure: Figure, axis: Axes, columns: int = 4) -> None:
-    """One legend for all axes, from the labels of one of them."""
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
+def legend_below(
+    figure: Figure, labelled: Axes | Sequence[Any], note: str = "", columns: int | None = None
+) -> None:
+    """One legend for all axes, below them, under a note such as what the error bars are.
+
+    Args:
+        figure: The figure.
+        labelled: Axes with labels, or what has labels itself: lines, patches.
+        note: In small letters, broken into lines as wide as the figure.
+        columns: Of the legend; as many as there is room for when omitted.
+    """
+    width = figure.get_figwidth()
+    axes = isinstance(labelled, Axes)
+    handles = labelled.get_legend_handles_labels()[0] if axes else list(labelled)
+    columns = min(len(handles), columns or max(1, int(width / 1.5)))
+    legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+    if note:
+        legend.set_title(textwrap.fill(note, int(15 * width)), prop={"size": 8})
 
 
 def save(figure: Figure, stem: Path, dpi: int = 150, colours: int | None = None) -> list[Path]:

@@ -18,12 +18,12 @@ import joblib
 import torch
 from tqdm import tqdm
 
+from equicore.lab import CORES
+
 T = TypeVar("T")
 
 CLUSTERS = {"dask": "distributed", "ray": "ray"}
 """Backends of joblib that connect to a cluster, and the package that each needs."""
-
-CORES = os.cpu_count() or 1
 
 ONE_AT_A_TIME = threading.Lock()
 """For tasks that need all of a process, such as its global generators, where threads share it."""
@@ -140,15 +140,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def check_device(device: str) -> None:
-    """Raise ValueError unless a device is auto, or one that torch knows and this machine has."""
-    try:
-        if device != "auto":
-            torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from error
 
 
 def _alone(number: int, task: Callable[[], T], parent: int | None) -> tuple[int, T]:

@@ -154,6 +154,8 @@ def _estimate(returns: Returns, statistic: Callable[[Returns], Returns]) -> Esti
     if returns.ndim != 2 or returns.size == 0:
         raise ValueError(f"returns have the shape (agents, episodes); got {returns.shape}")
     agents, episodes = returns.shape
+    if returns.size == 1:
+        return Estimate(float(returns.item()), math.nan, math.nan)
     generator = np.random.default_rng(0)
     drawn = generator.integers(agents, size=(RESAMPLES, agents, 1))
     within = generator.integers(episodes, size=(RESAMPLES, agents, episodes))

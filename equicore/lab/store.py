@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -18,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from torch import Tensor, nn, optim
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what commands need for their --help must not import torch
     import pandas as pd
+    from torch import Tensor, nn, optim
 
 FORMAT = 1
 """Of the header that `write_tensors` writes."""
@@ -37,18 +38,26 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Write a file whole or not at all: yields a temporary path, renamed to ``path`` at the end.
 
     The temporary file stands beside ``path`` and has the same suffix. Missing folders are made.
+    Where ``path`` is a link, the file that it points to is written. What is no file, such as
+    /dev/null, is not replaced: the content is written to it.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-", suffix=path.suffix)
+    suffix, path = Path(path).suffix, Path(os.path.realpath(path))
+    special = path.exists() and not path.is_file() and not path.is_dir()
+    folder = Path(tempfile.gettempdir()) if special else path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".unfinished-", suffix=suffix)
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files
-        temporary.replace(path)
+        if special:
+            with path.open("wb") as device:
+                device.write(temporary.read_bytes())
+        else:
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)  # mkstemp makes private files
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -61,9 +70,13 @@ def write_text(path: str | Path, text: str) -> None:
 
 def check_writable(path: str | Path) -> None:
     """Raise ValueError if a file at ``path`` could not be written, before work is done for it."""
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # as `replacing` writes it
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a file")
+    if path.exists() and not path.is_file():
+        if not os.access(path, os.W_OK):
+            raise ValueError(f"{path} cannot be written: no permission")
+        return
     for parent in path.parents:
         if parent.exists():
             if not parent.is_dir():
@@ -123,16 +136,63 @@ def claim(folder: Path, files: Mapping[str, Settings]) -> None:
     check_claim(folder, files)
     for name, settings in files.items():
         if read_settings(folder / name) != _plain(settings):
-            write_text(folder / name, yaml.safe_dump(_plain(settings), sort_keys=False))
+            write_text(folder / name, to_yaml(_plain(settings)))
 
 
 def read_settings(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; empty if there is none, or it holds more than plain data."""
     try:
-        content = yaml.load(path.read_text(), _PlainLoader)
-    except (OSError, TypeError, ValueError, yaml.YAMLError):
+        content = from_yaml(path.read_text())
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def from_yaml(text: str) -> Any:
+    """Plain values from YAML; nothing in it is executed.
+
+    Numbers are those of YAML 1.2, and whole ones without a decimal point are integers.
+
+    Raises:
+        ValueError: If the text is no YAML, or holds more than plain data.
+
+    >>> from_yaml("{rate: 1e-3, steps: 5e4, size: 010}")
+    {'rate': 0.001, 'steps': 50000, 'size': 10}
+    """
+    try:
+        return yaml.load(text, _PlainLoader)
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise ValueError(f"not readable as YAML: {error}") from error
+
+
+def read_yaml(path: Path) -> Any:
+    """The plain values in a YAML file; see `from_yaml`."""
+    try:
+        return from_yaml(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path.name} is {error}") from error
+
+
+def to_yaml(value: Any, flow: bool = False) -> str:
+    """Plain values as YAML that `from_yaml` reads; in one line if ``flow``."""
+    return yaml.dump(value, Dumper=_PlainDumper, sort_keys=False, default_flow_style=flow)
+
+
+def whole(number: Any, what: str) -> int:
+    """A whole number as an int, also of a float or a text that is one.
+
+    Raises:
+        ValueError: If it is none; the message begins with ``what``.
+
+    >>> whole(500.0, "steps"), whole("2e3", "steps")
+    (500, 2000)
+    """
+    value = from_yaml(number) if isinstance(number, str) else number
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{what} must be a whole number; got {number!r}")
+    return value
 
 
 def remembered(
@@ -245,6 +305,8 @@ def restore_state(
 
 def state_tensors(**parts: nn.Module | optim.Optimizer) -> dict[str, Tensor]:
     """The states of modules and optimisers as tensors, each named after its part."""
+    from torch import optim
+
     tensors: dict[str, Tensor] = {}
     for part, thing in parts.items():
         state = thing.state_dict()
@@ -262,6 +324,8 @@ def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
 
 def load_state_tensors(tensors: Mapping[str, Tensor], **parts: nn.Module | optim.Optimizer) -> None:
     """Put modules and optimisers into the states that `state_tensors` gave; others are left."""
+    from torch import optim
+
     for part, thing in parts.items():
         state: dict[str, Any] = part_of(tensors, part)
         if isinstance(thing, optim.Optimizer):
@@ -277,10 +341,44 @@ def _plain(settings: Settings) -> dict[str, Any]:
     return json.loads(json.dumps(dict(settings)))
 
 
+_INTEGER = re.compile(r"[-+]?[0-9][0-9_]*")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan")
+_INT_TAG, _FLOAT_TAG = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+
+
 class _PlainLoader(yaml.SafeLoader):
-    """Reads the ordered mappings of rl-baselines3-zoo as plain ones; executes nothing."""
+    """Reads the numbers of YAML 1.2: 1e-3 is one, 010 is ten, 1:30 is none; executes nothing.
+
+    Ordered mappings of rl-baselines3-zoo are read as plain ones.
+    """
 
 
+class _PlainDumper(yaml.SafeDumper):
+    """Writes what `_PlainLoader` reads."""
+
+
+for _kind in (_PlainLoader, _PlainDumper):
+    _kind.yaml_implicit_resolvers = {
+        first: [pair for pair in pairs if pair[0] not in (_INT_TAG, _FLOAT_TAG)]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    for _tag, _pattern in ((_INT_TAG, _INTEGER), (_FLOAT_TAG, _FLOAT)):
+        _kind.add_implicit_resolver(
+            _tag, re.compile(f"(?:{_pattern.pattern})$"), list("-+.0123456789")
+        )
+
+
+def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
+    """A number; an integer where it is one and has no decimal point, as in 5e2."""
+    text = node.value.replace("_", "").lower()
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    number = float(text.replace(".inf", "inf").replace(".nan", "nan"))
+    return int(number) if number.is_integer() and "." not in text else number
+
+
+_PlainLoader.add_constructor(_INT_TAG, _number)
+_PlainLoader.add_constructor(_FLOAT_TAG, _number)
 _PlainLoader.add_constructor(
     "tag:yaml.org,2002:python/object/apply:collections.OrderedDict",
     lambda loader, node: dict(*loader.construct_sequence(node, deep=True)),  # type: ignore[arg-type]

@@ -18,8 +18,12 @@ from equicore.representations.linear import Matrix
 Move = tuple[int, bool, tuple[int, int]]
 
 
+ROWS_AND_COLUMNS = (-2, -1)
+"""Where the rows and columns of images stand by default: channels first, (..., rows, columns)."""
+
+
 class Image(Representation):
-    """Elements mirror, turn and shift the last two axes, the rows and columns of a grid.
+    """Elements mirror, turn and shift two axes, the rows and columns of a grid.
 
     Under g, the grid is first mirrored left to right if ``mirrors[g]``, then turned
     counter-clockwise by ``turns[g]`` quarter turns, then shifted cyclically, down and to the
@@ -32,13 +36,13 @@ class Image(Representation):
         mirrors: Whether each element mirrors.
         shifts: Rows and columns by which each element shifts; none when omitted.
         size: Rows and columns of the grid, needed where there are shifts.
+        axes: Where the rows and the columns stand, counted from the end: the last two, or
+            ``(-3, -2)`` where the channels come last, as in pictures of Gymnasium.
 
     Raises:
         ValueError: If the moves do not follow the group's multiplication, or there are shifts
-            without a size, or quarter turns of a grid that is not square.
+            without a size, quarter turns of a grid that is not square, or not two axes.
     """
-
-    axes = (-2, -1)
 
     def __init__(
         self,
@@ -47,8 +51,15 @@ class Image(Representation):
         mirrors: Sequence[bool],
         shifts: Sequence[Sequence[int]] | None = None,
         size: Sequence[int] | None = None,
+        axes: Sequence[int] = ROWS_AND_COLUMNS,
     ) -> None:
         super().__init__(group)
+        if len(axes) != 2 or axes[0] == axes[1] or max(axes) >= 0:
+            raise ValueError(
+                "axes are those of the rows and of the columns, counted from the end, as in "
+                f"(-2, -1); got {axes}"
+            )
+        self.axes: tuple[int, int] = (int(axes[0]), int(axes[1]))
         if (shifts is None) != (size is None):
             raise ValueError("shifts need the size (rows, columns) of the grid, and it needs them")
         rows, columns = _checked_size((1, 1) if size is None else size)
@@ -78,23 +89,25 @@ class Image(Representation):
         group.check_homomorphism(self.moves, identity, compose, operator.eq, "image moves")
 
     def act(self, g: int, x: Tensor) -> Tensor:
-        """Mirror, turn and shift the last two axes."""
+        """Mirror, turn and shift the rows and columns."""
         turns, mirror, shift = self.moves[self.group.check_element(g)]
-        if x.ndim < 3 or (turns % 2 and x.shape[-1] != x.shape[-2]):
+        row, column = self.axes
+        if x.ndim <= -min(self.axes) or (turns % 2 and x.shape[row] != x.shape[column]):
             raise ValueError(
-                "Image acts on the last two axes of a batch (B, ..., rows, columns), which must "
-                f"be equally long for quarter turns; got shape {tuple(x.shape)}"
+                f"Image acts on the axes {row} and {column} of a batch (B, ...), its rows and "
+                "columns, which must be equally long for quarter turns; got shape "
+                f"{tuple(x.shape)}"
             )
-        if self.size is not None and tuple(x.shape[-2:]) != self.size:
+        if self.size is not None and (x.shape[row], x.shape[column]) != self.size:
             raise ValueError(
                 f"the shifts of {self.group.name} are those of a grid (rows, columns) = "
                 f"{self.size}; got shape {tuple(x.shape)}"
             )
         if mirror:
-            x = x.flip(-1)
+            x = x.flip(column)
         if turns:
-            x = x.rot90(turns, (-2, -1))
-        return x.roll(shift, (-2, -1)) if shift != (0, 0) else x
+            x = x.rot90(turns, self.axes)
+        return x.roll(shift, self.axes) if shift != (0, 0) else x
 
     def linear_part(self, g: int) -> np.ndarray:
         """The matrix (2, 2) by which g moves a displacement of (rows, columns)."""
@@ -106,29 +119,40 @@ class Image(Representation):
         arguments: dict[str, Any] = {"turns": list(turns), "mirrors": list(mirrors)}
         if self.size is not None:
             arguments |= {"shifts": [list(s) for s in shifts], "size": list(self.size)}
+        if self.axes != ROWS_AND_COLUMNS:
+            arguments["axes"] = list(self.axes)
         return arguments
 
 
-def image_rotations() -> Image:
-    """C4 on images: element k turns counter-clockwise by k quarter turns."""
-    return Image(cyclic(4), range(4), [False] * 4)
+def image_rotations(axes: Sequence[int] = ROWS_AND_COLUMNS) -> Image:
+    """C4 on images: element k turns counter-clockwise by k quarter turns; axes as in `Image`."""
+    return Image(cyclic(4), range(4), [False] * 4, axes=axes)
 
 
-def image_flips(axis: int = -1) -> Image:
-    """C2 on images: element 1 mirrors along ``axis``, -1 (left to right) or -2 (top to bottom).
+def image_flips(axis: int = -1, axes: Sequence[int] = ROWS_AND_COLUMNS) -> Image:
+    """C2 on images: element 1 mirrors along ``axis``, one of the ``axes`` of `Image`.
+
+    The axis of the columns, -1 by default, is mirrored left to right, that of the rows, -2, top to
+    bottom.
 
     Raises:
-        ValueError: If the axis is neither -1 nor -2.
+        ValueError: If the axis is none of the two.
     """
-    if axis not in (-1, -2):
-        raise ValueError(f"axis must be -1 (left to right) or -2 (top to bottom); got {axis}")
+    if axis not in axes:
+        row, column = axes
+        raise ValueError(
+            f"axis must be {column} (left to right) or {row} (top to bottom); got {axis}"
+        )
     # top to bottom is left to right followed by half a turn
-    return Image(cyclic(2), [0, 0 if axis == -1 else 2], [False, True])
+    return Image(cyclic(2), [0, 0 if axis == axes[1] else 2], [False, True], axes=axes)
 
 
-def image_dihedral() -> Image:
-    """D4 on images: element 4 m + k mirrors left to right if m = 1, then makes k quarter turns."""
-    return Image(dihedral(4), [0, 1, 2, 3] * 2, [False] * 4 + [True] * 4)
+def image_dihedral(axes: Sequence[int] = ROWS_AND_COLUMNS) -> Image:
+    """D4 on images: element 4 m + k mirrors left to right if m = 1, then makes k quarter turns.
+
+    Axes as in `Image`.
+    """
+    return Image(dihedral(4), [0, 1, 2, 3] * 2, [False] * 4 + [True] * 4, axes=axes)
 
 
 def image_shifts(rows: int, columns: int, step: int = 1) -> Image:
@@ -183,14 +207,17 @@ def image_wallpaper(point: Image, side: int, step: int = 1) -> Image:
         [move[1] for _, move in pairs],
         [shift for shift, _ in pairs],
         (side, side),
+        point.axes,
     )
 
 
 def vector_field(grid: Image) -> TensorProduct:
     """Fields of vectors on a grid, (B, ..., 2, rows, columns): the grid moves, the vectors turn.
 
+    The vectors stand along the one of the last three axes that is none of the grid's.
+
     Component 0 of a vector points along the rows' axis, downwards, component 1 along the
-    columns' axis, to the right: component i belongs to axis ``i - 2``.
+    columns' axis, to the right.
 
     >>> field = vector_field(image_rotations())
     >>> to_the_right = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
@@ -198,7 +225,8 @@ def vector_field(grid: Image) -> TensorProduct:
     [-1.0, 0.0]
     """
     matrices = [grid.linear_part(g) for g in range(len(grid.group))]
-    return TensorProduct(Matrix(grid.group, matrices, dim=-3), grid)
+    (vectors,) = {-3, -2, -1} - {*grid.axes}
+    return TensorProduct(Matrix(grid.group, matrices, dim=vectors), grid)
 
 
 class Boxes(Representation):

@@ -17,8 +17,9 @@ from equicore.applications.scan import finetune, zero_shot
 from equicore.applications.scan.experiment import Run, train_all
 from equicore.applications.scan.finetune import Tuning
 from equicore.applications.scan.vocabulary import symmetry
+from equicore.lab import CORES
 from equicore.lab.command import Main, check_least, check_several
-from equicore.lab.jobs import CORES, Workers
+from equicore.lab.jobs import Workers
 from equicore.lab.store import check_writable
 from equicore.lab.tables import write_csv
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from equicore.lab.jobs import Workers, check_device, one_thread
+from equicore.lab.devices import check_device
+from equicore.lab.jobs import Workers, one_thread
 
 BACKENDS = pytest.mark.parametrize("backend", ["loky", "threading"])
 
@@ -169,7 +170,7 @@ def test_one_thread_is_put_back():
 
 @pytest.mark.parametrize("device", ["nonsense", "cuda:99", "cpu:x"])
 def test_devices_that_this_machine_has_not_are_refused(device):
-    with pytest.raises(ValueError, match=f"^--device {device}: [^\n]+$"):
+    with pytest.raises(ValueError, match=f"^there is no device {device} here: [^\n]+$"):
         check_device(device)
 
 

@@ -26,6 +26,7 @@ from equicore.lab.store import (
     check_writable,
     claim,
     digest,
+    from_yaml,
     load_state_tensors,
     part_of,
     read_settings,
@@ -34,6 +35,7 @@ from equicore.lab.store import (
     replacing,
     restore_state,
     state_tensors,
+    to_yaml,
     write_state,
     write_tensors,
     write_text,
@@ -140,6 +142,47 @@ def test_a_writer_that_is_killed_half_way_leaves_the_old_file(tmp_path):
     check_claim(path.parent, {"settings.yaml": {"seed": 1}})
     write_text(path, "new")
     assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_stays_and_its_target_is_written(tmp_path, exists):
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere" / "report.json", tmp_path / "here.json"
+    if exists:
+        target.write_text("old")
+    link.symlink_to(target)
+    check_writable(link)
+    write_text(link, "new")
+    assert link.is_symlink() and target.read_text() == "new"
+    assert sorted(p.name for p in tmp_path.rglob("*.json")) == ["here.json", "report.json"]
+
+
+def test_a_device_is_written_to_and_stays_one():
+    master, slave = os.openpty()
+    try:
+        path = Path(os.ttyname(slave))
+        before = path.stat()
+        check_writable(path)
+        write_text(path, "to the device")
+        assert os.read(master, 100) == b"to the device"
+        after = path.stat()
+        assert stat.S_ISCHR(after.st_mode)
+        assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_text(pipe, "through it")
+        assert os.read(reader, 100) == b"through it"
+        assert stat.S_ISFIFO(pipe.stat().st_mode)
+    finally:
+        os.close(reader)
 
 
 def test_whether_a_file_could_be_written_is_known_before(tmp_path):
@@ -347,6 +390,16 @@ def test_settings_execute_nothing(tmp_path, kind):
         (tmp_path / "settings.yaml").write_text(text)
         assert read_settings(tmp_path / "settings.yaml") == {}
     assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["1e3", "010", "1:30", "1_000", ".5", "yes", 1e-5, 1e20, 1e300, -2.5, 1000, 1000.0, True, None],
+)
+def test_values_come_back_from_yaml_as_they_were(value):
+    for flow in (True, False):
+        found = from_yaml(to_yaml({"a": [value]}, flow))["a"][0]
+        assert found == value and type(found) is type(value)
 
 
 def test_ordered_mappings_of_the_zoo_are_read(tmp_path):

@@ -1,0 +1,35 @@
+"""What `equicore` exports, which imports it when it is first used."""
+
+from equicore.groups import Group, cyclic, dihedral, product, symmetric, trivial
+from equicore.reduce import Best, Identity, Maximum, Mean, StraightThrough, WeightedMean
+from equicore.representations import (
+    Boxes,
+    DirectSum,
+    Image,
+    Matrix,
+    Permutation,
+    Representation,
+    Tokens,
+    Tree,
+    Trivial,
+    image_dihedral,
+    image_flips,
+    image_rotations,
+    image_shifts,
+    restrict,
+    vector_field,
+)
+from equicore.scores import max_probability, max_value, negative_entropy
+from equicore.symmetrize import Keywords, Symmetrized, equitune, equizero, lambda_equitune
+from equicore.verify import assert_equivariant, check_representation, equivariance_error, report
+from equicore.weights import MLPWeight, fit_familiarity
+
+__all__ = [
+    "Best", "Boxes", "DirectSum", "Group", "Identity", "Image", "Keywords", "MLPWeight", "Matrix",
+    "Maximum", "Mean", "Permutation", "Representation", "StraightThrough", "Symmetrized",
+    "Tokens", "Tree", "Trivial", "WeightedMean", "assert_equivariant", "check_representation",
+    "cyclic", "dihedral", "equitune", "equivariance_error", "equizero", "fit_familiarity",
+    "image_dihedral", "image_flips", "image_rotations", "image_shifts", "lambda_equitune",
+    "max_probability", "max_value", "negative_entropy", "product", "report", "restrict",
+    "symmetric", "trivial", "vector_field",
+]  # fmt: skip
