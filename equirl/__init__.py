@@ -4,43 +4,37 @@ Importing this package registers the environments and symmetries of `equirl.envs
 
 >>> import equirl
 >>> equirl.registered_symmetries()
-['Acrobot-v1', 'CartPole-v1', 'equirl/Gridworld-v0']
+['Acrobot-v1', 'CartPole-v1', 'LunarLander-v3', 'LunarLanderContinuous-v3', 'equirl/Gridworld-v0']
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
-from equirl.experience import Experience, replay_experience, rollout_experience
-from equirl.loading import load_agent
-from equirl.policies import (
-    EquitunePolicy,
-    EquizeroPolicy,
-    LambdaEquitunePolicy,
-    SymmetrizedPolicy,
-)
-from equirl.symmetry import Symmetry, register_symmetry, registered_symmetries, symmetry_of
-from equirl.weights import fit_familiarity, fit_temporal_difference
-from equirl.wrappers import (
-    RandomSymmetry,
-    SymmetryWrapper,
-    VectorRandomSymmetry,
-    VectorSymmetryWrapper,
-)
+__version__ = "0.2.0"
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from equirl._face import *  # noqa: F403
+    from equirl._face import __all__ as __all__
 
-__all__ = [
-    "EquitunePolicy", "EquizeroPolicy", "Experience", "LambdaEquitunePolicy", "RandomSymmetry",
-    "SymmetrizedPolicy", "Symmetry", "SymmetryWrapper", "VectorRandomSymmetry",
-    "VectorSymmetryWrapper", "fit_familiarity", "fit_temporal_difference", "load_agent",
-    "register_symmetry", "registered_symmetries", "replay_experience", "rollout_experience",
-    "symmetry_of",
-]  # fmt: skip
+
+def __getattr__(name: str) -> Any:
+    """What `_face` exports, imported when first used: torch alone takes seconds."""
+    if name.startswith("_") and name != "__all__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    face = importlib.import_module(f"{__name__}._face")
+    if name not in globals():  # where a submodule is by now
+        globals()[name] = getattr(face, name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})
+
 
 gymnasium.register(
     id="equirl/Gridworld-v0",
     entry_point="equirl.envs.gridworld:Gridworld",
     max_episode_steps=50,
 )
-register_symmetry("equirl/Gridworld-v0", "equirl.envs.gridworld:gridworld_symmetry")
-register_symmetry("CartPole-v1", "equirl.envs.classic_control:cartpole_symmetry")
-register_symmetry("Acrobot-v1", "equirl.envs.classic_control:acrobot_symmetry")

@@ -24,8 +24,14 @@ from torch.nn import functional
 
 from equicore import Best, Maximum, Representation, Tree, Trivial, max_value
 from equicore.reduce import Reducer
+from equirl.preprocessing import normalizer_of
 
 Normalization = Literal["softmax"] | None
+"""What a user chooses."""
+
+Scale = Literal["softmax", "log-odds"] | None
+"""What a head makes of the values of discrete actions."""
+
 Outputs = NDArray[Any] | dict[str, NDArray[Any]]
 
 
@@ -34,9 +40,9 @@ class Head(nn.Module, ABC):
 
     Args:
         policy: Of the agent.
-        normalize: ``"softmax"`` turns the values of each observation's actions into probabilities,
-            which makes them comparable between observations; None leaves them as they are. For
-            heads of other outputs it has no meaning.
+        scale: ``"softmax"`` turns the values of each observation's actions into probabilities,
+            which makes them comparable between observations; ``"log-odds"`` into the log-odds of
+            these; None leaves them as they are. For heads of other outputs it has no meaning.
 
     Attributes:
         averages: Whether the outputs of different views have a useful mean.
@@ -44,12 +50,10 @@ class Head(nn.Module, ABC):
 
     averages = True
 
-    def __init__(self, policy: BasePolicy, normalize: Normalization = "softmax") -> None:
+    def __init__(self, policy: BasePolicy, scale: Scale = "softmax") -> None:
         super().__init__()
-        if normalize not in ("softmax", None):
-            raise ValueError(f'normalize must be "softmax" or None; got {normalize!r}')
         self.policy = policy
-        self.normalize = normalize
+        self.scale = scale
 
     @abstractmethod
     def forward(self, observations: Tensor) -> Any:
@@ -80,9 +84,11 @@ class DiscreteHead(Head):
         """A number for each action."""
 
     def forward(self, observations: Tensor) -> Tensor:
-        """The values, or probabilities, of actions."""
+        """The values, probabilities or log-odds of actions."""
         values = self.values(observations)
-        return values.softmax(-1) if self.normalize == "softmax" else values
+        if self.scale == "softmax":
+            return values.softmax(-1)
+        return log_odds(values) if self.scale == "log-odds" else values
 
     def outputs(self, action: Representation) -> Representation:
         """They are permuted as the actions are."""
@@ -109,8 +115,8 @@ class QValues(DiscreteHead):
         TypeError: If the Q-network computes its output in a way of its own.
     """
 
-    def __init__(self, policy: DQNPolicy, normalize: Normalization = "softmax") -> None:
-        super().__init__(policy, normalize)
+    def __init__(self, policy: DQNPolicy, scale: Scale = "softmax") -> None:
+        super().__init__(policy, scale)
         q_net = policy.q_net
         if type(q_net).forward is not QNetwork.forward:
             raise TypeError(
@@ -153,7 +159,10 @@ class Logits(DiscreteHead):
         if deterministic:
             return super().actions(reduced, deterministic)
         values = torch.as_tensor(reduced)
-        chances = values if self.normalize == "softmax" else values.softmax(-1)
+        if self.scale == "log-odds":
+            chances = values.sigmoid()
+        else:
+            chances = values if self.scale == "softmax" else values.softmax(-1)
         return torch.multinomial(chances, 1).squeeze(-1).numpy()
 
 
@@ -164,8 +173,8 @@ class ContinuousHead(Head):
     low: Tensor
     high: Tensor
 
-    def __init__(self, policy: BasePolicy, normalize: Normalization = "softmax") -> None:
-        super().__init__(policy, normalize)
+    def __init__(self, policy: BasePolicy, scale: Scale = "softmax") -> None:
+        super().__init__(policy, scale)
         space = policy.action_space
         assert isinstance(space, spaces.Box)  # see `HEADS`
         for name, bound in (("low", space.low), ("high", space.high)):
@@ -232,28 +241,37 @@ HEADS: tuple[tuple[type[BasePolicy], type[spaces.Space], type[Head]], ...] = (
 """For each kind of policy and of action space, what symmetrises it."""
 
 
-def head_of(model: Any, normalize: Normalization = "softmax") -> Head:
+def log_odds(values: Tensor) -> Tensor:
+    """The log-odds log p / (1 - p) of the softmax of values, shapes (..., actions).
+
+    They have the order of the probabilities p, but do not saturate: p is 1 in float32 where a value
+    exceeds the others by 17. An action beside which all others have minus infinity has infinity.
+    """
+    own = torch.eye(values.shape[-1], dtype=torch.bool, device=values.device)
+    others = values.unsqueeze(-2).masked_fill(own, -torch.inf)  # (..., action, other action)
+    return values - others.logsumexp(-1)
+
+
+def head_of(model: Any, scale: Scale = "softmax") -> Head:
     """The head of an agent.
 
     Args:
         model: An agent of Stable-Baselines3, or its policy.
-        normalize: See `Head`.
+        scale: See `Head`.
 
     Raises:
         TypeError: If there is no head for it, or it has a memory.
-        ValueError: If it was trained on normalised observations (``VecNormalize``), or
-            ``normalize`` is neither.
+        ValueError: If it is known to see normalised observations (``VecNormalize``,
+            ``NormalizeObservation``).
     """
     policy = getattr(model, "policy", model)
-    find = getattr(model, "get_vec_normalize_env", None)
-    if isinstance(policy, BasePolicy) and find is not None:
-        normalizer = find()
-        if normalizer is not None and normalizer.norm_obs:
-            raise ValueError(
-                "this agent sees observations that VecNormalize shifts and scales, on which the "
-                "group acts differently than on those of the environment; train it with "
-                "VecNormalize(norm_obs=False)"
-            )
+    if (normalizer := normalizer_of(model)) is not None:
+        raise ValueError(
+            f"this agent sees observations that {normalizer} shifts and scales, on which the group "
+            "acts differently than on those of the environment; such agents cannot be symmetrised "
+            "yet. If it normalised rewards only, say so by an environment that does: "
+            "model.set_env(VecNormalize(env, norm_obs=False))"
+        )
     if hasattr(policy, "lstm_actor"):  # of sb3_contrib's recurrent policies
         raise TypeError(
             "this agent remembers what it has seen (LSTM); only agents without a memory can be "
@@ -261,7 +279,7 @@ def head_of(model: Any, normalize: Normalization = "softmax") -> Head:
         )
     for kind, space, head in HEADS:
         if isinstance(policy, kind) and isinstance(policy.action_space, space):
-            return head(policy, normalize)
+            return head(policy, scale)
     known = ", ".join(dict.fromkeys(f"{kind.__name__}" for kind, _, _ in HEADS))
     what = f"{type(model).__module__}.{type(model).__name__}"
     if isinstance(policy, BasePolicy):

@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import stable_baselines3.common.policies as actor_critic
@@ -28,10 +28,13 @@ from gymnasium import spaces
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common import torch_layers
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.sb2_compat import rmsprop_tf_like
 from stable_baselines3.common.utils import get_device
 from torch import Tensor, nn, optim
+
+from equicore.lab.devices import check_device
 
 POLICIES: dict[str, ModuleType] = {m.__name__: m for m in (actor_critic, dqn, sac, td3)}
 """Where the policies stand that can be opened."""
@@ -51,6 +54,28 @@ NOT_RESTORED = {
 SHARED = ("pi_features_extractor.", "vf_features_extractor.")
 """Parameters that archives from before Stable-Baselines3 1.7 name once, not once for each use."""
 
+
+class _Finished:
+    """An agent that is not trained further: what that needs is pickled in its file."""
+
+    def learn(self, *arguments: Any, **options: Any) -> NoReturn:
+        """Refuse.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(
+            "load_agent opens agents to use them, not to train them further: their replay buffer, "
+            "schedules and some settings are pickled in the file and were not read. Train with "
+            "equirl train, or, if you trust the file, open it with Stable-Baselines3's own load"
+        )
+
+
+LOADED: dict[type[BaseAlgorithm], Any] = {
+    kind: type(kind.__name__, (_Finished, kind), {}) for kind in (A2C, DQN, PPO, SAC, TD3)
+}
+"""For each algorithm the class of its loaded agents, one of the algorithm that cannot learn."""
+
 KEPT = ("gamma", "exploration_rate")
 """What a policy is told of its agent, where the agent itself is not kept."""
 
@@ -59,20 +84,25 @@ def load_agent(path: str | Path, device: str | torch.device = "auto") -> BaseAlg
     """Open an agent that Stable-Baselines3 saved, without unpickling anything.
 
     Args:
-        path: The ``.zip`` file, of an A2C, DQN, PPO, SAC or TD3.
+        path: The ``.zip`` file, of an A2C, DQN, PPO, SAC or TD3; the suffix may be left out.
         device: For the networks.
 
     Returns:
-        The agent, for prediction and evaluation. Its spaces, networks and plain fields, such as
-        ``gamma`` and ``num_timesteps``, are those of the file; what the file holds only as pickles
-        (schedules) has Stable-Baselines3's defaults, and the replay buffer is empty.
+        The agent, for prediction and evaluation; its ``learn`` raises TypeError. Its spaces,
+        networks and plain fields, such as ``gamma`` and ``num_timesteps``, are those of the file;
+        what the file holds only as pickles (schedules) has Stable-Baselines3's defaults, and the
+        replay buffer is empty.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged, no archive of Stable-Baselines3, of another algorithm,
-            or has spaces or networks that its plain part does not describe.
+            or has spaces or networks that its plain part does not describe; or if there is no such
+            device.
     """
+    check_device(device)
     path = Path(path)
+    if not path.exists() and path.with_name(f"{path.name}.zip").is_file():
+        path = path.with_name(f"{path.name}.zip")
     content, data, weights = _read(path)
     algorithm, policy_class = _kinds(data, path)
     fields: dict[str, Any] = {
@@ -85,6 +115,9 @@ def load_agent(path: str | Path, device: str | torch.device = "auto") -> BaseAlg
     defaults = vars(algorithm(policy_class, env=None, _init_setup_model=False))
     # without an environment SAC cannot work out its default
     defaults["target_entropy"] = -float(np.prod(fields["action_space"].shape or 1))
+    if issubclass(algorithm, OnPolicyAlgorithm) and data.get("_last_original_obs") is not None:
+        # these keep it under VecNormalize only, by which `normalizer_of` knows
+        fields["_last_original_obs"] = np.full(fields["observation_space"].shape, np.nan)
     for name, value in data.items():
         if isinstance(value, dict) and ":serialized:" in value:
             fields.setdefault(name, defaults.get(name))
@@ -139,6 +172,7 @@ def policy_from_dict(
     Raises:
         ValueError: If the description is not one, or the weights do not fit.
     """
+    check_device(device)
     policy_class = _class_named(description["class"], tuple(POLICIES.values()))
     arguments = {name: _made(value) for name, value in description["arguments"].items()}
     with torch.random.fork_rng(devices=[]):
@@ -206,8 +240,8 @@ def _kinds(data: dict[str, Any], path: Path) -> tuple[Any, type[BasePolicy]]:
             "from plain data"
         )
     if POLICIES[name] is actor_critic:
-        return PPO if "clip_range" in data else A2C, policy_class
-    return {dqn: DQN, sac: SAC, td3: TD3}[POLICIES[name]], policy_class
+        return LOADED[PPO if "clip_range" in data else A2C], policy_class
+    return LOADED[{dqn: DQN, sac: SAC, td3: TD3}[POLICIES[name]]], policy_class
 
 
 def _policy_kwargs(data: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -26,9 +26,10 @@ from equicore import Mean, MLPWeight, Symmetrized, WeightedMean
 from equicore.lab.store import part_of, read_tensors, state_tensors, write_tensors
 from equicore.reduce import Reducer
 from equicore.trees import tree_map
-from equirl.heads import Head, Normalization, Outputs, head_of
+from equirl.heads import Head, Normalization, Outputs, Scale, head_of
 from equirl.loading import policy_from_dict, policy_to_dict
-from equirl.symmetry import Symmetry, symmetry_of
+from equirl.preprocessing import changes
+from equirl.symmetry import Env, Symmetry, symmetry_of
 
 # A dict is refused, but it is part of the signature that Stable-Baselines3 asks of a policy.
 Observation = NDArray[Any] | dict[str, NDArray[Any]]
@@ -50,11 +51,9 @@ class SymmetrizedPolicy(BasePolicy):
             as it is, not copied: what it learns later, this policy knows. Move it to its device and
             type first. An agent trained under `VecNormalize` must be given whole, as that is how it
             can be recognised and refused.
-        symmetry: Of its environment, or the environment's registered id.
-        reduce: What reduces the aligned outputs of a head, see `equicore.reduce`.
-        normalize: ``"softmax"`` turns the values of each transformed state's discrete actions into
-            probabilities before they are reduced, which makes them comparable between states;
-            None leaves them as they are.
+        symmetry: Of its environment; or the environment, or its registered id.
+        head: What the agent exposes, see `equirl.heads.head_of`.
+        reduce: What reduces its aligned outputs, see `equicore.reduce`.
         top_k: As in `equicore.Symmetrized`.
 
     Raises:
@@ -67,21 +66,20 @@ class SymmetrizedPolicy(BasePolicy):
     def __init__(
         self,
         model: Agent,
-        symmetry: Symmetry | str,
+        symmetry: Symmetry | Env,
+        head: Head,
         reduce: Reducer,
-        normalize: Normalization = "softmax",
         top_k: int | None = None,
     ) -> None:
-        head = head_of(model, normalize)
         policy = head.policy
         super().__init__(policy.observation_space, policy.action_space)
-        self.symmetry = _found(symmetry)
-        self.symmetry.check_spaces(policy.observation_space, policy.action_space)
+        self.symmetry = _found(symmetry, model)
+        seen = self.symmetry.seen_by_agent(policy.observation_space)
+        seen.check_spaces(policy.observation_space, policy.action_space)
         self.model = model
         self.policy = policy
-        self.normalize = normalize
         # copies, as the agent's device need not be that of the caller's symmetry
-        observation, action = map(copy.deepcopy, (self.symmetry.observation, self.symmetry.action))
+        observation, action = map(copy.deepcopy, (seen.observation, seen.action))
         self.symmetrized = Symmetrized(
             head, observation, head.outputs(action), reduce, top_k=top_k
         ).to(policy.device)
@@ -97,10 +95,22 @@ class SymmetrizedPolicy(BasePolicy):
         """Make the subclass known to `load`."""
         SymmetrizedPolicy.kinds[cls.__name__] = cls
 
+    def __repr__(self) -> str:
+        """As in ``EquizeroPolicy(DQNPolicy, Box(4,) to Discrete(2), cyclic(2))``."""
+        kind, space = type(self.policy).__name__, self.action_space
+        actions = space if self._discrete else f"{type(space).__name__}{space.shape}"
+        group = self.symmetry.group.name
+        return f"{type(self).__name__}({kind}, Box{self._shape} to {actions}, {group})"
+
     @property
     def head(self) -> Head:
         """What the agent exposes."""
         return self._parts[0]
+
+    @property
+    def normalize(self) -> Normalization:
+        """What is done to the values of discrete actions before they are reduced."""
+        return self.head.scale and "softmax"
 
     def predict(
         self,
@@ -141,7 +151,8 @@ class SymmetrizedPolicy(BasePolicy):
     def action_values(self, observation: Observation) -> NDArray[np.floating[Any]]:
         """The reduced values whose arg-max is the action, for discrete actions.
 
-        These are probabilities under ``normalize="softmax"``.
+        Under ``normalize="softmax"`` these are probabilities, or the log-odds of probabilities for
+        `EquizeroPolicy`.
 
         Args:
             observation: One observation, or a batch of shape (B, ...).
@@ -194,13 +205,15 @@ class SymmetrizedPolicy(BasePolicy):
 
     def _reduced(self, batch: Tensor) -> Outputs:
         """What the views are reduced to, as arrays."""
-        _, symmetrized, policy = self._parts
+        head, symmetrized, policy = self._parts
         if policy.training:
             policy.set_training_mode(False)
         with torch.inference_mode():
-            reduced = symmetrized(batch)
+            reduced = symmetrized(batch) if len(batch) else head(batch)
             outputs: Any = tree_map(lambda t: (t if self._on_cpu else t.cpu()).numpy(), reduced)
         values = outputs if isinstance(outputs, np.ndarray) else outputs["action"]
+        if not values.size:
+            return outputs
         if math.isnan(values.item(values.argmax())):  # where numpy finds a NaN, if there is one
             raise ValueError(_explain_nan(batch, policy))
         return outputs
@@ -256,7 +269,9 @@ class SymmetrizedPolicy(BasePolicy):
             )
         try:
             agent = policy_from_dict(header["agent"], part_of(tensors, "agent"), device)
-            policy = kind._from_header(header, agent, Symmetry.from_dict(header["symmetry"]))
+            with warnings.catch_warnings():  # the agent was checked before it was saved
+                warnings.simplefilter("ignore", UserWarning)
+                policy = kind._from_header(header, agent, Symmetry.from_dict(header["symmetry"]))
             weights = part_of(tensors, "reduce")
             for tensor in weights.values():
                 policy.symmetrized.reduce.to(tensor.dtype)
@@ -284,14 +299,14 @@ class EquitunePolicy(SymmetrizedPolicy):
 
     Args:
         model: An agent, or its policy.
-        symmetry: Of its environment, or the environment's registered id.
+        symmetry: Of its environment; or the environment, or its registered id.
         normalize: ``"softmax"`` or None, see `SymmetrizedPolicy`.
     """
 
     def __init__(
-        self, model: Agent, symmetry: Symmetry | str, normalize: Normalization = "softmax"
+        self, model: Agent, symmetry: Symmetry | Env, normalize: Normalization = "softmax"
     ) -> None:
-        super().__init__(model, symmetry, Mean(), normalize)
+        super().__init__(model, symmetry, _head(model, normalize), Mean())
         if not self.head.averages:
             warnings.warn(
                 "equitune averages actions, and two ways to act, such as two gaits, have no useful "
@@ -303,13 +318,14 @@ class EquitunePolicy(SymmetrizedPolicy):
 class EquizeroPolicy(SymmetrizedPolicy):
     """The action of the view that the agent values most (Basu et al., NeurIPS 2023, eq. 3).
 
-    For discrete actions, with the softmax: a*(s) = argmax_a max_g softmax(Q(g s, .))[g a]. For two
-    actions and a group of two elements this is the same policy as `EquitunePolicy`. Of continuous
+    For discrete actions, with the softmax: a*(s) = argmax_a max_g softmax(Q(g s, .))[g a], computed
+    by the log-odds of these probabilities, which do not saturate. For two actions and a group of
+    two elements this is the same policy as `EquitunePolicy`. Of continuous
     actions it is the one whose view has the largest value V(g s), or Q(g s, .) of the critics.
 
     Args:
         model: An agent, or its policy.
-        symmetry: Of its environment, or the environment's registered id.
+        symmetry: Of its environment; or the environment, or its registered id.
         normalize: ``"softmax"`` or None, see `SymmetrizedPolicy`.
 
     >>> import gymnasium as gym, numpy as np, equirl
@@ -324,9 +340,10 @@ class EquizeroPolicy(SymmetrizedPolicy):
     """
 
     def __init__(
-        self, model: Agent, symmetry: Symmetry | str, normalize: Normalization = "softmax"
+        self, model: Agent, symmetry: Symmetry | Env, normalize: Normalization = "softmax"
     ) -> None:
-        super().__init__(model, symmetry, head_of(model, normalize).best(), normalize)
+        head = _head(model, normalize, "log-odds")
+        super().__init__(model, symmetry, head, head.best())
 
 
 class LambdaEquitunePolicy(SymmetrizedPolicy):
@@ -346,7 +363,7 @@ class LambdaEquitunePolicy(SymmetrizedPolicy):
 
     Args:
         model: An agent, or its policy.
-        symmetry: Of its environment, or the environment's registered id.
+        symmetry: Of its environment; or the environment, or its registered id.
         weight: The weight network; a new `equicore.MLPWeight` when omitted.
         normalize: ``"softmax"`` or None, see `SymmetrizedPolicy`.
         sharpness: How much the agent's sureness counts, at least 0; for discrete actions only.
@@ -358,29 +375,55 @@ class LambdaEquitunePolicy(SymmetrizedPolicy):
     def __init__(
         self,
         model: Agent,
-        symmetry: Symmetry | str,
+        symmetry: Symmetry | Env,
         weight: MLPWeight | None = None,
         normalize: Normalization = "softmax",
         sharpness: float = SHARPNESS,
     ) -> None:
         if not sharpness >= 0:
             raise ValueError(f"sharpness is a number from 0; got {sharpness}")
-        head = head_of(model, normalize)
+        head = _head(model, normalize)
         if weight is None:
-            _found(symmetry).check_spaces(head.policy.observation_space, head.policy.action_space)
-            shape = head.policy.observation_space.shape
-            assert shape is not None
-            weight = MLPWeight(shape)
+            space = head.policy.observation_space
+            weight = MLPWeight(space.shape if isinstance(space, spaces.Box) else (1,))
         score = partial(_log_sureness, sharpness) if sharpness and head.averages else None
         super().__init__(
             model,
             symmetry,
+            head,
             WeightedMean(weight, score=score),
-            normalize,
             top_k=None if head.averages else 1,
         )
         self.weight = weight
         self.sharpness = sharpness
+        self._told = False
+
+    def __repr__(self) -> str:
+        """Also tells if its weights are not fitted yet."""
+        return super().__repr__() if self.fitted else f"{super().__repr__()[:-1]}, not fitted)"
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the weight network has learned; True for networks that do not tell."""
+        return getattr(self.weight, "fitted", True)
+
+    def predict(
+        self,
+        observation: Observation,
+        state: tuple[NDArray[Any], ...] | None = None,
+        episode_start: NDArray[Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
+        """As of `SymmetrizedPolicy`; warns once if the weights are not fitted."""
+        if not self._told:
+            self._told = True
+            if not self.fitted:
+                warnings.warn(
+                    "the weights of this policy are not fitted: to it every state is equally "
+                    "familiar; see equirl.fit_familiarity",
+                    stacklevel=2,
+                )
+        return super().predict(observation, state, episode_start, deterministic)
 
     def _extra_header(self) -> dict[str, Any]:
         return {
@@ -396,10 +439,42 @@ class LambdaEquitunePolicy(SymmetrizedPolicy):
         return cls(agent, symmetry, weight, header["normalize"], header["sharpness"])
 
 
-def _found(symmetry: Symmetry | str) -> Symmetry:
-    found = symmetry_of(symmetry) if isinstance(symmetry, str) else symmetry
-    if not isinstance(found, Symmetry):
-        raise TypeError(f"expected a Symmetry or an environment's id; got {symmetry!r}")
+def equituned(policy: SymmetrizedPolicy, normalize: Normalization) -> Symmetrized:
+    """The mean over the group of the values of a policy's agent, whatever the policy reduces by."""
+    symmetrized = policy.symmetrized
+    head = head_of(policy.policy, normalize)
+    return Symmetrized(head, symmetrized.input_rep, symmetrized.output_rep, Mean())
+
+
+def _head(model: Agent, normalize: Normalization, scale: Scale = "softmax") -> Head:
+    if normalize not in ("softmax", None):
+        raise ValueError(f'normalize must be "softmax" or None; got {normalize!r}')
+    head = head_of(model, normalize and scale)
+    if isinstance(model, BasePolicy):
+        warnings.warn(
+            "a policy without its agent does not tell whether its observations were normalised "
+            "(VecNormalize), which would make it wrong here; give the whole agent, so that this "
+            "can be checked",
+            stacklevel=3,
+        )
+    return head
+
+
+def _found(symmetry: Symmetry | Env, model: Agent) -> Symmetry:
+    """The symmetry that is meant by itself, an environment or its id."""
+    if isinstance(symmetry, Symmetry):
+        return symmetry
+    if not (
+        isinstance(symmetry, str) or hasattr(symmetry, "spec") or hasattr(symmetry, "get_attr")
+    ):
+        raise TypeError(f"expected a Symmetry, an environment or its id; got {symmetry!r}")
+    found = symmetry_of(symmetry)
+    env = getattr(model, "env", None)
+    if env is not None and (wrappers := changes(env)):
+        raise ValueError(
+            f"this agent sees its environment through {', '.join(wrappers)}, and the registered "
+            "symmetry is that of the environment itself; pass the Symmetry of what the agent sees"
+        )
     return found
 
 
@@ -410,10 +485,10 @@ def _log_sureness(sharpness: float, values: torch.Tensor) -> torch.Tensor:
 
 
 def _explain_nan(observations: Tensor, policy: BasePolicy) -> str:
-    places = observations.isnan().nonzero().tolist()
-    if places:
-        index = places[0] if len(observations) > 1 else places[0][1:]
-        return f"NaN in the observation, at index {tuple(index)}"
+    for what, places in (("NaN", observations.isnan()), ("infinity", observations.isinf())):
+        if found := places.nonzero().tolist():
+            index = found[0] if len(observations) > 1 else found[0][1:]
+            return f"{what} in the observation, at index {tuple(index)}"
     for name, parameter in policy.named_parameters():
         if not parameter.isfinite().all():
             return f"NaN in the outputs: the network has diverged, {name} is not finite"

@@ -19,14 +19,29 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
+from stable_baselines3.common.preprocessing import (
+    is_image_space,
+    is_image_space_channels_first,
+)
+from stable_baselines3.common.vec_env import VecEnv
 
-from equicore import Group, Matrix, Permutation, Representation
+from equicore import Group, Image, Matrix, Permutation, Representation
 from equicore.representations import plain
+from equirl.preprocessing import changes
 
 Factory = Callable[[EnvSpec], "Symmetry"]
+Env = str | gym.Env | VectorEnv | VecEnv
+"""An environment's id, or an environment that was made from one."""
 
-_registry: dict[str, Factory | str] = {}
+_registry: dict[str, Factory | str] = {
+    "equirl/Gridworld-v0": "equirl.envs.gridworld:gridworld_symmetry",
+    "CartPole-v1": "equirl.envs.classic_control:cartpole_symmetry",
+    "Acrobot-v1": "equirl.envs.classic_control:acrobot_symmetry",
+    "LunarLander-v3": "equirl.envs.box2d:lunarlander_symmetry",
+    "LunarLanderContinuous-v3": "equirl.envs.box2d:lunarlander_symmetry",
+}
 
 
 @dataclass(frozen=True)
@@ -89,6 +104,16 @@ class Symmetry:
                 f"a symmetry acts on Box observations; got {observation_space}. Flatten them "
                 "first, for instance with gymnasium.wrappers.FlattenObservation"
             )
+        if (
+            isinstance(self.observation, Image)
+            and -1 in self.observation.axes
+            and is_image_space(observation_space, check_channels=True)
+            and not is_image_space_channels_first(observation_space)
+        ):
+            raise ValueError(
+                f"the images {observation_space.shape} have their channels last, where this "
+                "symmetry has the columns; make it with axes=(-3, -2)"
+            )
         _check_space("observation", observation_space, self.observation, self.act_on_observations)
         if isinstance(action_space, spaces.Discrete):
             if not isinstance(self.action, Permutation):
@@ -106,6 +131,46 @@ class Symmetry:
             _check_space("action", action_space, self.action, self.act_on_actions)
         else:
             raise ValueError(f"a symmetry acts on Discrete or Box actions; got {action_space}")
+
+    def seen_by_agent(self, observation_space: spaces.Space) -> Symmetry:
+        """The symmetry of what an agent sees, if this is that of what its environment emits.
+
+        They differ where Stable-Baselines3 has moved the channels of images to the front.
+
+        Args:
+            observation_space: The agent's.
+
+        Raises:
+            ValueError: If it cannot be told where the channels are that this one acts beside.
+        """
+        if not (
+            isinstance(observation_space, spaces.Box)
+            and is_image_space(observation_space)
+            and is_image_space_channels_first(observation_space)
+        ):
+            return self
+        channels, *grid = observation_space.shape
+        emitted = spaces.Box(0, 255, (*grid, channels), np.uint8)
+        fits = [self._keeps_shape(space) for space in (observation_space, emitted)]
+        axes = {-3, -2, -1} & {*self.observation.axes}
+        if fits == [True, True] and axes:  # which these are decides, as for mirrors
+            fits = [-3 not in axes, -1 not in axes]
+            if fits[0] == fits[1]:
+                raise ValueError(
+                    f"images {emitted.shape} are seen by the agent as {observation_space.shape}, "
+                    "and the symmetry fits both; act on all axes of one of them, or on an Image"
+                )
+        moved = Symmetry(ChannelsFirst(self.observation), self.action)
+        return moved if fits == [False, True] else self
+
+    def _keeps_shape(self, space: spaces.Box) -> bool:
+        """Whether the group acts on observations of this shape, and leaves it."""
+        samples = np.zeros((2, *space.shape), space.dtype)
+        try:
+            moved = [self.act_on_observations(g, samples) for g in self.group.generators]
+        except (ValueError, TypeError, RuntimeError, IndexError):
+            return False
+        return all(m.shape == samples.shape for m in moved)
 
     def to_dict(self) -> dict[str, Any]:
         """The symmetry as plain JSON values."""
@@ -128,6 +193,24 @@ class Symmetry:
         )
 
 
+class ChannelsFirst(Representation):
+    """How a group acts on images (B, channels, rows, columns), by how on (B, rows, columns, ...).
+
+    Args:
+        emitted: How it acts on images as an environment emits them, the channels last.
+    """
+
+    def __init__(self, emitted: Representation) -> None:
+        super().__init__(emitted.group)
+        self.emitted = emitted
+        places = {-3: -2, -2: -1, -1: -3}
+        self.axes = tuple(places.get(axis, axis) for axis in emitted.axes)
+
+    def act(self, g: int, x: torch.Tensor) -> torch.Tensor:
+        """Move the channels to the end, act, and move them back."""
+        return self.emitted.act(g, x.movedim(-3, -1)).movedim(-1, -3)
+
+
 def register_symmetry(env_id: str, factory: Factory | str) -> None:
     """Declare the symmetry of an environment id.
 
@@ -140,7 +223,7 @@ def register_symmetry(env_id: str, factory: Factory | str) -> None:
     >>> from equicore import Image, Matrix, Permutation, cyclic
     >>> def pong_symmetry(spec):
     ...     flip = cyclic(2)
-    ...     up_down = Image(flip, turns=[0, 2], mirrors=[False, True])
+    ...     up_down = Image(flip, turns=[0, 2], mirrors=[False, True], axes=(-3, -2))
     ...     return Symmetry(up_down, Permutation.from_generators(flip, [[0, 1, 3, 2, 5, 4]]))
     >>> register_symmetry("my/Pong-v0", pong_symmetry)
     """
@@ -152,7 +235,7 @@ def registered_symmetries() -> list[str]:
     return sorted(_registry)
 
 
-def symmetry_of(env: str | Any) -> Symmetry:
+def symmetry_of(env: Env) -> Symmetry:
     """Look up the symmetry of an environment.
 
     Args:
@@ -161,13 +244,22 @@ def symmetry_of(env: str | Any) -> Symmetry:
             or vectorised, or a ``VecEnv`` of Stable-Baselines3.
 
     Raises:
-        ValueError: If no symmetry is registered for it; the message lists the known ids.
+        ValueError: If no symmetry is registered for it (the message lists the known ids), or a
+            wrapper around the environment changes what it emits or is told, so that the symmetry
+            is another.
+        TypeError: If what was registered makes no `Symmetry`.
 
     >>> import equirl
     >>> equirl.symmetry_of("CartPole-v1").group
     Group('cyclic(2)', order 2)
     """
     spec = _spec_of(env)
+    if wrappers := changes(spec if isinstance(env, str) else env):
+        raise ValueError(
+            f"{spec.id} is seen through {', '.join(wrappers)} here, and its registered symmetry is "
+            "that of what the environment itself emits and is told; pass the Symmetry of what "
+            "comes out of the wrappers, or put them outside"
+        )
     if spec.id not in _registry:
         near = difflib.get_close_matches(spec.id, _registry, n=1)
         raise ValueError(
@@ -182,7 +274,13 @@ def symmetry_of(env: str | Any) -> Symmetry:
         module, _, name = factory.partition(":")
         factory = getattr(_import(module, factory), name)
         _registry[spec.id] = factory
-    return factory(spec)
+    symmetry = factory(spec)
+    if not isinstance(symmetry, Symmetry):
+        raise TypeError(
+            f"what is registered for {spec.id} returned {symmetry!r}, not a Symmetry; does the "
+            "function lack a return?"
+        )
+    return symmetry
 
 
 def _import(module: str, what: str) -> Any:
@@ -192,7 +290,7 @@ def _import(module: str, what: str) -> Any:
         raise ValueError(f"{what}: cannot import {module}: {error}") from error
 
 
-def _spec_of(env: str | Any) -> EnvSpec:
+def _spec_of(env: Env) -> EnvSpec:
     if isinstance(env, str):
         module, _, env = env.rpartition(":")
         if module:

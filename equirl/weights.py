@@ -14,7 +14,7 @@ import equicore
 from equicore import MLPWeight, WeightedMean
 from equirl.experience import Experience
 from equirl.heads import QValues
-from equirl.policies import EquitunePolicy, LambdaEquitunePolicy
+from equirl.policies import LambdaEquitunePolicy, equituned
 
 
 def fit_familiarity(
@@ -51,7 +51,7 @@ def fit_familiarity(
         ValueError: If the observations are too few, of another shape, or hold NaN.
     """
     _check_policy(policy)
-    inputs = torch.from_numpy(np.array(observations))
+    inputs, _ = policy.obs_to_tensor(observations)
     return equicore.fit_familiarity(
         policy.symmetrized,
         inputs,
@@ -111,12 +111,10 @@ def fit_temporal_difference(
     reduce = policy.symmetrized.reduce
     assert isinstance(reduce, WeightedMean)
     # Bellman's equation is about the Q-values as they are
-    plain = EquitunePolicy(policy.policy, policy.symmetry, normalize=None).symmetrized
+    plain = equituned(policy, normalize=None)
     device = policy.policy.device
-    before, after = (
-        torch.from_numpy(np.ascontiguousarray(x)).to(device)
-        for x in (experience.observations, experience.next_observations)
-    )
+    before, _ = policy.obs_to_tensor(experience.observations)
+    after, _ = policy.obs_to_tensor(experience.next_observations)
     actions, rewards, terminated = (
         torch.from_numpy(np.ascontiguousarray(x)).to(device)
         for x in (experience.actions, experience.rewards, experience.terminated)

@@ -7,6 +7,7 @@ equivariant policy does as well in it as in the original. Rendering shows the or
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 
 from equicore import Permutation, Representation
@@ -75,8 +76,9 @@ class SymmetryWrapper(gym.Wrapper, RecordConstructorArgs):
 class RandomSymmetry(SymmetryWrapper):
     """An environment seen through a random group element, drawn anew for each episode.
 
-    The element is drawn uniformly from the environment's own generator, so a seeded reset makes
-    it reproducible; ``env.element`` tells which it is.
+    The element is drawn uniformly, from a generator of the wrapper's own that a seeded reset
+    seeds. So what the environment itself draws is the same as without the wrapper.
+    ``env.element`` tells the element.
 
     Args:
         env: The environment.
@@ -92,19 +94,22 @@ class RandomSymmetry(SymmetryWrapper):
     ...     observation, info = env.reset(seed=seed)
     ...     elements.append(env.element)
     >>> elements
-    [2, 3, 0, 0, 3]
+    [2, 2, 1, 3, 1]
     """
 
     def __init__(self, env: gym.Env, symmetry: Symmetry | None = None) -> None:
         RecordConstructorArgs.__init__(self, symmetry=symmetry)
         SymmetryWrapper.__init__(self, env, symmetry)
+        self._generator = _element_generator(None)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Reset the environment, draw an element, and show the observation through it."""
         observation, info = self.env.reset(seed=seed, options=options)
-        self.element = int(self.np_random.integers(len(self.symmetry.group)))
+        if seed is not None:
+            self._generator = _element_generator(seed)
+        self.element = int(self._generator.integers(len(self.symmetry.group)))
         return self._seen(observation), info
 
 
@@ -133,13 +138,13 @@ class VectorSymmetryWrapper(VectorWrapper):
         self.elements = np.full(env.num_envs, self.symmetry.group.check_element(element))
 
     def reset(
-        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Reset and show the first observations through the elements."""
         # the vector environment takes the mask out of the options that it is given
         mask = (options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool))
         observations, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
-        self._begin_episodes(mask)
+        self._begin_episodes(mask, seed)
         return self._seen(observations), infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -159,8 +164,10 @@ class VectorSymmetryWrapper(VectorWrapper):
         self._track_episodes(terminated | truncated)
         return self._seen(observations), rewards, terminated, truncated, infos
 
-    def _begin_episodes(self, mask: NDArray[np.bool_]) -> None:
-        """Called when the environments in the mask have begun a new episode."""
+    def _begin_episodes(
+        self, mask: NDArray[np.bool_], seed: int | Sequence[int | None] | None = None
+    ) -> None:
+        """Called when the environments in the mask have begun a new episode, with seeds if any."""
 
     def _track_episodes(self, done: NDArray[np.bool_]) -> None:
         """Called after each step with the environments whose episode has ended."""
@@ -176,23 +183,21 @@ class VectorSymmetryWrapper(VectorWrapper):
 class VectorRandomSymmetry(VectorSymmetryWrapper):
     """The twin of `RandomSymmetry` for vector environments: an element per environment, episode.
 
-    Over a ``SyncVectorEnv`` each element is drawn from its own environment's generator, which
-    gives the same episodes as a ``SyncVectorEnv`` of environments in `RandomSymmetry`.
+    It gives the same episodes as a vector of environments in `RandomSymmetry`.
 
     Args:
         env: The vector environment, of any autoreset mode.
         symmetry: Of one of its environments; looked up by its id when omitted.
 
     Raises:
-        ValueError: If the symmetry is unknown or does not fit the environment's spaces, the
-            environment does not tell its autoreset mode, or it keeps its generators in other
-            processes (``AsyncVectorEnv``).
+        ValueError: If the symmetry is unknown or does not fit the environment's spaces, or the
+            environment does not tell its autoreset mode.
 
     >>> import equirl
     >>> envs = VectorRandomSymmetry(gym.make_vec("equirl/Gridworld-v0", num_envs=5))
     >>> observations, _ = envs.reset(seed=0)
     >>> envs.elements
-    array([2, 3, 0, 0, 3])
+    array([2, 2, 1, 3, 1])
     """
 
     def __init__(self, env: VectorEnv, symmetry: Symmetry | None = None) -> None:
@@ -201,20 +206,18 @@ class VectorRandomSymmetry(VectorSymmetryWrapper):
             raise ValueError(
                 f"{env} does not say in metadata['autoreset_mode'] when a new episode begins"
             )
-        if isinstance(env.unwrapped, AsyncVectorEnv):
-            raise ValueError(
-                "AsyncVectorEnv keeps its generators in other processes; put RandomSymmetry "
-                "around each environment instead, "
-                'gym.make_vec(..., vectorization_mode="async", wrappers=[RandomSymmetry])'
-            )
         self._mode = AutoresetMode(env.metadata["autoreset_mode"])
         self._ended = np.zeros(env.num_envs, dtype=bool)
+        self._generators = [_element_generator(None) for _ in range(env.num_envs)]
 
-    def _begin_episodes(self, mask: NDArray[np.bool_]) -> None:
-        generators = self.env.unwrapped.np_random
+    def _begin_episodes(
+        self, mask: NDArray[np.bool_], seed: int | Sequence[int | None] | None = None
+    ) -> None:
+        seeds = range(seed, seed + self.num_envs) if isinstance(seed, int) else seed
         for i in np.flatnonzero(mask):
-            generator = generators[i] if isinstance(generators, tuple) else generators
-            self.elements[i] = generator.integers(len(self.symmetry.group))
+            if seeds is not None and seeds[i] is not None:
+                self._generators[i] = _element_generator(seeds[i])
+            self.elements[i] = self._generators[i].integers(len(self.symmetry.group))
         self._ended[mask] = False
 
     def _track_episodes(self, done: NDArray[np.bool_]) -> None:
@@ -224,6 +227,11 @@ class VectorRandomSymmetry(VectorSymmetryWrapper):
             self._ended |= done
         elif self._mode == AutoresetMode.SAME_STEP:
             self._begin_episodes(done)
+
+
+def _element_generator(seed: int | None) -> np.random.Generator:
+    """What draws elements; not as the environment of the same seed draws."""
+    return np.random.default_rng(seed if seed is None else [seed, 1])
 
 
 class _Single:

@@ -364,7 +364,7 @@ def test_agents_of_other_algorithms_are_the_same_again(name, tmp_path):
     loaded = load_agent(tmp_path / "agent.zip")
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1] == before[1]).all()
-    assert type(loaded) is type(agent)
+    assert isinstance(loaded, type(agent))
     assert loaded.observation_space == agent.observation_space
     assert loaded.action_space == agent.action_space
     for key, tensor in agent.policy.state_dict().items():

@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 
 import gymnasium as gym
 import numpy as np
@@ -20,6 +21,7 @@ import equicore
 import equirl
 from equicore import Image, MLPWeight, Trivial, cyclic
 from equirl import EquitunePolicy, EquizeroPolicy, LambdaEquitunePolicy, SymmetrizedPolicy, Symmetry
+from equirl.heads import log_odds
 
 KINDS = (EquitunePolicy, EquizeroPolicy, LambdaEquitunePolicy)
 each_kind = pytest.mark.parametrize("kind", KINDS)
@@ -156,9 +158,54 @@ def test_equizero_chooses_the_arg_max_of_the_maximum(case, normalize):
     policy = make_policy(EquizeroPolicy, case, normalize, double=True)
     observations = case.observations(200, double=True)
     expected = aligned_values(case, policy.model, observations, normalize).max(0)
-    np.testing.assert_allclose(policy.action_values(observations), expected, 1e-12, 1e-13)
     actions, _ = policy.predict(observations, deterministic=True)
     assert (actions == expected.argmax(1)).all()
+    if normalize:
+        expected = np.log(expected / (1 - expected))
+    np.testing.assert_allclose(policy.action_values(observations), expected, 1e-10, 1e-10)
+
+
+def scaled(agent, factor):
+    """The agent with all its Q-values multiplied."""
+    with torch.no_grad():
+        for parameter in agent.q_net.q_net[-1].parameters():
+            parameter.mul_(factor)
+    return agent
+
+
+def test_equizero_does_not_saturate(case):
+    """Where the softmax of several views is 1 in float32, the larger margin decides."""
+    agent = scaled(case.agent(), 1000)
+    policy, observations = EquizeroPolicy(agent, case.symmetry()), case.observations(300)
+    stack = aligned_values(case, agent, observations, normalize=None)
+    ordered = np.sort(stack, axis=-1)
+    margins = ordered[..., -1] - ordered[..., -2]
+    saturated = (np.sort(margins, axis=0)[-2:] > 20).all(0)
+    assert saturated.sum() > 50
+    best = margins.argmax(0)
+    expected = stack[best, np.arange(300)].argmax(-1)
+    actions, _ = policy.predict(observations, deterministic=True)
+    assert (actions == expected)[saturated].all()
+    for g in range(case.order):
+        moved, _ = policy.predict(case.act(g, observations), deterministic=True)
+        assert (moved == np.array(case.permutations[g])[actions])[saturated].all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_log_odds_are_those_of_the_softmax(dtype):
+    values = torch.randn(50, 5, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(log_odds(values), values.softmax(-1).logit(), rtol=1e-4, atol=1e-5)
+    far = torch.tensor([[100.0, 0.0, 60.0], [300.0, -300.0, 0.0]], dtype=dtype)
+    expected = torch.tensor([[40.0, -100.0, -40.0], [300.0, -600.0, -300.0]], dtype=dtype)
+    torch.testing.assert_close(log_odds(far), expected)
+
+
+def test_one_action_that_is_not_masked_has_infinite_log_odds():
+    values = torch.tensor([[-torch.inf, 3.0, -torch.inf], [1.0, 2.0, -torch.inf]])
+    first, second = log_odds(values)
+    assert first.tolist() == [-torch.inf, torch.inf, -torch.inf]
+    assert second.tolist() == pytest.approx([-1, 1, -np.inf])
+    assert log_odds(torch.tensor([[3.0]])).tolist() == [[torch.inf]]
 
 
 @each_normalize
@@ -291,8 +338,61 @@ def test_under_the_trivial_group_every_policy_is_the_agent(case, normalize):
     expected, _ = agent.predict(observations, deterministic=True)
     for kind in KINDS:
         policy = kind(agent, trivial_symmetry(case), normalize=normalize)
-        actions, _ = policy.predict(observations, deterministic=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "the weights of this policy are not fitted")
+            actions, _ = policy.predict(observations, deterministic=True)
         assert (actions == expected).all()
+
+
+def test_weights_that_are_not_fitted_are_warned_of_once(cases):
+    case = cases["cartpole"]
+    agent, observations = case.agent(), case.observations(100)
+    policy = LambdaEquitunePolicy(agent, case.symmetry())
+    assert not policy.fitted and "not fitted" in repr(policy)
+    with pytest.warns(UserWarning, match=r"not fitted: .*see equirl\.fit_familiarity") as record:
+        policy.predict(observations, deterministic=True)
+    assert record[0].filename == __file__  # the caller's line
+    policy.predict(observations, deterministic=True)
+    equirl.fit_familiarity(policy, observations, steps=1)
+    assert policy.fitted and "not fitted" not in repr(policy)
+    again = LambdaEquitunePolicy(agent, case.symmetry(), policy.weight)
+    again.predict(observations, deterministic=True)
+
+
+def test_a_policy_says_what_it_is(case):
+    for kind in KINDS:
+        policy = kind(case.agent(), case.symmetry())
+        space = policy.model.observation_space
+        actions = policy.model.action_space
+        group = policy.symmetry.group.name
+        expected = f"{kind.__name__}(DQNPolicy, Box{space.shape} to {actions}, {group}"
+        assert repr(policy).startswith(expected)
+        assert policy.observation_space == space and policy.action_space == actions
+        assert policy.device == torch.device("cpu")
+
+
+def test_an_empty_batch_gives_no_actions(case):
+    for kind in KINDS:
+        policy = kind(case.agent(), case.symmetry())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "the weights of this policy are not fitted")
+            actions, _ = policy.predict(case.observations(0), deterministic=True)
+        assert actions.shape == (0,)
+        assert policy.action_values(case.observations(0)).shape == (0, policy.action_space.n)
+
+
+@pytest.mark.parametrize("how", ["id", "env", "vector", "sb3"])
+def test_an_environment_stands_for_its_symmetry(how):
+    agent = cartpole_agent()
+    env = {
+        "id": lambda: "CartPole-v1",
+        "env": lambda: gym.make("CartPole-v1"),
+        "vector": lambda: gym.make_vec("CartPole-v1", 2),
+        "sb3": lambda: agent.get_env(),
+    }[how]()
+    assert EquizeroPolicy(agent, env).symmetry.group == equirl.symmetry_of("CartPole-v1").group
+    with pytest.raises(TypeError, match="expected a Symmetry, an environment or its id; got 3"):
+        EquizeroPolicy(agent, 3)
 
 
 @pytest.mark.parametrize(("deterministic", "rate"), [(True, 1.0), (False, 0.0), (False, 1.0)])
@@ -365,7 +465,8 @@ def test_without_exploration_predict_is_greedy(case):
 def test_the_policy_of_an_agent_is_always_greedy(case):
     agent = case.agent()
     agent.exploration_rate = 1.0
-    policy = EquizeroPolicy(agent.policy, case.symmetry())
+    with pytest.warns(UserWarning, match="does not tell whether its observations were normalised"):
+        policy = EquizeroPolicy(agent.policy, case.symmetry())
     observations = case.observations(50)
     greedy = policy.predict(observations, deterministic=True)[0]
     assert (policy.predict(observations)[0] == greedy).all()
@@ -514,14 +615,14 @@ def test_pixels_are_scaled_and_their_channels_moved_as_for_the_agent():
     images = np.random.default_rng(0).integers(256, size=(3, 36, 40, 3), dtype=np.uint8)
     with torch.no_grad():
         raw = [
-            agent.q_net(agent.policy.obs_to_tensor(turned)[0]).softmax(-1).numpy()
+            agent.q_net(agent.policy.obs_to_tensor(turned)[0]).softmax(-1).logit().numpy()
             for turned in (images, images[:, ::-1, ::-1].copy())
         ]
     expected = np.maximum(raw[0], raw[1][:, [1, 0, 3, 2]])
     channels_first = images.transpose(0, 3, 1, 2)
-    np.testing.assert_allclose(policy.action_values(images), expected, rtol=1e-5)
-    np.testing.assert_allclose(policy.action_values(channels_first), expected, rtol=1e-5)
-    np.testing.assert_allclose(policy.action_values(images[0]), expected[0], rtol=1e-5)
+    np.testing.assert_allclose(policy.action_values(images), expected, rtol=1e-3)
+    np.testing.assert_allclose(policy.action_values(channels_first), expected, rtol=1e-3)
+    np.testing.assert_allclose(policy.action_values(images[0]), expected[0], rtol=1e-3)
 
 
 def test_an_agent_without_a_head_is_refused_by_name():
@@ -638,7 +739,9 @@ def test_load_of_the_class_itself(cases, kind, tmp_path):
 
 def test_a_policy_of_a_bare_network_is_saved_too(tmp_path):
     agent = cartpole_agent(policy_kwargs={"net_arch": [], "activation_fn": nn.Tanh})
-    policy = EquizeroPolicy(agent.policy, "CartPole-v1")
+    with pytest.warns(UserWarning, match="give the whole agent") as record:
+        policy = EquizeroPolicy(agent.policy, "CartPole-v1")
+    assert record[0].filename == __file__  # the caller's line
     policy.save(tmp_path / "policy")
     observations = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
     np.testing.assert_array_equal(

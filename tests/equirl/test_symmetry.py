@@ -353,7 +353,7 @@ def test_the_factory_sees_the_keywords_of_the_environment():
         lambda: "CartPole-v1",
         lambda: gym.make("CartPole-v1"),
         lambda: gym.make("CartPole-v1").unwrapped,
-        lambda: gym.wrappers.TimeAwareObservation(gym.make("CartPole-v1")),
+        lambda: gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1")),
         lambda: gym.make_vec("CartPole-v1", num_envs=2, vectorization_mode="sync"),
         lambda: gym.make_vec("CartPole-v1", num_envs=2, vectorization_mode="vector_entry_point"),
         lambda: gym.wrappers.vector.RecordEpisodeStatistics(

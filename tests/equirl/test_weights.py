@@ -303,7 +303,8 @@ def test_each_option_of_temporal_differences_matters(cases, option):
 
 def test_a_bare_dqn_policy_does_not_know_its_discount(cases):
     case = cases["cartpole"]
-    policy = lambda_policy(case, case.agent().policy)
+    with pytest.warns(UserWarning, match="give the whole agent"):
+        policy = lambda_policy(case, case.agent().policy)
     with pytest.raises(ValueError, match="does not know its discount; give gamma="):
         fit_temporal_difference(policy, consistent())
     assert fit_temporal_difference(policy, consistent(), gamma=0.5, steps=1) > 0

@@ -103,14 +103,18 @@ def elements_of(env, episodes, seed):
     return elements
 
 
-def test_random_element_is_drawn_from_the_environments_generator():
-    env, plain = (gym.make("equirl/Gridworld-v0") for _ in range(2))
-    found = elements_of(RandomSymmetry(env), 20, seed=3)
-    expected = []
+def test_the_environment_draws_as_without_the_wrapper():
+    env, plain = RandomSymmetry(gym.make("equirl/Gridworld-v0")), gym.make("equirl/Gridworld-v0")
+    elements = set()
     for episode in range(20):
-        plain.reset(seed=3 if episode == 0 else None)
-        expected.append(plain.unwrapped.np_random.integers(4))
-    assert found == expected
+        seed = 3 if episode in (0, 10) else None
+        env.reset(seed=seed)
+        plain.reset(seed=seed)
+        elements.add(env.element)
+        for one, other in ((env, plain), (plain, env)):
+            assert (one.unwrapped.agent == other.unwrapped.agent).all()
+            assert (one.unwrapped.goal == other.unwrapped.goal).all()
+    assert elements == {0, 1, 2, 3}
 
 
 def test_equal_seeds_give_equal_elements():
@@ -289,13 +293,18 @@ def test_cartpoles_own_vector_environment_is_reproducible():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork in a process with threads
-def test_async_vector_environment_is_refused_with_a_way_out():
-    envs = gym.make_vec("CartPole-v1", num_envs=1, vectorization_mode="async")
-    try:
-        with pytest.raises(ValueError, match=r"RandomSymmetry around each.*wrappers=\["):
-            VectorRandomSymmetry(envs)
-    finally:
+def test_vectors_in_other_processes_are_seen_through_the_same_elements():
+    found = []
+    for mode in ("async", "sync"):
+        envs = VectorRandomSymmetry(gym.make_vec("CartPole-v1", 3, vectorization_mode=mode))
+        first, _ = envs.reset(seed=[7, None, 9])
+        assert len(first) == 3
+        observations = [envs.reset(seed=3)[0]]
+        observations += [envs.step(np.ones(3, int))[0] for _ in range(30)]
+        found.append((np.array(observations), envs.elements.copy()))
         envs.close()
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][1], found[1][1])
 
 
 def test_unknown_autoreset_mode_is_refused():

@@ -1,0 +1,26 @@
+"""What `equirl` exports, which imports it when it is first used."""
+
+from equirl.experience import Experience, replay_experience, rollout_experience
+from equirl.loading import load_agent
+from equirl.policies import (
+    EquitunePolicy,
+    EquizeroPolicy,
+    LambdaEquitunePolicy,
+    SymmetrizedPolicy,
+)
+from equirl.symmetry import Symmetry, register_symmetry, registered_symmetries, symmetry_of
+from equirl.weights import fit_familiarity, fit_temporal_difference
+from equirl.wrappers import (
+    RandomSymmetry,
+    SymmetryWrapper,
+    VectorRandomSymmetry,
+    VectorSymmetryWrapper,
+)
+
+__all__ = [
+    "EquitunePolicy", "EquizeroPolicy", "Experience", "LambdaEquitunePolicy", "RandomSymmetry",
+    "SymmetrizedPolicy", "Symmetry", "SymmetryWrapper", "VectorRandomSymmetry",
+    "VectorSymmetryWrapper", "fit_familiarity", "fit_temporal_difference", "load_agent",
+    "register_symmetry", "registered_symmetries", "replay_experience", "rollout_experience",
+    "symmetry_of",
+]  # fmt: skip
