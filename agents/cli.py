@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 
@@ -24,21 +25,27 @@ def call(mains: dict[type, Main], prog: str | None = None, description: str | No
 
 def main() -> None:
     """Entry point of the command `equirl`."""
-    from equirl.agents import compare, evaluate, landscape, plot, study, train, video
+    from equirl.agents import arguments
 
+    modules = {
+        arguments.Train: "train",
+        arguments.Evaluate: "evaluate",
+        arguments.Compare: "compare",
+        arguments.Study: "study",
+        arguments.Plot: "plot",
+        arguments.Landscape: "landscape",
+        arguments.Video: "video",
+    }
     call(
-        {
-            train.Train: train.main,
-            evaluate.Evaluate: evaluate.main,
-            compare.Compare: compare.main,
-            study.Study: study.main,
-            plot.Plot: plot.main,
-            landscape.Landscape: landscape.main,
-            video.Video: video.main,
-        },
+        {kind: _of_module(name) for kind, name in modules.items()},
         prog="equirl",
         description="Make pretrained agents equivariant, and see what it does to them.",
     )
+
+
+def _of_module(name: str) -> Main:
+    """The ``main`` of a module beside this one, which is imported when it is called."""
+    return lambda arguments: importlib.import_module(f"{__package__}.{name}").main(arguments)
 
 
 if __name__ == "__main__":

@@ -9,70 +9,48 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
-import tyro
 
+import equirl
 from equicore import MLPWeight
 from equicore.lab import statistics
 from equicore.lab.command import check_least, command_line
-from equicore.lab.jobs import CORES, Workers, check_device
+from equicore.lab.devices import check_device
+from equicore.lab.jobs import Workers
 from equicore.lab.store import check_claim, claim, digest, write_text
 from equicore.lab.tables import frame_markdown, write_csv
+from equirl.agents.arguments import Compare
 from equirl.agents.cli import run
-from equirl.agents.evaluation import CONDITIONS, FIRST_SEED, Condition, Protocol, check_seed, play
+from equirl.agents.evaluation import (
+    CONDITIONS,
+    LEAST,
+    RULES,
+    Condition,
+    Protocol,
+    check_seed,
+    play,
+    play_at_random,
+)
 from equirl.agents.hyperparameters import parse_env_kwargs
 from equirl.agents.plot import COLUMNS, as_array, plot_returns, read_comparison
-from equirl.agents.policies import CANDIDATES, POLICIES, ROLLOUT_SEED, Subject
-from equirl.agents.saved import SavedAgent, find_agents
+from equirl.agents.policies import CANDIDATES, POLICIES, Subject
+from equirl.agents.saved import SavedAgent, find_agents, told_apart
+from equirl.agents.seeds import ROLLOUT_SEED
 from equirl.agents.selection import Race
-
-
-@dataclasses.dataclass
-class Compare:
-    """Compare plain, equitune, equizero and lambda policies of saved agents.
-
-    Every policy plays the same episodes, on the original environment and on one seen through a
-    random group element in each episode.
-
-    Example: equirl compare dqn.zip --env Acrobot-v1 --episodes 200 --output results/mine
-    """
-
-    agents: tyro.conf.Positional[tuple[Path, ...]]
-    """Zip files that Stable-Baselines3 saved, or run folders. Nothing in them is executed."""
-    env: str | None = None
-    """Environment id; known from run folders when omitted."""
-    env_kwargs: tuple[str, ...] = ()
-    """Arguments of the environment, name=value; known from run folders when omitted."""
-    checkpoints: Literal["final", "all"] = "final"
-    """What a run folder stands for: its finished agent, or each of its checkpoints."""
-    episodes: int = 100
-    """Episodes for each agent, policy and condition."""
-    seed: int = FIRST_SEED
-    """Seed of the first environment; the others follow."""
-    select: bool = False
-    """Also choose a policy for each agent and condition, by validation episodes of its own seeds,
-    allotted by racing; the plain agent is kept unless another is better."""
-    transitions: int = 20_000
-    """Transitions that lambda's weights learn from: the newest of the replay buffer if it was kept
-    (equirl train --experience), else of the plain agent's own rollouts."""
-    device: str = "auto"
-    """Device of the networks: auto, cpu, cuda."""
-    output: Path | None = None
-    """Folder for returns.csv, table.md and the figures; nothing is written when omitted."""
-    jobs: int = CORES
-    """Processes."""
+from equirl.agents.verdicts import RANDOM, advice, cautions, verdicts
 
 
 def compare(
     agents: Sequence[SavedAgent], protocol: Protocol, workers: Workers, device: str = "auto"
-) -> tuple[pd.DataFrame, list[str]]:
+) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
     """Let every agent play the policies under both conditions.
 
     Returns:
-        A row for each episode, with the columns of `equirl.agents.plot.COLUMNS`; and a line for
-        each agent and condition for which a policy was chosen.
+        A row for each episode, with the columns of `equirl.agents.plot.COLUMNS`, among them those
+        of random actions; and for each agent and condition for which a policy was chosen, its name
+        and a line that says so.
     """
     subjects = [Subject(agent, protocol.transitions, device) for agent in agents]
     fitted = workers.map([functools.partial(_fit, s) for s in subjects], "learning weights")
@@ -82,10 +60,17 @@ def compare(
         for c in CONDITIONS
     ]
     tables, chosen = zip(*workers.map(plays, "playing"), strict=True)
-    order = [*protocol.policies, "selected"].index
-    both = (pd.concat(tables[i : i + 2]) for i in range(0, len(tables), 2))
-    rows = [t.sort_values("policy", key=lambda p: p.map(order), kind="stable") for t in both]
-    return pd.concat(rows, ignore_index=True), [line for line in chosen if line]
+    settings = {agent.setting: agent for agent in agents}
+    drawn = [functools.partial(play_at_random, agent, protocol) for agent in settings.values()]
+    at_random = dict(zip(settings, workers.map(drawn, "random actions"), strict=True))
+    order = [*protocol.policies, "selected", RANDOM].index
+    rows = []
+    for i in range(0, len(tables), 2):
+        one = tables[i].drop_duplicates("episode")
+        chance = one.assign(policy=RANDOM, episode_return=at_random[one.env.iloc[0]])
+        both = pd.concat([*tables[i : i + 2], chance])
+        rows.append(both.sort_values("policy", key=lambda p: p.map(order), kind="stable"))
+    return pd.concat(rows, ignore_index=True), [choice for choice in chosen if choice]
 
 
 def _fit(subject: Subject) -> dict[str, MLPWeight]:
@@ -94,16 +79,19 @@ def _fit(subject: Subject) -> dict[str, MLPWeight]:
     return subject.weights
 
 
-def _play(subject: Subject, condition: Condition, protocol: Protocol) -> tuple[pd.DataFrame, str]:
-    """The returns of an agent's policies, with `COLUMNS`; and which was chosen, in words."""
+def _play(
+    subject: Subject, condition: Condition, protocol: Protocol
+) -> tuple[pd.DataFrame, tuple[str, str] | None]:
+    """The returns of an agent's policies, with `COLUMNS`; and which was chosen, also in words."""
     agent = subject.agent
     played, choice = play(subject, condition, protocol)
     returns = {name: played[name] for name in protocol.policies}
-    chosen = ""
+    chosen = None
     if choice is not None:
         returns["selected"] = played[choice.policy]
         budget = "" if agent.budget is None else f", {agent.budget:,} steps"
-        chosen = f"{agent.name}, {agent.setting}{budget}, {condition}: use {choice}"
+        words = f"{agent.name}, {agent.setting}{budget}, {condition}: use {choice}"
+        chosen = choice.policy, words
     table = pd.DataFrame(returns).rename_axis("episode").reset_index()
     table = table.melt("episode", var_name="policy", value_name="episode_return").assign(
         env=agent.setting,
@@ -146,63 +134,38 @@ def summarize(returns: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(records)
 
 
-def verdicts(summary: pd.DataFrame) -> list[str]:
-    """The summary in plain words, a line for each comparison to plain."""
-    lines = []
-    for (env, steps, condition), rows in summary.groupby(
-        ["environment", "steps", "condition"], sort=False
-    ):
-        setting = f"{env}, {steps:,} steps, {condition}"
-        differences = dict(zip(rows.policy, rows["minus plain"], strict=True))
-        del differences["plain"]
-        lines += [f"{setting}: {statistics.verdict(n, d)}" for n, d in differences.items()]
-        fixed = [differences[name] for name in ("equitune", "equizero")]
-        agents = rows.agents.iloc[0]
-        this = "this agent" if agents == 1 else f"these {agents} agents"
-        if all(difference.high < 0 for difference in fixed):
-            harmless = differences["lambda"].high >= 0
-            learned = "; learned weights (lambda) do not" if harmless else ""
-            lines.append(f"{setting}: symmetrising hurts {this}{learned}")
-        elif all(difference.low > 0 for difference in fixed):
-            lines.append(f"{setting}: symmetrising helps {this}")
-    return lines
+def conclusions(
+    returns: pd.DataFrame, summary: pd.DataFrame, chosen: Sequence[tuple[str, str]] = ()
+) -> list[str]:
+    """All that a comparison says, in lines of plain words."""
+    names, lines = zip(*chosen, strict=True) if chosen else ((), ())
+    return [*lines, *verdicts(summary), *cautions(returns), *advice(summary, names)]
 
 
 def write_comparison(
-    folder: Path, returns: pd.DataFrame, chosen: list[str], summary: pd.DataFrame, command: str
+    folder: Path, returns: pd.DataFrame, lines: Sequence[str], summary: pd.DataFrame, command: str
 ) -> None:
     """Write table.md, which names the command that reproduces it, returns.csv and the figures."""
     seeds = ", ".join(str(int(seed)) for seed in sorted(returns.seed.dropna().unique()))
     parts = [
         "# Returns of plain and symmetrised policies",
-        f"`{command}`",
+        f"`{command}`, equirl {equirl.__version__}",
         f"{returns.episode.nunique()} episodes for each agent, policy and condition"
         + (f"; training seeds {seeds}" if seeds else "")
         + ". Estimates with 95 % intervals of a bootstrap over agents and episodes; IQM is the "
-        "mean of the middle half of the episodes; differences are paired.",
+        "mean of the middle half of the episodes; differences are paired: episode k begins with "
+        "the same seed for every policy.",
         frame_markdown(summary),
-        "\n".join(f"- {line}" for line in [*chosen, *verdicts(summary)]),
+        "\n".join(f"- {line}" for line in lines),
     ]
     write_text(folder / "table.md", "\n\n".join(parts) + "\n")
     write_csv(folder / "returns.csv", returns, "%.6g")
     plot_returns(read_comparison(folder), folder)  # as `equirl plot` draws them
 
 
-def report(summary: pd.DataFrame) -> None:
-    """Print the table and the verdicts."""
-    print("\n".join([frame_markdown(summary), "", *verdicts(summary)]))
-
-
-def check_names(agents: list[SavedAgent]) -> None:
-    """Raise ValueError if two agents of one setting have one name, by which they are told apart."""
-    seen: dict[tuple[str, str, int | None], Path] = {}
-    for agent in agents:
-        other = seen.setdefault((agent.setting, agent.name, agent.budget), agent.path)
-        if other is not agent.path:
-            raise ValueError(
-                f"two agents are called {agent.name}: {other} and {agent.path}; rename one, or "
-                "compare them one after the other"
-            )
+def report(summary: pd.DataFrame, lines: Sequence[str]) -> None:
+    """Print the table and what it says."""
+    print("\n".join([frame_markdown(summary), "", *lines]))
 
 
 def settings_of(arguments: Compare, agents: list[SavedAgent]) -> dict[str, Any]:
@@ -216,6 +179,7 @@ def settings_of(arguments: Compare, agents: list[SavedAgent]) -> dict[str, Any]:
     return {
         "environments": sorted({agent.setting for agent in agents}),
         "agents": files,
+        "rules": RULES,
         **{key: getattr(arguments, key) for key in ("episodes", "seed", "select", "transitions")},
     }
 
@@ -224,7 +188,7 @@ def main(arguments: Compare) -> None:
     """Compare and report."""
     if not arguments.agents:
         raise ValueError("no agents given: name zip files or run folders")
-    check_least(arguments, episodes=1, jobs=1, transitions=10)
+    check_least(arguments, episodes=LEAST, jobs=1, transitions=10)
     check_seed(arguments.seed)
     if arguments.seed + arguments.episodes > ROLLOUT_SEED:
         raise ValueError(
@@ -238,7 +202,7 @@ def main(arguments: Compare) -> None:
         for path in arguments.agents
         for agent in find_agents(path, arguments.env, env_kwargs, arguments.checkpoints)
     ]
-    check_names(agents)
+    agents = told_apart(agents)
     for agent in agents:
         agent.load()
         agent.symmetry()
@@ -254,15 +218,14 @@ def main(arguments: Compare) -> None:
     )
     returns, chosen = compare(agents, protocol, Workers(arguments.jobs), arguments.device)
     summary = summarize(returns)
-    report(summary)
-    if chosen:
-        print("\n" + "\n".join(chosen))
+    lines = conclusions(returns, summary, chosen)
+    report(summary, lines)
     if arguments.output is not None:
         claim(arguments.output, files)
         names = [path.name for path in arguments.agents]
         without = ("agents", "output", "device", "jobs")
         command = command_line("equirl compare", arguments, without, names)
-        write_comparison(arguments.output, returns, chosen, summary, command)
+        write_comparison(arguments.output, returns, lines, summary, command)
         print(f"\nwritten to {arguments.output}")
 
 

@@ -6,21 +6,18 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import equirl
-from equicore.lab.store import digest
+from equicore.lab.store import digest, read_yaml, to_yaml, whole
+from equirl.agents.arguments import Train
 from equirl.agents.evaluation import Protocol
 from equirl.agents.panel import read_scale
 from equirl.agents.policies import MAKERS
+from equirl.agents.seeds import STUDY_SEED
 from equirl.agents.selection import Race
-from equirl.agents.train import Train, Training, plan
+from equirl.agents.train import Training, plan
 
 DEFAULT_FILE = Path(__file__).with_name("study.yaml")
 PANEL = ("seeds", "checkpoints")
-EVALUATION_SEED = 4_000_000
-"""The episodes that are reported have this seed and the following."""
-
 POLICIES = (
     *("plain", "equitune", "equizero", "equizero_raw"),
     *("lambda", "lambda_rollouts", "lambda_replay", "lambda_td"),
@@ -81,16 +78,16 @@ def read_units(file: Path, panel: str, runs: Path) -> list[Unit]:
     if not file.is_file():
         raise FileNotFoundError(f"no definition of a study at {file}")
     try:
-        document = yaml.safe_load(file.read_text())
+        document = read_yaml(file)
         _check_keys(document, file)
         panels = document["panels"]
         if panel not in panels:
             raise ValueError(f"{file.name} has no panel {panel!r}; it has {', '.join(panels)}")
         protocol = Protocol(
             tuple(document.get("policies", POLICIES)),
-            document["episodes"],
-            EVALUATION_SEED,
-            document["transitions"],
+            whole(document["episodes"], f"{file.name}: episodes"),
+            STUDY_SEED,
+            whole(document["transitions"], f"{file.name}: transitions"),
             Race(**document["race"]),
             tuple(document["candidates"]),
         )
@@ -107,13 +104,13 @@ def read_units(file: Path, panel: str, runs: Path) -> list[Unit]:
                 Train(
                     env=entry["env"],
                     env_kwargs=tuple(
-                        f"{k}={yaml.safe_dump(v, default_flow_style=True)}"
+                        f"{k}={to_yaml(v, flow=True)}"
                         for k, v in entry.get("env_kwargs", {}).items()
                     ),
-                    seeds=tuple(chosen["seeds"]),
+                    seeds=tuple(whole(seed, f"{file.name}: a seed") for seed in chosen["seeds"]),
                     hyperparameters=file.parent / hyperparameters,
                     output=runs.resolve() / setting / name,
-                    checkpoints=chosen["checkpoints"],
+                    checkpoints=whole(chosen["checkpoints"], f"{file.name}: checkpoints"),
                     eval_episodes=5,
                     experience=protocol.transitions,
                     device="cpu",
@@ -128,8 +125,6 @@ def read_units(file: Path, panel: str, runs: Path) -> list[Unit]:
             for name, setting, train in arguments
             for training in plan(train)
         ]
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file.name} is not readable as YAML: {error}") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file.name} is no definition of a study: {error!r}") from error
     return sorted(units, key=lambda unit: -unit.training.steps)
@@ -137,7 +132,7 @@ def read_units(file: Path, panel: str, runs: Path) -> list[Unit]:
 
 def _check_keys(document: dict[str, Any], file: Path) -> None:
     """Raise ValueError if there are others than those that are read: a misspelt one, say."""
-    protocol = {field.name for field in dataclasses.fields(Protocol)} - {"seed"}
+    protocol = {field.name for field in dataclasses.fields(Protocol)} - {"seed", "rules"}
     known = {"environments", "settings", "panels", *protocol}
     unknown = [str(name) for name in document if name not in known]
     for name, panel in document["panels"].items():
@@ -151,8 +146,7 @@ def _check_keys(document: dict[str, Any], file: Path) -> None:
 
 def _check_protocol(protocol: Protocol, file: Path) -> None:
     for name, least in (("episodes", 1), ("transitions", 10)):
-        number: Any = getattr(protocol, name)
-        if not isinstance(number, int) or number < least:
+        if (number := getattr(protocol, name)) < least:
             raise ValueError(f"{file.name}: {name} must be at least {least}; got {number!r}")
     for key, known in (("policies", MAKERS), ("candidates", protocol.policies)):
         names = getattr(protocol, key)

@@ -4,7 +4,10 @@
 
 Trains five agents each on small budgets, on the two cores side by side. Compares them while they
 learn, plain and under their symmetrised policies, in the original and in randomly transformed
-environments, and writes results/demo. Run again, it skips what is already trained.
+environments. Run again, it skips what is already trained. All it writes is in results/runs; what
+the repository keeps in results/demo is written by
+
+    python -m equirl.agents.demo --output results/demo
 """
 
 from __future__ import annotations
@@ -14,14 +17,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-from equicore.lab.command import command_line
-from equicore.lab.jobs import CORES, Workers
+from equicore.lab import CORES
+from equicore.lab.command import check_least, command_line
+from equicore.lab.jobs import Workers
 from equicore.lab.store import claim
+from equirl.agents.arguments import Train
 from equirl.agents.cli import run
-from equirl.agents.compare import compare, over_training, report, summarize, write_comparison
-from equirl.agents.evaluation import Protocol
+from equirl.agents.compare import (
+    compare,
+    conclusions,
+    over_training,
+    report,
+    summarize,
+    write_comparison,
+)
+from equirl.agents.evaluation import LEAST, RULES, Protocol
 from equirl.agents.saved import find_agents
-from equirl.agents.train import Train, Training, plan, train_all
+from equirl.agents.train import Training, plan, train_all
 
 SETTINGS = (
     Train("Acrobot-v1", hyperparameters=Path(__file__).with_name("demo.yaml"), checkpoints=5),
@@ -42,8 +54,8 @@ class Demo:
     gridworld, of which they have seen one corner.
     """
 
-    output: Path = Path("results/demo")
-    """Folder for the table and the figures."""
+    output: Path = Path("results/runs/demo/results")
+    """Folder for the table and the figures; those of the repository are in results/demo."""
     runs: Path = Path("results/runs/demo")
     """Folder for the trained agents."""
     seeds: tuple[int, ...] = (30, 31, 32, 33, 34)
@@ -72,12 +84,13 @@ def settings(arguments: Demo) -> dict[str, Any]:
         }
         for t in trainings(arguments)
     }
-    played = {"episodes": arguments.episodes, "transitions": TRANSITIONS}
+    played = {"episodes": arguments.episodes, "transitions": TRANSITIONS, "rules": RULES}
     return {"seeds": arguments.seeds, **played, "agents": agents}
 
 
 def main(arguments: Demo) -> None:
     """Train, compare, plot."""
+    check_least(arguments, episodes=LEAST, jobs=1)
     start = time.monotonic()
     planned = trainings(arguments)
     claim(arguments.output, {"settings.yml": settings(arguments)})
@@ -90,10 +103,12 @@ def main(arguments: Demo) -> None:
     summary = summarize(means)
     name, without = "python -m equirl.agents.demo", ("output", "runs", "jobs")
     command = command_line(name, arguments, without)
-    write_comparison(arguments.output, means, [HOW], summary, command)
+    lines = [HOW, *conclusions(means, summary)]
+    write_comparison(arguments.output, means, lines, summary, command)
     each = summarize(returns)
-    write_comparison(arguments.output / "checkpoints", returns, [], each, command)
-    report(summary)
+    folder = arguments.output / "checkpoints"
+    write_comparison(folder, returns, conclusions(returns, each), each, command)
+    report(summary, lines)
     print(f"\ntook {time.monotonic() - start:.0f} s; the picture: {arguments.output}/returns.png")
 
 

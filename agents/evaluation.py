@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -17,6 +19,7 @@ import equirl
 from equicore.lab.statistics import Returns
 from equirl.agents.policies import CANDIDATES, POLICIES, Subject
 from equirl.agents.saved import SavedAgent
+from equirl.agents.seeds import FIRST_SEED, SELECTION_SEED
 from equirl.agents.selection import Choice, Race
 from equirl.symmetry import Symmetry
 
@@ -27,11 +30,12 @@ CONDITIONS = ("original", "transformed")
 SIDE_BY_SIDE = 20
 """Environments that an evaluation steps together."""
 
-FIRST_SEED = 2_000_000
-"""Evaluations use this seed and the following; training and its evaluations stay below."""
+RULES = 2
+"""How episodes are played; results of other rules are not paired with these. Since 2 each episode
+is seeded by its number, before only the first of each environment."""
 
-SELECTION_SEED = 5_000_000
-"""Episodes of a race have this seed and the following; those that are reported stay below."""
+LEAST = 5
+"""Fewer episodes have no interval worth the name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Protocol:
         transitions: How many of an agent's lambda's weights learn from.
         race: How one of the candidates is chosen, if one is.
         candidates: What the race chooses from.
+        rules: See `RULES`.
     """
 
     policies: tuple[str, ...] = POLICIES
@@ -53,6 +58,33 @@ class Protocol:
     transitions: int = 20_000
     race: Race | None = None
     candidates: tuple[str, ...] = CANDIDATES
+    rules: int = RULES
+
+
+class RandomActions:
+    """Draws actions, each as likely as any other: what an agent must beat to have learned."""
+
+    def __init__(self, space: gym.Space, seed: int) -> None:
+        self.space = copy.deepcopy(space)
+        self.space.seed(seed)
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[Any, Any]:
+        """An action for each observation of a batch."""
+        return np.array([self.space.sample() for _ in observation]), state
+
+
+def play_at_random(agent: SavedAgent, protocol: Protocol) -> Returns:
+    """The returns of random actions in the environment of an agent, shape (episodes,)."""
+    env = gym.make(agent.env_id, **agent.env_kwargs)
+    env.close()
+    policy = RandomActions(env.action_space, protocol.seed)
+    return episode_returns(policy, agent, "original", protocol.episodes, protocol.seed)
 
 
 def play(
@@ -113,30 +145,31 @@ def under(env: gym.Env, condition: Condition) -> gym.Env:
     return env if condition == "original" else equirl.SymmetryWrapper(env, element=int(condition))
 
 
-class _AtRest(gym.Wrapper):
-    """An environment that stands still when it has played its share of episodes.
+class _Episodes(gym.Wrapper):
+    """An environment whose episodes begin with seeds of their own, and that then stands still.
 
     ``evaluate_policy`` steps all environments until the last has finished.
     """
 
-    def __init__(self, env: gym.Env, quota: int) -> None:
+    def __init__(self, env: gym.Env, seeds: Iterable[int]) -> None:
         super().__init__(env)
-        self.left = quota
+        self.seeds = iter(seeds)
+        self.over = False
         self.last: Any = None
 
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode, if one is left to play."""
-        if self.left:
-            self.last = self.env.reset(**options)
+        """Begin the next episode, if one is left to play."""
+        seed = next(self.seeds, None)
+        self.over = seed is None
+        if not self.over:
+            self.last = self.env.reset(**{**options, "seed": seed})
         return self.last
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step, or show the last observation for ever."""
-        if not self.left:
+        if self.over:
             return self.last[0], 0.0, False, False, {}
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        self.left -= terminated or truncated
-        return observation, reward, terminated, truncated, info
+        return self.env.step(action)
 
 
 def episode_returns(
@@ -148,23 +181,27 @@ def episode_returns(
 ) -> Returns:
     """Play episodes with Stable-Baselines3's ``evaluate_policy`` and return their returns.
 
-    Equal seeds give equal starting states in equal order, whatever the policy, so that returns
-    of two policies are paired. Up to ``SIDE_BY_SIDE`` consecutive seeds are used.
+    Episode k begins with the seed ``seed + k``, whatever the policy and however many episodes there
+    are. So all that the environment draws, when it begins and in its steps, is the same for two
+    policies as long as they act alike, and their returns are paired.
 
     Returns:
-        Undiscounted returns, shape (episodes,).
+        Undiscounted returns, shape (episodes,), in the order of the seeds.
     """
     count = min(SIDE_BY_SIDE, episodes)
-    quotas = [(episodes + i) // count for i in range(count)]
+    # evaluate_policy waits for (episodes + i) // count episodes of environment i
+    numbers = [range(episodes)[first::count] for first in reversed(range(count))]
 
-    def make(quota: int) -> gym.Env:
+    def make(own: range) -> gym.Env:
         env = gym.make(agent.env_id, **agent.env_kwargs)
-        return _AtRest(Monitor(under(env, condition)), quota)
+        return _Episodes(Monitor(under(env, condition)), [seed + number for number in own])
 
-    envs = DummyVecEnv([partial(make, quota) for quota in quotas])
-    envs.seed(seed)
+    envs = DummyVecEnv([partial(make, own) for own in numbers])
     evaluate_policy(policy, envs, episodes)
-    # evaluate_policy lists episodes as they end, the monitors list them as they begin
+    # it lists episodes as they end, the monitors list them as they begin
     played = envs.env_method("get_episode_rewards")
     envs.close()
-    return np.concatenate([returns[:n] for returns, n in zip(played, quotas, strict=True)])
+    returns = np.zeros(episodes)
+    for own, found in zip(numbers, played, strict=True):
+        returns[own] = found[: len(own)]
+    return returns

@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from stable_baselines3 import DQN
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 from torch.nn.modules import activation
 
+from equicore.lab.store import from_yaml, read_yaml, whole
+
 ALGORITHMS: dict[str, type[OffPolicyAlgorithm]] = {"dqn": DQN}
 """What can be trained; each has a YAML file of its name beside this one."""
+
+LINEAR = "lin_"
+"""What a learning rate begins with that falls linearly to 0, as in the zoo."""
 
 # Of the run, not of the environment: given on the command line.
 _NOT_IN_YAML = {"self", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}
@@ -47,19 +51,17 @@ def load_hyperparameters(
         algo: One of `ALGORITHMS`.
 
     Returns:
-        As they stand in the file; `algorithm_arguments` turns them into arguments.
+        Plain values, numbers as numbers; `algorithm_arguments` turns them into arguments.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is no YAML mapping, does not know the environment, or holds an
-            unknown or missing key (a near miss is suggested).
+            unknown or missing key (a near miss is suggested), or what is no number where one is
+            needed.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no hyperparameters at {path}")
-    try:
-        document = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path.name} is not readable as YAML: {error}") from error
+    document = read_yaml(path)
     if not isinstance(document, dict):
         raise ValueError(f"{path.name} must map environment ids to hyperparameters")
     if env_id not in document:
@@ -73,8 +75,8 @@ def load_hyperparameters(
     if not isinstance(values, dict):
         raise ValueError(f"{path.name}: the entry of {env_id} must be a mapping; got {values!r}")
     where = f"{path.name}, {env_id}"
-    arguments = set(inspect.signature(ALGORITHMS[algo].__init__).parameters)
-    _check_keys(values, {"n_timesteps"} | arguments - _NOT_IN_YAML, where)
+    arguments = inspect.signature(ALGORITHMS[algo].__init__).parameters
+    _check_keys(values, {"n_timesteps", *arguments} - _NOT_IN_YAML, where)
     for key in ("n_timesteps", "policy"):
         if key not in values:
             raise ValueError(f"{where}: {key} is missing")
@@ -91,24 +93,47 @@ def load_hyperparameters(
             raise ValueError(
                 f"{where}: {module.__name__} has no {name!r}{_suggest(str(name), module.__all__)}"
             )
-    return values
+    defaults = {name: parameter.default for name, parameter in arguments.items()}
+    typed = {k: _typed(v, defaults.get(k, 1), f"{where}: {k}") for k, v in values.items()}
+    if isinstance(net_arch := policy_kwargs.get("net_arch"), list):
+        sizes = [whole(size, f"{where}: each entry of net_arch") for size in net_arch]
+        typed["policy_kwargs"] = {**policy_kwargs, "net_arch": sizes}
+    return typed
+
+
+def _typed(value: Any, default: Any, what: str) -> Any:
+    """A value as one of the type of the default; text that holds a number counts as it."""
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise ValueError(f"{what} must be true or false; got {value!r}")
+    elif isinstance(default, int):
+        if isinstance(value, list):  # as in train_freq: [1, episode]
+            return [whole(value[0], f"{what}'s frequency"), *value[1:]] if value else value
+        return whole(value, what)
+    elif isinstance(default, float):
+        text = value.removeprefix(LINEAR) if isinstance(value, str) else ""
+        if what.endswith("learning_rate") and text != value and _is_number(text):
+            return value
+        if not _is_number(value):
+            schedule = f" or {LINEAR}<number>" if what.endswith("learning_rate") else ""
+            raise ValueError(f"{what} must be a number{schedule}; got {value!r}")
+        return from_yaml(value) if isinstance(value, str) else value
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, str):
+        value = from_yaml(value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def algorithm_arguments(hyperparameters: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of an algorithm's class for hyperparameters from a file.
-
-    Raises:
-        ValueError: If the learning rate is neither a number nor ``lin_<number>``.
-    """
+    """The arguments of an algorithm's class for hyperparameters of `load_hyperparameters`."""
     arguments = {key: value for key, value in hyperparameters.items() if key != "n_timesteps"}
     rate = arguments.get("learning_rate")
     if isinstance(rate, str):
-        try:
-            arguments["learning_rate"] = LinearSchedule(float(rate.removeprefix("lin_")), 0.0, 1.0)
-        except ValueError as error:
-            raise ValueError(
-                f"learning_rate must be a number or lin_<number>; got {rate!r}"
-            ) from error
+        start = float(rate.removeprefix(LINEAR))
+        arguments["learning_rate"] = LinearSchedule(start, 0.0, 1.0)
     policy_kwargs = dict(arguments.get("policy_kwargs", {}))
     for key in policy_kwargs.keys() & _CLASSES.keys():
         policy_kwargs[key] = getattr(_CLASSES[key], policy_kwargs[key])
@@ -133,9 +158,9 @@ def parse_env_kwargs(pairs: tuple[str, ...]) -> dict[str, Any]:
         if not separator or not name.isidentifier():
             raise ValueError(f"environment arguments have the form name=value; got {pair!r}")
         try:
-            kwargs[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ValueError(f"the value in {pair!r} is not readable as YAML: {error}") from error
+            kwargs[name] = from_yaml(value)
+        except ValueError as error:
+            raise ValueError(f"the value in {pair!r} is {error}") from error
     return kwargs
 
 

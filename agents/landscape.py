@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import cast
 
 import matplotlib
@@ -17,12 +16,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from equicore.lab import figures
 from equicore.lab.command import check_least
 from equicore.lab.store import check_writable
+from equirl.agents.arguments import Landscape
 from equirl.agents.cli import run
 from equirl.agents.plot import STYLES
 from equirl.agents.policies import POLICIES, Subject
-from equirl.agents.saved import OneAgent
+from equirl.agents.saved import find_agent
 from equirl.heads import DiscreteHead, Normalization, QValues, head_of
-from equirl.policies import EquitunePolicy, LambdaEquitunePolicy, SymmetrizedPolicy
+from equirl.policies import LambdaEquitunePolicy, SymmetrizedPolicy, equituned
 from equirl.symmetry import Symmetry
 
 Array = NDArray[np.floating]
@@ -33,27 +33,11 @@ SIGNED = "PuOr"  # the colours of numbers of which 0 is the middle
 ENTRIES = {
     "CartPole-v1": ("cart position", "cart velocity", "pole angle", "pole angular velocity"),
     "Acrobot-v1": ("cos a", "sin a", "cos b", "sin b", "velocity of a", "velocity of b"),
+    "LunarLander-v3": (
+        *("x", "y", "velocity of x", "velocity of y", "angle", "angular velocity"),
+        *("left leg on the ground", "right leg on the ground"),
+    ),
 }
-
-
-@dataclasses.dataclass
-class Landscape(OneAgent):
-    """Draw the Q-landscape of an agent, plain and symmetrised, and the weights of lambda.
-
-    Writes q_landscape and lambda as PNG, and as SVG if small. The states lie on a plane of two
-    entries of the observation, as wide as the plain agent's own rollouts and their images under the
-    group; all other entries are at their mean over those, 0 where the group changes their sign.
-    Lambda's weights learn from the same rollouts.
-
-    Example: equirl landscape dqn.zip --env CartPole-v1 --axes 0 2
-    """
-
-    axes: tuple[int, int] = (0, 2)
-    """The entries of the observation, counted from 0, that the plane shows: across, and up."""
-    transitions: int = 20_000
-    """Transitions of the plain agent's own rollouts."""
-    output: Path = Path("results/landscape")
-    """Folder for the figures."""
 
 
 def grid(visited: Array, axes: tuple[int, int], symmetry: Symmetry) -> Array:
@@ -88,9 +72,7 @@ def values(policy: Policy, states: Array, normalize: Normalization = None) -> Ar
     with torch.inference_mode():
         if not isinstance(policy, SymmetrizedPolicy):
             return head_of(policy, normalize)(inputs).cpu().numpy()
-        aligned = EquitunePolicy(policy.policy, policy.symmetry, normalize).symmetrized.aligned(
-            inputs
-        )
+        aligned = equituned(policy, normalize).aligned(inputs)
         # the weights are those that the policy acts by, whatever is reduced with them
         weighs = isinstance(policy, LambdaEquitunePolicy)
         scores = policy.symmetrized.scores(inputs) if weighs else None
@@ -161,7 +143,7 @@ def main(arguments: Landscape) -> None:
     """Draw the figures and say where they are."""
     check_least(arguments, transitions=10)
     check_writable(arguments.output / "lambda.png")
-    agent = arguments.find()
+    agent = find_agent(arguments)
     subject = Subject(agent, arguments.transitions, arguments.device)
     model, space = subject.model, subject.model.observation_space
     if not isinstance(space, spaces.Box) or len(space.shape) != 1:
@@ -178,10 +160,12 @@ def main(arguments: Landscape) -> None:
     made = {name: cast(Policy, subject.policy(name)) for name in titles}
     drawn = {titles[name]: policy for name, policy in made.items()}
     weights = identity_weights(cast(LambdaEquitunePolicy, made["lambda"]), states)
-    names = ENTRIES.get(agent.env_id, [f"entry {i}" for i in range(states.shape[1])])
+    known = ENTRIES.get(agent.env_id, [f"entry {i}" for i in range(states.shape[1])])
+    labels = arguments.labels or tuple(known[axis] for axis in arguments.axes)
+    names = dict(zip(arguments.axes, labels, strict=True))
     row = Row("weight of the identity", {titles["lambda"]: weights}, 0, 1)
     for name, rows in (("q_landscape", value_rows(drawn, states, what)), ("lambda", [row])):
-        figure = draw(rows, states, visited, {axis: names[axis] for axis in arguments.axes})
+        figure = draw(rows, states, visited, names)
         figure.suptitle(
             f"{agent.setting}\n{agent.name}\n"
             "other entries at their mean over the orbit\ndots: projections of visited states",

@@ -15,18 +15,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from scipy import stats
 
 from equicore.lab import statistics
 from equicore.lab.statistics import Estimate, Returns
+from equicore.lab.store import read_yaml
 from equicore.lab.tables import read_csv
 from equirl.agents.hyperparameters import setting_name
 
 KEYS = ["env", "setting", "seed", "budget", "policy", "condition"]
 COLUMNS = [*KEYS, "mean_return", "n_episodes"]
 BASELINE = "plain"
-FIRST_POLICIES = (BASELINE, "equitune", "equizero", "equizero_raw", "lambda")
+FIRST_POLICIES = (BASELINE, "equitune", "equizero", "equitune_raw", "equizero_raw", "lambda")
 SELECTED = "selected"
 """Chooses among the policies for each agent; all others are fixed."""
 CLAIM = ("equizero", "equitune", "plain")
@@ -77,7 +77,7 @@ def _read_definition(file: Path) -> tuple[dict[str, tuple[float, float, str]], l
     if not file.is_file():
         raise FileNotFoundError(f"no {file}: scores need the scale of each environment from it")
     try:
-        document = yaml.safe_load(file.read_text())
+        document = read_yaml(file)
         scales = {}
         for name, entry in document["environments"].items():
             scale = read_scale(name, entry)
@@ -85,7 +85,7 @@ def _read_definition(file: Path) -> tuple[dict[str, tuple[float, float, str]], l
             for env in (name, setting_name(entry["env"], entry.get("env_kwargs") or {})):
                 scales[env] = (*scale, entry["env"])
         return scales, list(document["settings"])
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{file} is no definition of a study, {type(error).__name__}: {error}; it needs "
             "environments, each with env and scale: [worst, best], and settings, as in "

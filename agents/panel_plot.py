@@ -33,7 +33,8 @@ def write_panel(folder: Path) -> list[Path]:
     """
     panel = panels.read_panel(folder)
     record = folder / "command.txt"
-    command = record.read_text().strip() if record.exists() else "equirl study"
+    lines = record.read_text().splitlines() if record.exists() else ["equirl study"]
+    command = ", ".join([f"`{lines[0]}`", *lines[1:]])  # and the version
     files = draw_panel(panel, folder)
     for name, text in (
         ("table.md", _table_page(panel, command, files, _record(folder))),
@@ -70,7 +71,7 @@ def _table_page(panel: pd.DataFrame, command: str, figures: list[Path], record: 
     pictures = [f"![{file.stem}]({file.name})" for file in figures if file.suffix == ".png"]
     parts = [
         "# A panel of agents under every policy",
-        f"`{command}`",
+        command,
         _how(panel),
         "\n".join(f"- {line}" for line in panels.findings(panel)),
         *pictures,
@@ -94,7 +95,7 @@ def _table_page(panel: pd.DataFrame, command: str, figures: list[Path], record: 
 def _budgets_page(panel: pd.DataFrame, command: str) -> str:
     parts = [
         "# Returns at each budget",
-        f"`{command}`",
+        command,
         _how(panel),
         "Returns, not normalised. Of so many comparisons, some differ by chance.",
     ]
@@ -140,73 +141,89 @@ def draw_panel(panel: pd.DataFrame, folder: Path) -> list[Path]:
 
 
 def paper_bars(panel: pd.DataFrame) -> Figure:
-    """Figure 2 of the paper: bars for each policy, a row for each setting, a column an environment.
+    """Figure 2 of the paper: bars for each policy, a panel for each setting and environment.
 
-    Bars are means over seeds and budgets; the first condition is solid, others are pale.
+    Bars are means over seeds and budgets.
     """
-    envs = list(panel.env.unique())
-    settings, conditions = list(panel.setting.unique()), list(panel.condition.unique())
-    size = (max(6.4, 2.5 * len(envs)), 2.8 * len(settings) + 0.5)
-    figure, axes = figures.grid(len(settings), len(envs), figsize=size)
+    cells = _cells(panel)
+    conditions = list(panel.condition.unique())
+    figure, axes = figures.panels(len(cells), size=(3.4, 3.0))
     names = plot.drawn(panel)
     width = 0.8 / len(conditions)
-    for row, setting in zip(axes, settings, strict=True):
-        for axis, env in zip(row, envs, strict=True):
-            rows = panel[(panel.setting == setting) & (panel.env == env)]
-            for j, condition in enumerate(conditions):
-                returns = tasks(rows[rows.condition == condition], "mean_return")
-                estimates = [statistics.stratified_mean(returns[name]) for name in names]
-                figures.bars(
-                    axis,
-                    [i + (j - (len(conditions) - 1) / 2) * width for i in range(len(names))],
-                    width,
-                    estimates,
-                    color=[plot.STYLES[name].fill for name in names],
-                    alpha=1 if j == 0 else 0.45,
-                    hatch="" if j == 0 else "//",
-                )
-            axis.axhline(0, color="black", linewidth=0.8)
-            labels = [plot.STYLES[name].label for name in names]
-            slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor", "fontsize": 9}
-            axis.set_xticks(range(len(names)), labels, **slanted)
-            axis.set_title("\n".join([*env.split(" "), setting]), fontsize=9)
-            figures.tidy(axis)
-        row[0].set_ylabel("mean return per episode,\n95 % interval (higher is better)")
+    for axis, ((setting, env), rows) in zip(axes, cells, strict=True):
+        found = []
+        for j, condition in enumerate(conditions):
+            returns = tasks(rows[rows.condition == condition], "mean_return")
+            estimates = [statistics.stratified_mean(returns[name]) for name in names]
+            found += estimates
+            figures.bars(
+                axis,
+                [i + (j - (len(conditions) - 1) / 2) * width for i in range(len(names))],
+                width,
+                estimates,
+                color=[plot.STYLES[name].fill for name in names],
+                **(plot.TRANSFORMED if j else {}),
+            )
+        figures.stand(axis, found)
+        labels = [plot.STYLES[name].label for name in names]
+        slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor", "fontsize": 8}
+        axis.set_xticks(range(len(names)), labels, **slanted)
+        axis.set_title(f"{_plain(env)}\n{setting}", fontsize=9)
+        figures.tidy(axis)
+    axes[0].set_ylabel("mean return per episode\n(higher is better)")
     patches = [
-        Patch(
-            facecolor="#bfbfbf" if j == 0 else "#e6e6e6",
-            hatch="" if j == 0 else "//",
-            edgecolor="black",
-            label=condition,
-        )
-        for j, condition in enumerate(conditions)
+        Patch(facecolor="#8c8c8c", edgecolor="black", label=c, **(plot.TRANSFORMED if j else {}))
+        for j, c in enumerate(conditions)
     ]
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches))
+    note = f"Means over seeds and budgets. Error bars: {_intervals(panel)}"
+    figures.legend_below(figure, patches, note)
     return figure
 
 
 def budget_curves(rows: pd.DataFrame) -> Figure:
-    """Mean return against training steps, in one condition: rows of settings, columns of envs."""
-    settings, envs = list(rows.setting.unique()), list(rows.env.unique())
-    size = (max(6.4, 2.7 * len(envs)), 2.6 * len(settings) + 0.5)
-    figure, axes = figures.grid(len(settings), len(envs), figsize=size, sharey="col")
-    for row, setting in zip(axes, settings, strict=True):
-        for axis, env in zip(row, envs, strict=True):
-            cell = rows[(rows.setting == setting) & (rows.env == env)]
-            at = {budget: tasks(r, "mean_return") for budget, r in cell.groupby("budget")}
-            for name in plot.drawn(rows):
-                estimates = [statistics.stratified_mean(returns[name]) for returns in at.values()]
-                style = {"marker": plot.STYLES[name].marker, "ms": 4, "lw": 1.3}
-                plot.draw_line(axis, name, list(at), estimates, **style)
-            axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k
-            axis.set_title("\n".join([*env.split(" "), setting]), fontsize=9)
-            figures.tidy(axis)
-        row[0].set_ylabel("mean return per episode")
-    for axis in axes[-1]:
+    """Mean return against training steps, in one condition: a panel for each setting and env."""
+    cells = _cells(rows)
+    figure, axes = figures.panels(len(cells), size=(3.4, 2.8))
+    for axis, ((setting, env), cell) in zip(axes, cells, strict=True):
+        at = {budget: tasks(r, "mean_return") for budget, r in cell.groupby("budget")}
+        for name in plot.drawn(rows):
+            estimates = [statistics.stratified_mean(returns[name]) for returns in at.values()]
+            marker = plot.STYLES[name].marker
+            plot.draw_line(axis, name, list(at), estimates, marker=marker, ms=4)
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k
+        axis.set_title(f"{_plain(env)}\n{setting}", fontsize=9)
         axis.set_xlabel("training steps", fontsize=9)
+        figures.tidy(axis)
+    axes[0].set_ylabel("mean return per episode\n(higher is better)")
     figure.suptitle(f"Condition: {rows.condition.iloc[0]}", fontsize=11)
-    figures.legend_below(figure, axes[0][0], max(1, int(figure.get_figwidth() / 1.3)))
+    figures.legend_below(figure, axes[0], f"Bands: {_intervals(rows)}")
     return figure
+
+
+def _cells(rows: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
+    """The rows of each setting and environment, one setting after the other."""
+    return [
+        ((setting, env), rows[(rows.setting == setting) & (rows.env == env)])
+        for setting in rows.setting.unique()
+        for env in rows.env.unique()
+    ]
+
+
+def _plain(env: str) -> str:
+    """The name of a study's environment as words, or an id and its arguments, one below another."""
+    if "=" in env:
+        return env.replace(" ", "\n")
+    head, *rest = env.split("-")
+    return env if not rest or rest[-1].startswith("v") else ", ".join([head, *rest])
+
+
+def _intervals(panel: pd.DataFrame) -> str:
+    """What the intervals are, and of how much."""
+    episodes = " or ".join(str(n) for n in sorted(panel.n_episodes.unique()))
+    return (
+        f"95 % intervals of a bootstrap over {panel.seed.nunique()} training seeds; {episodes} "
+        "episodes for each checkpoint, policy and condition."
+    )
 
 
 def profiles(panel: pd.DataFrame) -> Figure:
@@ -219,10 +236,10 @@ def profiles(panel: pd.DataFrame) -> Figure:
         scores = tasks(panel[panel.condition == condition])
         for name in plot.drawn(panel):
             profile = statistics.performance_profile(scores[name], thresholds)
-            plot.draw_line(axis, name, [*thresholds], profile, lw=1.3)
+            plot.draw_line(axis, name, [*thresholds], profile)
         axis.set_title(condition, fontsize=10)
         axis.set_xlabel("normalised score τ")
         figures.tidy(axis)
     axes[0][0].set_ylabel("fraction of checkpoints\nwith score > τ")
-    figures.legend_below(figure, axes[0][0], max(1, int(figure.get_figwidth() / 1.3)))
+    figures.legend_below(figure, axes[0][0], f"Bands: {_intervals(panel)}")
     return figure

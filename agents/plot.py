@@ -8,17 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from equicore.lab import figures
 from equicore.lab.statistics import Estimate, Returns, interquartile_mean
 from equicore.lab.tables import read_csv
+from equirl.agents.arguments import Plot
 from equirl.agents.cli import run
 
 COLUMNS = ["env", "agent", "seed", "budget", "policy", "condition", "episode", "episode_return"]
 """Of returns.csv of a comparison."""
+
+
+TRANSFORMED: dict[str, Any] = {"hatch": "//", "alpha": 0.45}
+"""How bars of a transformed environment look, in all figures."""
+
+IQM_LABEL = "IQM return per episode"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,35 +36,18 @@ class Style:
     fill: str
     marker: str
     line: str | tuple[int, tuple[int, ...]]
-    hatch: str = ""
     stroke: str | None = None  # of lines, where the fill is too pale for them
 
 
 STYLES = {
     "plain": Style("plain", "#d9d9d9", "o", ":", stroke="#8c8c8c"),
-    "equitune": Style("equitune", "#e69f00", "s", "--", hatch="//"),
+    "equitune": Style("equitune", "#e69f00", "s", "--"),
     "equizero": Style("equizero", "#0072b2", "^", "-"),
-    "equizero_raw": Style("equizero, raw Q", "#88cdf5", "<", (0, (3, 1)), hatch=".."),
-    "lambda": Style("λ-equitune", "#111111", "D", "-."),
-    "selected": Style("selected", "#2ca67c", "v", (0, (5, 1, 1, 1)), hatch="xx"),
+    "equitune_raw": Style("equitune, raw Q", "#f5ca66", ">", (0, (1, 1)), stroke="#966b00"),
+    "equizero_raw": Style("equizero, raw Q", "#88cdf5", "<", (0, (3, 1))),
+    "lambda": Style("λ-equitune", "#3a3a3a", "D", "-."),
+    "selected": Style("selected", "#2ca67c", "v", (0, (5, 1, 1, 1))),
 }
-
-
-@dataclasses.dataclass
-class Plot:
-    """Plot what `equirl compare --output` or `equirl study` wrote.
-
-    For comparisons: returns.png and returns.svg, seed-averaged bars for each policy; and, for each
-    environment with several training budgets, curves of return against training steps. For a
-    study: all its tables and figures, anew.
-
-    Example: equirl plot results/mine
-    """
-
-    comparisons: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of comparisons, or their returns.csv; several are drawn together. Or a study."""
-    output: Path | None = None
-    """Folder for the figures; that of the first comparison when omitted."""
 
 
 def as_array(rows: pd.DataFrame) -> Returns:
@@ -92,55 +82,59 @@ def bars(returns: pd.DataFrame) -> Figure:
     """A panel for each environment: bars for each policy and condition, at each last budget."""
     returns = returns[returns.budget == returns.groupby(["env", "agent"]).budget.transform("max")]
     envs = list(returns.env.unique())
-    figure, axes = figures.grid(1, len(envs), figsize=(_width(3.6, len(envs)), 3.6))
-    for axis, env in zip(axes[0], envs, strict=True):
+    figure, axes = figures.panels(len(envs), size=(3.6, 3.6))
+    policies = drawn(returns)
+    for axis, env in zip(axes, envs, strict=True):
         rows = returns[returns.env == env]
         conditions = list(rows.condition.unique())
-        policies = drawn(rows)
         width = 0.8 / len(policies)
+        found = []
         for i, policy in enumerate(policies):
-            estimates = [
-                _estimate(rows[(rows.policy == policy) & (rows.condition == condition)])
-                for condition in conditions
-            ]
-            places = [j + width * (i - (len(policies) - 1) / 2) for j in range(len(conditions))]
-            style = {"color": STYLES[policy].fill, "hatch": STYLES[policy].hatch}
-            label = STYLES[policy].label
-            figures.bars(axis, places, 0.9 * width, estimates, label=label, **style)
+            for j, condition in enumerate(conditions):
+                cell = rows[(rows.policy == policy) & (rows.condition == condition)]
+                if cell.empty:
+                    continue
+                estimate = _estimate(cell)
+                found.append(estimate)
+                place = j + width * (i - (len(policies) - 1) / 2)
+                look = TRANSFORMED if j else {}
+                colour = STYLES[policy].fill
+                figures.bars(axis, [place], 0.9 * width, [estimate], color=colour, **look)
+        figures.stand(axis, found)
         axis.set_xticks(range(len(conditions)), conditions)
-        axis.axhline(0, color="black", linewidth=0.8)
         agents, budgets = rows.agent.nunique(), sorted(rows.budget.unique())
         steps = f"{budgets[0]:,}" + (f" to {budgets[-1]:,}" if len(budgets) > 1 else "")
         plural = "agents" if agents > 1 else "agent"
-        axis.set_title(f"{env}\n{steps} steps, {agents} {plural}", fontsize=10)
+        axis.set_title(f"{env}\n{steps} training steps, {agents} {plural}", fontsize=10)
         figures.tidy(axis)
-    axes[0][0].set_ylabel("IQM return per episode\n(sum of rewards, higher is better)")
-    figures.legend_below(figure, axes[0][0])
+    axes[0].set_ylabel(f"{IQM_LABEL}\n(higher is better)")
+    patches = [
+        Patch(facecolor=STYLES[name].fill, edgecolor="black", label=STYLES[name].label)
+        for name in policies
+    ]
+    figures.legend_below(figure, patches, _note(returns, "bars"))
     return figure
 
 
 def curves(returns: pd.DataFrame) -> Figure:
-    """Return against training steps: a column for each environment, a row for each condition."""
-    envs, conditions = list(returns.env.unique()), list(returns.condition.unique())
-    size = (_width(4.2, len(envs)), 3.2 * len(conditions))
-    figure, axes = figures.grid(
-        len(conditions), len(envs), figsize=size, sharex="col", sharey="col"
-    )
-    for column, env in enumerate(envs):
-        for row, condition in enumerate(conditions):
-            axis = axes[row][column]
-            cell = returns[(returns.env == env) & (returns.condition == condition)]
-            for policy in drawn(cell):
-                at = cell[cell.policy == policy].groupby("budget")
-                estimates = [_estimate(group) for _, group in at]
-                marks = {"marker": STYLES[policy].marker, "ms": 4}
-                draw_line(axis, policy, [*at.groups], estimates, **marks)
-            axis.set_title(f"{env}, {condition}", fontsize=10)
-            figures.tidy(axis)
-        axes[-1][column].set_xlabel("training (environment steps)")
-    for row in range(len(conditions)):
-        axes[row][0].set_ylabel("IQM return per episode\n(sum of rewards, higher is better)")
-    figures.legend_below(figure, axes[0][0])
+    """Return against training steps: a panel for each environment and condition."""
+    envs, conditions = returns.env.unique(), returns.condition.unique()
+    cells = [
+        ((condition, env), returns[(returns.env == env) & (returns.condition == condition)])
+        for condition in conditions
+        for env in envs
+    ]
+    figure, axes = figures.panels(len(cells), size=(4.2, 3.4), columns=min(3, len(envs)))
+    for axis, ((condition, env), cell) in zip(axes, cells, strict=True):
+        for policy in drawn(cell):
+            at = cell[cell.policy == policy].groupby("budget")
+            estimates = [_estimate(group) for _, group in at]
+            draw_line(axis, policy, [*at.groups], estimates, marker=STYLES[policy].marker, ms=4)
+        axis.set_title(f"{env}, {condition}", fontsize=10)
+        axis.set_xlabel("training steps")
+        figures.tidy(axis)
+    axes[0].set_ylabel(f"{IQM_LABEL}\n(higher is better)")
+    figures.legend_below(figure, axes[0], _note(returns, "bands"))
     return figure
 
 
@@ -154,7 +148,9 @@ def draw_line(
 ) -> None:
     """A policy's line and band."""
     look = STYLES[policy]
-    style = {"linestyle": look.line, "label": look.label, **style}
+    # those drawn later are thinner, so that lines that coincide are all seen
+    width = 1.3 + 0.45 * (len(STYLES) - 1 - list(STYLES).index(policy))
+    style = {"linestyle": look.line, "label": look.label, "linewidth": width, **style}
     figures.band(axis, x, estimates, look.stroke or look.fill, **style)
 
 
@@ -174,9 +170,16 @@ def _estimate(rows: pd.DataFrame) -> Estimate:
     return interquartile_mean(as_array(rows))
 
 
-def _width(panel: float, panels: int) -> float:
-    """Width of a figure in inches; the legend needs some, too."""
-    return max(5.6, panel * panels)
+def _note(returns: pd.DataFrame, what: str) -> str:
+    """What the bars or bands of error are, and of how much."""
+    seeds = returns.groupby("env").agent.nunique()
+    agents = f"{seeds.min()}" + (f" to {seeds.max()}" if seeds.nunique() > 1 else "")
+    plural = "agent" if seeds.max() == 1 else "agents"
+    return (
+        f"{returns.episode.nunique()} episodes of each agent and policy, {agents} {plural}. Error "
+        f"{what}: 95 % intervals of a bootstrap over agents and episodes. IQM: mean of the middle "
+        "half of the episodes." + (" Pale and hatched: transformed." if what == "bars" else "")
+    )
 
 
 def main(arguments: Plot) -> None:

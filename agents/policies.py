@@ -12,19 +12,17 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 
 import equirl
 from equicore import MLPWeight
+from equirl.agents.arguments import PolicyName
 from equirl.agents.saved import SavedAgent
+from equirl.agents.seeds import ROLLOUT_SEED
 from equirl.experience import Experience, rollout_experience
 from equirl.symmetry import Symmetry
 
-PolicyName = Literal["plain", "equitune", "equizero", "equizero_raw", "lambda"]
 CANDIDATES: tuple[PolicyName, ...] = get_args(PolicyName)
 """What `equirl compare --select` chooses from."""
 
 POLICIES: tuple[PolicyName, ...] = ("plain", "equitune", "equizero", "lambda")
 """What `equirl compare` compares: the methods of the papers."""
-
-ROLLOUT_SEED = 3_000_000
-"""First seed of the rollouts that lambda's weights learn from."""
 
 
 @dataclass
@@ -106,6 +104,7 @@ MAKERS: dict[str, Callable[[Subject], PolicyPredictor]] = {
     "plain": lambda s: s.model,
     "equitune": lambda s: equirl.EquitunePolicy(s.model, s.symmetry),
     "equizero": lambda s: equirl.EquizeroPolicy(s.model, s.symmetry),
+    "equitune_raw": lambda s: equirl.EquitunePolicy(s.model, s.symmetry, normalize=None),
     "equizero_raw": lambda s: equirl.EquizeroPolicy(s.model, s.symmetry, normalize=None),
     "lambda": lambda s: equirl.LambdaEquitunePolicy(s.model, s.symmetry, s.familiarity("replay")),
     "lambda_rollouts": lambda s: _by_familiarity(s, "rollouts"),

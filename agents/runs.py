@@ -76,6 +76,10 @@ class RunFolder:
         """What the run was started with: environment, its arguments, seed and steps."""
         return read_settings(self.path / _file_name(self.env_id) / "args.yml")
 
+    def hyperparameters(self) -> dict[str, Any]:
+        """What the run was trained with; in the zoo's also what its environment was wrapped in."""
+        return read_settings(self.path / _file_name(self.env_id) / "config.yml")
+
     def description(
         self, arguments: dict[str, Any], hyperparameters: dict[str, Any]
     ) -> dict[str, dict[str, Any]]:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
-import tyro
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.preprocessing import (
+    is_image_space,
+    is_image_space_channels_first,
+)
+from stable_baselines3.common.vec_env import VecTransposeImage
 
 import equirl
-from equicore.lab.jobs import check_device
+from equicore.lab.devices import check_device
+from equicore.lab.store import digest
+from equirl.agents.arguments import OneAgent
 from equirl.agents.hyperparameters import parse_env_kwargs, setting_name
 from equirl.agents.runs import RunFolder
+from equirl.preprocessing import normalizer_of
 from equirl.symmetry import Symmetry
 
 
@@ -37,9 +46,15 @@ class SavedAgent:
     budget: int | None = None
 
     @property
+    def location(self) -> Path:
+        """Its run folder, or its file without the suffix."""
+        folder = self.path.resolve().parent
+        return folder if folder.name == self.name else folder / self.path.stem
+
+    @property
     def setting(self) -> str:
         """The environment and its arguments, as tables show them."""
-        return setting_name(self.env_id, self.env_kwargs)
+        return setting_name(self.env_id.rpartition(":")[2], self.env_kwargs)
 
     def experience(self, steps: int) -> Path:
         """Where its run folder keeps the replay buffer's newest transitions after so many steps."""
@@ -49,12 +64,20 @@ class SavedAgent:
         """Open it, and check that it is one for its environment.
 
         Raises:
-            ValueError: If the file is no agent, or its spaces are not those of the environment.
+            ValueError: If the file is no agent, its spaces are not those of the environment, or its
+                observations were normalised.
         """
         model = equirl.load_agent(self.path, device)
+        if normalizer := normalizer_of(model):
+            run = RunFolder.find(self.path)
+            if run is None or _normalizes(run.hyperparameters().get("normalize", True)):
+                raise ValueError(_refusal(self.path, [f"{normalizer}, by what the file keeps"]))
+            model._last_original_obs = None  # it normalised rewards only
         env = gym.make(self.env_id, **self.env_kwargs)
         for what in ("observation_space", "action_space"):
             of_agent, of_env = getattr(model, what), getattr(env, what)
+            if is_image_space(of_env) and not is_image_space_channels_first(of_env):
+                of_env = VecTransposeImage.transpose_space(of_env)  # as for the training
             # bounds are not compared: those of old archives are written otherwise
             same = type(of_agent) is type(of_env) and of_agent.shape == of_env.shape
             if not same or getattr(of_agent, "n", None) != getattr(of_env, "n", None):
@@ -76,29 +99,17 @@ class SavedAgent:
         return equirl.symmetry_of(env)
 
 
-@dataclasses.dataclass
-class OneAgent:
-    """Arguments of the commands that are about one agent."""
+def find_agent(arguments: OneAgent) -> SavedAgent:
+    """The agent that a command is about.
 
-    agent: tyro.conf.Positional[Path]
-    """A zip file that Stable-Baselines3 saved, or a run folder. Nothing in it is executed."""
-    env: str | None = None
-    """Environment id; known from the run folder when omitted."""
-    env_kwargs: tuple[str, ...] = ()
-    """Arguments of the environment, name=value; known from the run folder when omitted."""
-    device: str = "auto"
-    """Device of the networks: auto, cpu, cuda."""
-
-    def find(self) -> SavedAgent:
-        """The agent.
-
-        Raises:
-            FileNotFoundError: If there is none.
-            ValueError: If its environment is not known, or there is no such device.
-        """
-        check_device(self.device)
-        (agent,) = find_agents(self.agent, self.env, parse_env_kwargs(self.env_kwargs))
-        return agent
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If its environment is not known, or there is no such device.
+    """
+    check_device(arguments.device)
+    env_kwargs = parse_env_kwargs(arguments.env_kwargs)
+    (agent,) = find_agents(arguments.agent, arguments.env, env_kwargs)
+    return agent
 
 
 def find_agents(
@@ -117,11 +128,16 @@ def find_agents(
 
     Raises:
         FileNotFoundError: If there is no such file or folder, or no agent in it.
-        ValueError: If the environment is not known.
+        ValueError: If the environment is not known, or what is known of the training says that the
+            agent saw something else than the environment emits.
     """
+    if not path.exists() and path.with_name(f"{path.name}.zip").is_file():
+        path = path.with_name(f"{path.name}.zip")
     if not path.exists():
         raise FileNotFoundError(f"no agent at {path}")
     run = RunFolder.find(path)
+    if found := _seen_through(path, run):
+        raise ValueError(_refusal(path, found))
     if path.is_dir() and run is None:
         raise FileNotFoundError(f"{path} is no run folder: it has no */args.yml")
     known = run.arguments() if run is not None else {}
@@ -134,7 +150,8 @@ def find_agents(
     total = steps if steps > 0 else None  # the zoo writes -1 for what its hyperparameters say
     if run is None or not path.is_dir():
         match = re.fullmatch(r"rl_model_(\d+)_steps", path.stem)
-        budget = int(match[1]) if match else total
+        finished = run is not None and path.name == run.final_agent.name
+        budget = int(match[1]) if match else total if finished else None  # then its file tells
         name = f"{path.parent.name}/{path.stem}" if run is not None else path.stem
         return [SavedAgent(name, path, env_id, env_kwargs, known.get("seed"), budget)]
     if checkpoints == "final":
@@ -152,3 +169,67 @@ def find_agents(
         SavedAgent(path.resolve().name, file, env_id, env_kwargs, known.get("seed"), budget)
         for budget, file in files
     ]
+
+
+def told_apart(agents: Sequence[SavedAgent]) -> list[SavedAgent]:
+    """The same agents under names that differ: those of one name are called by their folders too.
+
+    Raises:
+        ValueError: If an agent is given twice, perhaps in two files of equal content.
+    """
+    seen: dict[tuple[str, int | None, str], SavedAgent] = {}
+    for agent in agents:
+        other = seen.setdefault(
+            (agent.setting, agent.budget, digest(agent.path.read_bytes())), agent
+        )
+        if other is not agent:
+            raise ValueError(f"{other.path} and {agent.path} are the same agent; give it once")
+    named = []
+    for agent in agents:
+        alike = {a.location for a in agents if (a.setting, a.name) == (agent.setting, agent.name)}
+        parts = 1
+        while len({location.parts[-parts:] for location in alike}) < len(alike):
+            parts += 1
+        name = agent.name if parts == 1 else "/".join(agent.location.parts[-parts:])
+        named.append(dataclasses.replace(agent, name=name))
+    return named
+
+
+def _seen_through(path: Path, run: RunFolder | None) -> list[str]:
+    """What files beside an agent say that stood between the environment and it."""
+    config = run.hyperparameters() if run is not None else {}
+    normalize = config.get("normalize")
+    found = [
+        f"{key}: {config[key]}"
+        for key, nothing in (("frame_stack", 1), ("env_wrapper", None), ("vec_env_wrapper", None))
+        if config.get(key) not in (None, nothing, [])
+    ]
+    if _normalizes(normalize):
+        found.append(f"normalize: {normalize}")
+    folder = path if path.is_dir() else path.parent
+    steps = re.fullmatch(r"(.*)_(\d+_steps)", path.stem)
+    names = ["vecnormalize.pkl", f"{path.stem}.vecnormalize.pkl", f"{path.stem}_vecnormalize.pkl"]
+    if steps:  # as the callback of Stable-Baselines3 names it
+        names.append(f"{steps[1]}_vecnormalize_{steps[2]}.pkl")
+    if normalize is None or _normalizes(normalize):  # else it holds statistics of rewards
+        for place in (folder, folder / run.final_agent.stem) if run is not None else (folder,):
+            found += [f"{name} beside it" for name in names if (place / name).is_file()]
+    return found
+
+
+def _normalizes(normalize: Any) -> bool:
+    """Whether the zoo's hyperparameter ``normalize`` means that observations are normalised."""
+    if isinstance(normalize, str):  # as in "{'norm_obs': False, 'norm_reward': True}"
+        try:
+            normalize = ast.literal_eval(normalize)
+        except (ValueError, SyntaxError):
+            return True
+    return bool(normalize.get("norm_obs", True) if isinstance(normalize, dict) else normalize)
+
+
+def _refusal(path: Path, found: list[str]) -> str:
+    return (
+        f"{path} did not see what its environment emits when it was trained ({'; '.join(found)}), "
+        "and equirl plays the environment as gymnasium.make gives it: returns and symmetry would "
+        "both be wrong. Such agents are not supported yet"
+    )

@@ -19,14 +19,16 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+import equirl
 from equicore.lab import jobs, store
 from equicore.lab.command import check_least, command_line
-from equicore.lab.jobs import CORES, Workers
+from equicore.lab.jobs import Workers
 from equicore.lab.store import check_writable, claim, remembered, write_text
 from equicore.lab.tables import write_csv
+from equirl.agents.arguments import Study
 from equirl.agents.cli import run
 from equirl.agents.definition import DEFAULT_FILE, Unit, read_units
-from equirl.agents.evaluation import CONDITIONS, play
+from equirl.agents.evaluation import CONDITIONS, RULES, play
 from equirl.agents.panel import COLUMNS, KEYS
 from equirl.agents.panel_plot import write_panel
 from equirl.agents.policies import Subject
@@ -34,32 +36,6 @@ from equirl.agents.saved import SavedAgent
 from equirl.agents.train import train_agent
 
 CHOICE_COLUMNS = ["chosen", "difference", "low", "high", "spent"]
-
-
-@dataclasses.dataclass
-class Study:
-    """Train agents in all environments and settings, and evaluate every policy of each.
-
-    Writes returns.csv, selection.csv, tables and figures. Run again after an interruption or a
-    kill, the same command goes on where it was.
-
-    Example: equirl study --jobs 2
-    """
-
-    definition: Path = DEFAULT_FILE
-    """YAML file: environments, settings, seeds, budgets, episodes."""
-    panel: str = "test"
-    """Which of its panels."""
-    output: Path = Path("results/study")
-    """Folder for the tables and figures."""
-    runs: Path = Path("results/runs/study")
-    """Folder for the trained agents; on a cluster, one that all machines see."""
-    backend: str = "loky"
-    """A backend of joblib: loky (processes of this machine), threading, dask, ray, ..."""
-    address: str | None = None
-    """Scheduler of a dask or ray cluster, as in tcp://head:8786."""
-    jobs: int = CORES
-    """Units side by side; each uses one core."""
 
 
 def run_unit(unit: Unit) -> str | None:
@@ -204,18 +180,20 @@ def main(arguments: Study) -> None:
     check_least(arguments, jobs=1)
     check_writable(arguments.runs / "any")
     workers = Workers(arguments.jobs, arguments.backend, arguments.address)
-    definition = store.read_settings(arguments.definition)
-    settings = {"settings.yml": {"panel": arguments.panel, "definition": definition}}
+    file = arguments.definition or DEFAULT_FILE
+    definition = store.read_settings(file)
+    decides = {"panel": arguments.panel, "definition": definition, "rules": RULES}
+    settings = {"settings.yml": decides}
     if definition:  # else reading it says what is wrong
         store.check_claim(arguments.output, settings)
-    units = read_units(arguments.definition, arguments.panel, arguments.runs)
+    units = read_units(file, arguments.panel, arguments.runs)
     claim(arguments.output, settings)
     where = ("output", "runs", "backend", "address", "jobs")
     command = command_line("equirl study", arguments, without=where)
-    write_text(arguments.output / "command.txt", command + "\n")
+    write_text(arguments.output / "command.txt", f"{command}\nequirl {equirl.__version__}\n")
     print(f"{len(units)} units; agents in {arguments.runs}, results in {arguments.output}")
     failed = run_units(units, workers)
-    write_study(arguments.output, units, arguments.definition)
+    write_study(arguments.output, units, file)
     if failed:
         raise ValueError(
             f"{len(failed)} of {len(units)} units failed, and are missing in returns.csv; see "

@@ -13,11 +13,10 @@ import importlib.util
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import tyro
 from filelock import FileLock, Timeout
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, make_output_format
@@ -26,8 +25,10 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 import equirl
 from equicore.lab.command import check_least, check_several
-from equicore.lab.jobs import CORES, Workers
+from equicore.lab.devices import check_device
+from equicore.lab.jobs import Workers
 from equicore.lab.store import check_claim, claim, replacing
+from equirl.agents.arguments import Train
 from equirl.agents.cli import run
 from equirl.agents.hyperparameters import (
     ALGORITHMS,
@@ -38,46 +39,8 @@ from equirl.agents.hyperparameters import (
 )
 from equirl.agents.resume import Evaluations, restore, write_resume
 from equirl.agents.runs import RunFolder
+from equirl.agents.seeds import TRAINING_EVALUATION_SEED
 from equirl.experience import replay_experience
-
-EVALUATION_SEED = 1_000_000
-"""Evaluations during training use this seed and the following; training seeds stay below."""
-
-
-@dataclasses.dataclass
-class Train:
-    """Train agents, one per seed.
-
-    Run again after an interruption, the same command goes on where it was; seeds that are
-    finished are skipped.
-
-    Example: equirl train --env equirl/Gridworld-v0 --env-kwargs goals=corner --seeds 0 1 2
-    """
-
-    env: str
-    """Environment id, for instance CartPole-v1 or equirl/Gridworld-v0."""
-    algo: str = "dqn"
-    """Algorithm of Stable-Baselines3, by its name in rl-baselines3-zoo: dqn."""
-    seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (0,)
-    """Training seeds; one agent each."""
-    steps: int | None = None
-    """Environment steps; n_timesteps of the hyperparameters when omitted."""
-    env_kwargs: tuple[str, ...] = ()
-    """Arguments of the environment, name=value."""
-    hyperparameters: Path | None = None
-    """YAML file in the convention of rl-baselines3-zoo; that of the algorithm when omitted."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-f"])] = Path("results/runs")
-    """Folder that the run folders are made in."""
-    checkpoints: int = 10
-    """How often, evenly spaced, the agent is saved and evaluated."""
-    eval_episodes: int = 20
-    """Episodes of each evaluation."""
-    experience: int = 0
-    """How many of the newest transitions in the replay buffer are kept with each checkpoint."""
-    device: str = "auto"
-    """Device of the networks: auto, cpu, cuda."""
-    jobs: int = CORES
-    """Seeds that are trained side by side."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,9 +92,10 @@ def plan(arguments: Train) -> list[Training]:
     check_several(arguments, "seeds")
     if arguments.algo not in ALGORITHMS:
         raise ValueError(f"--algo is one of {', '.join(ALGORITHMS)}; got {arguments.algo!r}")
-    if not all(0 <= seed < EVALUATION_SEED for seed in arguments.seeds):
-        raise ValueError(f"seeds must be 0..{EVALUATION_SEED - 1}; got {arguments.seeds}")
-    check_least(arguments, checkpoints=1, eval_episodes=1, jobs=1, experience=0)
+    if not all(0 <= seed < TRAINING_EVALUATION_SEED for seed in arguments.seeds):
+        raise ValueError(f"seeds must be 0..{TRAINING_EVALUATION_SEED - 1}; got {arguments.seeds}")
+    check_least(arguments, checkpoints=1, eval_episodes=1, jobs=1, experience=0, eval_freq=1)
+    check_device(arguments.device)
     env_kwargs = parse_env_kwargs(arguments.env_kwargs)
     try:
         gym.make(arguments.env, **env_kwargs).close()
@@ -144,6 +108,10 @@ def plan(arguments: Train) -> list[Training]:
     file = arguments.hyperparameters or default_file(arguments.algo)
     hyperparameters = load_hyperparameters(bare_id, file, env_kwargs, arguments.algo)
     steps = hyperparameters["n_timesteps"] if arguments.steps is None else arguments.steps
+    if (every := arguments.eval_freq) is not None:
+        if steps % every:
+            raise ValueError(f"--eval-freq {every} does not divide the {steps} steps")
+        arguments = dataclasses.replace(arguments, checkpoints=steps // every, eval_freq=None)
     if steps < arguments.checkpoints:
         raise ValueError(f"{steps} steps are too few for {arguments.checkpoints} checkpoints")
     trainings = []
@@ -242,7 +210,7 @@ def _train_leg(model: OffPolicyAlgorithm, training: Training, number: int, end: 
 
 def _evaluate(model: OffPolicyAlgorithm, training: Training, before: Evaluations) -> Evaluations:
     env = Monitor(training.make_env())
-    env.reset(seed=EVALUATION_SEED + training.seed)
+    env.reset(seed=TRAINING_EVALUATION_SEED + training.seed)
     evaluations = before.after(model, env)
     env.close()
     return evaluations
@@ -263,6 +231,8 @@ def _write_leg(
     with replacing(folder.path / "evaluations.npz") as temporary:
         np.savez(temporary, **dataclasses.asdict(evaluations))
     write_resume(model, folder.resume_file, number + 1, evaluations)
+    if not sys.stderr.isatty():  # where no bar is shown
+        print(f"{folder.path.name}: {end:,} steps, mean return {means[-1]:.1f}", flush=True)
 
 
 def _new_agent(training: Training, **changes: Any) -> OffPolicyAlgorithm:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import gymnasium as gym
@@ -14,38 +13,16 @@ from tqdm import tqdm
 import equirl
 from equicore.lab.command import check_least, check_several
 from equicore.lab.store import check_writable, replacing
+from equirl.agents.arguments import Video
 from equirl.agents.cli import run
-from equirl.agents.evaluation import FIRST_SEED, check_seed, parse_condition, under
-from equirl.agents.policies import PolicyName, Subject
-from equirl.agents.saved import OneAgent, SavedAgent
+from equirl.agents.evaluation import check_seed, parse_condition, under
+from equirl.agents.plot import STYLES
+from equirl.agents.policies import Subject
+from equirl.agents.saved import SavedAgent, find_agent
 from equirl.envs.gridworld import Gridworld
 
-CAPTION = 16  # pixels above each pane
+CAPTION = 30  # pixels above each pane: two lines
 GAP = 8  # pixels between panes
-
-
-@dataclasses.dataclass
-class Video(OneAgent):
-    """Film an agent under several policies side by side, as a GIF.
-
-    Every policy plays the same episodes. In a transformed gridworld the picture is turned, as the
-    agent sees it; other environments show the original. Classic control needs pygame.
-
-    Example: equirl video dqn.zip --env Acrobot-v1 --policies plain equizero --episodes 2
-    """
-
-    policies: tuple[PolicyName, ...] = ("plain", "equizero")
-    """The plain agent, or symmetrised policies around it; a pane for each."""
-    condition: str = "transformed"
-    """original, transformed (a random group element for each episode), or one element: 1."""
-    episodes: int = 4
-    """Episodes, one after the other."""
-    seed: int = FIRST_SEED
-    """Seed of the first episode; the others follow."""
-    width: int = 240
-    """Largest width of a pane in pixels."""
-    output: Path = Path("results/video.gif")
-    """The GIF."""
 
 
 def make_env(agent: SavedAgent, condition: str | int) -> gym.Env:
@@ -75,8 +52,12 @@ def picture(env: gym.Env, caption: str, width: int) -> Image.Image:
     pane = Image.fromarray(np.ascontiguousarray(pixels))
     if pane.width > width:
         pane = pane.resize((width, round(pane.height * width / pane.width)))
-    framed = Image.new("RGB", (pane.width, pane.height + CAPTION), "white")
-    framed.paste(pane, (0, CAPTION))
+    draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    # as wide as the caption of any return, as all pictures of a pane have one size
+    lines = [*caption.split("\n")[:1], "return -99999.9"] if caption else [""]
+    least = 4 + max(round(draw.textlength(line)) for line in lines)
+    framed = Image.new("RGB", (max(pane.width, least), pane.height + CAPTION), "white")
+    framed.paste(pane, ((framed.width - pane.width) // 2, CAPTION))
     ImageDraw.Draw(framed).text((2, 2), caption, fill="black")
     return framed
 
@@ -87,23 +68,26 @@ def play_episode(
     """The pictures of one episode, from the first state to the last, with the return so far."""
     observation, _ = env.reset(seed=seed)
     episode_return, done = 0.0, False
-    pictures = [picture(env, f"{name}: return 0", width)]
+    pictures = [picture(env, f"{name}\nreturn 0", width)]
     while not done:
         action, _ = policy.predict(observation, deterministic=True)
+        action = np.asarray(action)[()]  # a number, as of the space's own sample, no array of one
         observation, reward, terminated, truncated, _ = env.step(action)
         episode_return, done = episode_return + float(reward), terminated or truncated
-        pictures.append(picture(env, f"{name}: return {episode_return:g}", width))
+        pictures.append(picture(env, f"{name}\nreturn {episode_return:g}", width))
     return pictures
 
 
 def side_by_side(panes: list[list[Image.Image]]) -> list[Image.Image]:
-    """Pictures of several panes, of one size, as one; those that end earlier hold their last."""
-    width, height = panes[0][0].size
+    """Pictures of several panes, of one height, as one; those that end earlier hold their last."""
+    widths = [pane[0].width for pane in panes]
+    size = (sum(widths) + GAP * (len(panes) - 1), panes[0][0].height)
     frames = []
     for i in range(max(map(len, panes))):
-        frame = Image.new("RGB", (len(panes) * (width + GAP) - GAP, height), "white")
-        for j, pane in enumerate(panes):
-            frame.paste(pane[min(i, len(pane) - 1)], (j * (width + GAP), 0))
+        frame, left = Image.new("RGB", size, "white"), 0
+        for pane, width in zip(panes, widths, strict=True):
+            frame.paste(pane[min(i, len(pane) - 1)], (left, 0))
+            left += width + GAP
         frames.append(frame)
     return frames
 
@@ -128,7 +112,7 @@ def main(arguments: Video) -> None:
         raise ValueError(f"a video is a GIF; got --output {arguments.output}, name it *.gif")
     check_seed(arguments.seed)
     check_writable(arguments.output)
-    agent = arguments.find()
+    agent = find_agent(arguments)
     env = make_env(agent, parse_condition(arguments.condition, agent.symmetry()))
     subject = Subject(agent, device=arguments.device)
     env.reset(seed=arguments.seed)
@@ -139,7 +123,9 @@ def main(arguments: Video) -> None:
     seeds = range(arguments.seed, arguments.seed + arguments.episodes)
     for seed in tqdm(seeds, desc="filming", unit="episode", disable=None):
         width = arguments.width
-        panes = [play_episode(p, env, seed, name, width) for name, p in policies.items()]
+        panes = [
+            play_episode(p, env, seed, STYLES[name].label, width) for name, p in policies.items()
+        ]
         frames += side_by_side(panes)
         frames += frames[-1:] * round(fps)  # a second to see how it ended
     env.close()

@@ -17,14 +17,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from equicore.lab import command, figures
-from equicore.lab.jobs import CORES
+from equicore.lab import CORES, command, figures
 from equicore.lab.statistics import Estimate
 from equicore.lab.store import remembered, write_text
 from equicore.lab.tables import frame_markdown, write_csv
 from equirl.agents import demo
 from equirl.agents.compare import summarize
 from equirl.agents.plot import STYLES, read_comparison
+from equirl.agents.verdicts import RANDOM
 
 NAMED = {
     "Acrobot-v1": ("equizero", "original"),
@@ -52,7 +52,7 @@ def differences(arguments: demo.Demo) -> pd.DataFrame:
     """How each policy of a set of agents differs from plain."""
     demo.main(arguments)
     summary = summarize(read_comparison(arguments.output))
-    rows = summary[summary.policy != "plain"]
+    rows = summary[~summary.policy.isin(["plain", RANDOM])]
     estimates = pd.DataFrame([dataclasses.asdict(e) for e in rows["minus plain"]])
     keys = rows[["environment", "condition", "policy", "agents"]].reset_index(drop=True)
     seeds = f"{arguments.seeds[0]}-{arguments.seeds[-1]}"

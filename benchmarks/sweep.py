@@ -19,12 +19,12 @@ from pathlib import Path
 
 import common
 import numpy as np
-import yaml
 from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
 from equicore.lab import command
 from equicore.lab.jobs import Workers
+from equicore.lab.store import read_yaml, to_yaml
 from equicore.lab.tables import markdown
 from equirl.agents.definition import POLICIES, read_units
 from equirl.agents.hyperparameters import default_file
@@ -58,12 +58,12 @@ class Arguments:
 
 def write_definition(folder: Path, arguments: Arguments) -> Path:
     """The definition of the study, and beside it the hyperparameters of dqn.yaml, but shorter."""
-    known = yaml.safe_load(default_file("dqn").read_text())
+    known = read_yaml(default_file("dqn"))
     shorter = {
         entry["env"]: known[entry["env"]] | {"n_timesteps": arguments.steps}
         for entry in ENVIRONMENTS.values()
     }
-    (folder / "dqn.yaml").write_text(yaml.safe_dump(shorter))
+    (folder / "dqn.yaml").write_text(to_yaml(shorter))
     document = {
         "environments": ENVIRONMENTS,
         "settings": {"short": "dqn.yaml"},
@@ -75,7 +75,7 @@ def write_definition(folder: Path, arguments: Arguments) -> Path:
         "race": {"rounds": 2, "episodes": 20},
     }
     file = folder / "study.yaml"
-    file.write_text(yaml.safe_dump(document))
+    file.write_text(to_yaml(document))
     return file
 
 

@@ -20,7 +20,6 @@ import common
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from matplotlib.figure import Figure
 from stable_baselines3.common.torch_layers import create_mlp
 from stable_baselines3.common.type_aliases import PolicyPredictor
@@ -29,15 +28,16 @@ from torch.nn import functional
 
 import equirl
 from equicore import MLPWeight, WeightedMean
-from equicore.lab import command, figures, statistics
-from equicore.lab.jobs import CORES, Workers
-from equicore.lab.store import digest, remembered, write_text
+from equicore.lab import CORES, command, figures, statistics
+from equicore.lab.jobs import Workers
+from equicore.lab.store import digest, read_yaml, remembered, write_text
 from equicore.lab.tables import frame_markdown, write_csv
 from equirl.agents.definition import DEFAULT_FILE, Unit, read_units
 from equirl.agents.evaluation import episode_returns
 from equirl.agents.panel import tasks
 from equirl.agents.policies import MAKERS, Subject
 from equirl.agents.saved import find_agents
+from equirl.heads import head_of
 from equirl.policies import SymmetrizedPolicy
 
 SEED = 6_000_000
@@ -215,7 +215,7 @@ def variants(subject: Subject) -> dict[str, Callable[[], PolicyPredictor]]:
     value = functools.cache(lambda: GreedyValue(subject))
 
     def raw(reduce: nn.Module) -> SymmetrizedPolicy:
-        return SymmetrizedPolicy(model, symmetry, reduce, normalize=None)
+        return SymmetrizedPolicy(model, symmetry, head_of(model, None), reduce)
 
     def powers(power: float, sharpness: float = 0) -> Callable[[], PolicyPredictor]:
         return lambda: policy(Times(familiarity(), power), sharpness)
@@ -276,7 +276,7 @@ def play(unit: Unit, budget: int, arguments: Arguments) -> pd.DataFrame:
 
 def scores(table: pd.DataFrame, definition: Path) -> pd.DataFrame:
     """The table with normalised scores, by the scales of the study."""
-    environments = yaml.safe_load(definition.read_text())["environments"]
+    environments = read_yaml(definition)["environments"]
     worst, best = np.array([environments[env]["scale"] for env in table.env]).T
     return table.assign(score=(table.mean_return - worst) / (best - worst))
 

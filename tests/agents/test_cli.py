@@ -34,6 +34,8 @@ def test_every_command_explains_its_options(call, command):
     status, out, _ = call(cli.main, command, "--help")
     assert status == 0
     assert "Example: equirl" in out and "--output" in out
+    words = out.replace("│", " ").replace("(default:", " ").split()
+    assert not [word for word in words if word.startswith("/")]  # no path of this machine
 
 
 @pytest.mark.parametrize("script", [train, evaluate, compare, study, plot, landscape, video, demo])

@@ -7,20 +7,22 @@ import pandas as pd
 import pytest
 import yaml
 
+import equirl
 from equicore.lab import statistics
 from equirl.agents import compare, evaluation
-from equirl.agents.compare import COLUMNS, Compare, over_training, summarize, verdicts
+from equirl.agents.compare import COLUMNS, Compare, over_training, summarize
 from equirl.agents.evaluation import CONDITIONS, FIRST_SEED, SELECTION_SEED, Protocol
 from equirl.agents.policies import CANDIDATES, MAKERS, POLICIES
 from equirl.agents.saved import find_agents
 from equirl.agents.selection import Race
+from equirl.agents.verdicts import verdicts
 
 SETTING = "equirl/Gridworld-v0 goals=corner n=4 max_episode_steps=15"
 AGENTS = ("equirl-Gridworld-v0_0", "equirl-Gridworld-v0_1")
 
 
 def arguments_of(runs, output):
-    return Compare(tuple(runs), episodes=4, transitions=60, device="cpu", output=output, jobs=1)
+    return Compare(tuple(runs), episodes=5, transitions=60, device="cpu", output=output, jobs=1)
 
 
 @pytest.fixture(scope="session")
@@ -51,8 +53,10 @@ def test_every_policy_plays_under_both_conditions(compared):
     returns = pd.read_csv(compared[0] / "returns.csv")
     assert list(returns.columns) == COLUMNS
     keys = ["agent", "policy", "condition", "episode"]
-    rows = itertools.product(AGENTS, POLICIES, CONDITIONS, range(4))
-    assert list(returns[keys].itertuples(index=False, name=None)) == list(rows)
+    rows = list(itertools.product(AGENTS, POLICIES, CONDITIONS, range(5)))
+    rows += itertools.product(AGENTS, ["random"], CONDITIONS[:1], range(5))
+    rows.sort(key=lambda row: AGENTS.index(row[0]))
+    assert list(returns[keys].itertuples(index=False, name=None)) == rows
     assert set(returns.env) == {SETTING} and set(returns.budget) == {120}
     assert dict(zip(returns.agent, returns.seed, strict=True)) == {
         AGENTS[0]: 0,
@@ -61,12 +65,17 @@ def test_every_policy_plays_under_both_conditions(compared):
 
 
 def test_returns_are_those_of_the_agent_and_policy_under_the_condition(tiny_compare, monkeypatch):
+    names = [*POLICIES, "random"]
+
     def number(agent, policy, condition, episode):
-        places = AGENTS.index(agent), POLICIES.index(policy), CONDITIONS.index(condition), episode
+        agent = AGENTS[0] if policy == "random" else agent  # of whom these actions are not
+        places = AGENTS.index(agent), names.index(policy), CONDITIONS.index(condition), episode
         return int("".join(map(str, places)))
 
     def returns(policy, agent, condition, episodes, seed):
-        return np.array([number(agent.name, policy, condition, i) for i in range(episodes)])
+        name = "random" if isinstance(policy, evaluation.RandomActions) else policy
+        found = [number(agent.name, name, condition, i) for i in range(episodes)]
+        return np.array(found, dtype=float)
 
     for name in POLICIES:
         monkeypatch.setitem(MAKERS, name, lambda subject, name=name: name)
@@ -84,10 +93,10 @@ def test_what_a_comparison_writes(compared):
     table = (folder / "table.md").read_text()
     assert f"| {SETTING} | 120 | transformed | equizero | 2 |" in table
     assert f"- {SETTING}, 120 steps, original: equizero" in table
-    assert "4 episodes for each agent, policy and condition; training seeds 0, 1." in table
-    command = f"`equirl compare {' '.join(AGENTS)} --episodes 4 --transitions 60`"
-    assert table.splitlines()[2] == command
-    assert "select" not in table and ": use " not in table
+    assert "5 episodes for each agent, policy and condition; training seeds 0, 1." in table
+    command = f"`equirl compare {' '.join(AGENTS)} --episodes 5 --transitions 60`"
+    assert table.splitlines()[2] == f"{command}, equirl {equirl.__version__}"
+    assert "selected" not in table and table.count(f"- {SETTING}, 120 steps: ") == 2
 
 
 def test_means_over_training(make_returns):
@@ -117,13 +126,13 @@ def test_what_is_printed(tiny_compare, capsys):
 
 
 def test_what_is_written_is_said(tiny_compare, capsys):
-    compare.main(dataclasses.replace(tiny_compare, agents=tiny_compare.agents[:1], episodes=1))
+    compare.main(dataclasses.replace(tiny_compare, agents=tiny_compare.agents[:1]))
     assert capsys.readouterr().out.endswith(f"\n\nwritten to {tiny_compare.output}\n")
 
 
 def test_the_work_can_be_done_by_other_processes(compared, tiny_compare, sent):
     agents = [agent for path in tiny_compare.agents for agent in find_agents(path)]
-    protocol = Protocol(episodes=4, transitions=60)
+    protocol = Protocol(episodes=5, transitions=60)
     returns, _ = compare.compare(agents, protocol, sent, "cpu")
     kept = pd.read_csv(compared[0] / "returns.csv")
     pd.testing.assert_frame_equal(returns, kept, check_dtype=False)
@@ -131,7 +140,7 @@ def test_the_work_can_be_done_by_other_processes(compared, tiny_compare, sent):
 
 @pytest.mark.slow
 def test_two_processes_compare_as_one(fresh, compared, tiny_runs, tmp_path):
-    words = ["compare", *tiny_runs, "--env", "gate:equirl/Gridworld-v0", "--episodes", 4]
+    words = ["compare", *tiny_runs, "--env", "gate:equirl/Gridworld-v0", "--episodes", 5]
     words += ["--transitions", 60, "--device", "cpu", "--jobs", 2, "--output", tmp_path / "out"]
     fresh.start(words)
     assert fresh.finish() == 0
@@ -150,14 +159,14 @@ def test_the_same_comparison_again_is_no_other(copied_compare, tmp_path):
     assert (copied_compare.output / "returns.csv").read_bytes() == before
     settings = yaml.safe_load((copied_compare.output / "settings.yml").read_text())
     assert set(settings) == {
-        *("agents", "environments", "episodes", "seed", "select", "transitions")
+        *("agents", "environments", "episodes", "rules", "seed", "select", "transitions")
     }
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"episodes": 5}, "episodes 4, not 5"),
+        ({"episodes": 6}, "episodes 5, not 6"),
         ({"seed": 7}, "seed 2000000, not 7"),
         ({"select": True}, "select False, not True"),
         ({"transitions": 61}, "transitions 60, not 61"),
@@ -206,12 +215,12 @@ def test_folder_of_other_files_is_refused(tiny_compare):
     ("change", "message"),
     [
         ({"agents": ()}, "no agents given"),
-        ({"episodes": 0}, "--episodes must be at least 1"),
+        ({"episodes": 4}, "--episodes must be at least 5; got 4"),
         ({"transitions": 9}, "--transitions must be at least 10; got 9"),
         ({"jobs": 0}, "--jobs must be at least 1"),
         ({"seed": -1}, "--seed must be"),
-        ({"seed": 3_000_000 - 3}, "the seeds from 3000000 are those that lambda learns from"),
-        ({"device": "cudaa"}, "--device cudaa"),
+        ({"seed": 3_000_000 - 4}, "the seeds from 3000000 are those that lambda learns from"),
+        ({"device": "cudaa"}, "there is no device cudaa here"),
         ({"env_kwargs": ("n",)}, "name=value"),
     ],
 )
@@ -221,17 +230,17 @@ def test_wrong_arguments_are_refused_before_any_work(tiny_compare, change, messa
         compare.main(dataclasses.replace(tiny_compare, **change))
 
 
-def test_agents_of_one_name_are_refused_before_any_work(tiny_compare, monkeypatch):
+def test_an_agent_given_twice_is_refused_before_any_work(tiny_compare, monkeypatch):
     monkeypatch.setattr(compare, "compare", lambda *_: pytest.fail("work began"))
     twice = (tiny_compare.agents[0], tiny_compare.agents[0])
-    with pytest.raises(ValueError, match="two agents are called equirl-Gridworld-v0_0"):
+    with pytest.raises(ValueError, match="are the same agent; give it once"):
         compare.main(dataclasses.replace(tiny_compare, agents=twice))
 
 
 def test_the_last_seed_that_is_free(tiny_compare, monkeypatch):
     monkeypatch.setattr(compare, "compare", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        compare.main(dataclasses.replace(tiny_compare, seed=3_000_000 - 4))
+        compare.main(dataclasses.replace(tiny_compare, seed=3_000_000 - 5))
 
 
 RAW, TUNED = ("EquizeroPolicy", None), ("EquitunePolicy", "softmax")
@@ -262,8 +271,9 @@ def test_a_policy_is_selected_for_each_agent_and_condition(selecting, capsys):
     arguments, seeds = selecting
     compare.main(arguments)
     returns = pd.read_csv(arguments.output / "returns.csv")
-    assert set(returns.policy) == {*CANDIDATES, "selected"}
-    assert len(returns) == 2 * 3 * 6 * 2 * 4  # agents, checkpoints, policies, conditions, episodes
+    assert set(returns.policy) == {*CANDIDATES, "selected", "random"}
+    # agents, checkpoints, policies in both conditions and random actions in one, episodes
+    assert len(returns) == 2 * 3 * (7 * 2 + 1) * 5
     best = {"original": "plain", "transformed": "equizero_raw"}
     for (_, _, condition), rows in returns.groupby(["agent", "budget", "condition"]):
         selected, chosen = (
@@ -282,12 +292,14 @@ def test_a_policy_is_selected_for_each_agent_and_condition(selecting, capsys):
             raw = f"{where}, transformed: use equizero_raw, better than plain by 3.0"
             for line in (plain, raw):
                 assert printed.count(line) == written.count(f"- {line}") == 1
-    assert printed.count(": use ") == written.count(": use ") == 2 * 3 * 2
+    advice = ": use for each what was chosen for it, by episodes of its own, see above"
+    assert printed.count(advice) == written.count(advice) == 3
+    assert printed.count(": use ") == written.count(": use ") == 2 * 3 * 2 + 3
     for text in (printed, written):
         assert "| 120 | transformed | selected | 2 |" in text
         assert f"{SETTING}, 40 steps, transformed: selected is better than plain by 3.0" in text
         assert f"{SETTING}, 40 steps, original: selected does exactly as well as plain" in text
-    assert " --checkpoints all --episodes 4 --select --transitions 60`" in written
+    assert " --checkpoints all --episodes 5 --select --transitions 60`" in written
 
 
 def test_agents_without_a_budget_are_selected_too(selecting, cartpole_zip, capsys):
@@ -302,7 +314,7 @@ def test_agents_without_a_budget_are_selected_too(selecting, cartpole_zip, capsy
 
 def test_a_real_selection_is_reproducible(tiny_compare, monkeypatch):
     monkeypatch.setattr(compare, "Race", lambda: Race(rounds=2, episodes=5))
-    one = dataclasses.replace(tiny_compare, agents=tiny_compare.agents[:1], episodes=2, select=True)
+    one = dataclasses.replace(tiny_compare, agents=tiny_compare.agents[:1], select=True)
     again = dataclasses.replace(one, output=one.output.with_name("again"))
     for arguments in (one, again):
         compare.main(arguments)
@@ -336,11 +348,12 @@ def test_summary_pairs_each_policy_with_plain(make_returns):
         ({}, "symmetrising helps these 3 agents"),
         (
             {"equitune": -100, "equizero": -100},
-            "symmetrising hurts these 3 agents; learned weights (lambda) do not",
+            "symmetrising hurts these 3 agents, or the symmetry is wrong, which nothing here checks"
+            "; learned weights (lambda) do not",
         ),
         (
             {"equitune": -100, "equizero": -100, "lambda": -100},
-            "symmetrising hurts these 3 agents",
+            "symmetrising hurts these 3 agents, or the symmetry is wrong, which",
         ),
         ({"equizero": -100}, "lambda is better than plain by "),
         ({"equitune": -100}, "lambda is better than plain by "),

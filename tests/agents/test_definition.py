@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from equirl.agents import definition
-from equirl.agents.definition import DEFAULT_FILE, EVALUATION_SEED, POLICIES, read_units
+from equirl.agents.definition import DEFAULT_FILE, POLICIES, STUDY_SEED, read_units
 from equirl.agents.evaluation import Protocol
 from equirl.agents.hyperparameters import parse_env_kwargs
 from equirl.agents.policies import MAKERS
@@ -111,7 +111,7 @@ def test_arguments_of_environments_arrive_as_they_are(write, tmp_path, value, mo
     assert [parse_env_kwargs(arguments.env_kwargs) for arguments in seen] == [{"x": value}] * 2
 
 
-PROTOCOL = Protocol(POLICIES, 3, EVALUATION_SEED, 60, Race(2, 5), ("plain", "equizero"))
+PROTOCOL = Protocol(POLICIES, 3, STUDY_SEED, 60, Race(2, 5), ("plain", "equizero"))
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_default_definition_is_one(tmp_path):
         ({"race": {"rounds": 0}}, "at least one round"),
         ({"race": {"round": 2}}, "no definition of a study.*round"),
         ({"episodes": 0}, "episodes must be at least 1; got 0"),
-        ({"episodes": "many"}, "episodes must be at least 1; got 'many'"),
+        ({"episodes": "many"}, "episodes must be a whole number; got 'many'"),
         ({"transitions": 9}, "transitions must be at least 10"),
         ({"environments": {"e": {"scale": [0, 1]}}}, "no definition of a study.*env"),
         (
@@ -188,8 +188,8 @@ def test_default_definition_is_one(tmp_path):
         ({"panels": {"test": {"seeds": [], "checkpoints": 1}}}, "no seeds given"),
         ({"panels": {"test": {"seeds": [0, 0], "checkpoints": 1}}}, "--seeds has 0 more than once"),
         ({"panels": {"test": {"seeds": 3, "checkpoints": 1}}}, "no definition of a study"),
-        ({"panels": {"test": {"seeds": ["a"], "checkpoints": 1}}}, "no definition of a study"),
-        ({"panels": {"test": {"seeds": [0], "checkpoints": "a"}}}, "no definition of a study"),
+        ({"panels": {"test": {"seeds": ["a"], "checkpoints": 1}}}, "a seed must be a whole number"),
+        ({"panels": {"test": {"seeds": [0], "checkpoints": "a"}}}, "checkpoints must be a whole"),
         ({"panels": {"test": {"seeds": [0], "checkpoints": 999}}}, "too few for 999 checkpoints"),
         ({"panels": {"test": {"seed": [0], "checkpoints": 1}}}, "unknown panels: test: seed;"),
         ({"episode": 3}, "unknown episode; known are .*episodes"),

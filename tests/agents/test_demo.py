@@ -23,7 +23,7 @@ def tiny_demo(tiny_train, tiny_yaml, fits, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "SETTINGS", (dataclasses.replace(tiny_train, checkpoints=1), pole))
     monkeypatch.setattr("equirl.agents.compare.plot_returns", lambda returns, folder: [])
     monkeypatch.setattr(demo, "Protocol", functools.partial(Protocol, transitions=60))
-    return Demo(tmp_path / "out", tmp_path / "runs", seeds=(3,), episodes=2, jobs=1)
+    return Demo(tmp_path / "out", tmp_path / "runs", seeds=(3,), episodes=5, jobs=1)
 
 
 def test_demo_trains_and_compares(tiny_demo, capsys):
@@ -33,7 +33,7 @@ def test_demo_trains_and_compares(tiny_demo, capsys):
     assert "CartPole-v1, 120 steps, original: equizero" in said
     assert said.splitlines()[-1].endswith(f"the picture: {tiny_demo.output}/returns.png")
     page = (tiny_demo.output / "table.md").read_text()
-    assert "`python -m equirl.agents.demo --seeds 3 --episodes 2`" in page
+    assert "`python -m equirl.agents.demo --seeds 3 --episodes 5`" in page
     means = pd.read_csv(tiny_demo.output / "returns.csv")
     assert set(means.seed) == {3} and set(means.budget) == {120}
     each = pd.read_csv(tiny_demo.output / "checkpoints" / "returns.csv")

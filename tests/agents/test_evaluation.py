@@ -37,19 +37,16 @@ class Upright:
 
 
 def played_by_hand(make, episodes, seed):
-    """Returns of Upright in one environment after the other."""
-    count = min(20, episodes)
-    returns = []
-    for i in range(count):
-        env = make()
-        for number in range((episodes + i) // count):
-            observation, _ = env.reset(seed=seed + i) if number == 0 else env.reset()
-            total, over = 0.0, False
-            while not over:
-                action = Upright().predict(observation[None])[0][0]
-                observation, reward, terminated, truncated, _ = env.step(action)
-                total, over = total + reward, terminated or truncated
-            returns.append(total)
+    """Returns of Upright in one episode after the other."""
+    env, returns = make(), []
+    for number in range(episodes):
+        observation, _ = env.reset(seed=seed + number)
+        total, over = 0.0, False
+        while not over:
+            action = Upright().predict(observation[None])[0][0]
+            observation, reward, terminated, truncated, _ = env.step(action)
+            total, over = total + reward, terminated or truncated
+        returns.append(total)
     return returns
 
 
@@ -61,16 +58,17 @@ def test_returns_are_those_of_each_episode_in_the_order_of_their_starts(cartpole
     assert len(set(together)) > min(3, episodes) - 1
 
 
-def test_environments_at_rest_do_not_change_the_elements_that_are_drawn(cartpole):
-    together = episode_returns(Upright(0.1), cartpole, "transformed", 30, seed=7)
-    half = episode_returns(Upright(0.1), cartpole, "transformed", 20, seed=7)
-    # environments 10 to 19 play two episodes of the 30, and their first as before
-    assert together[:10].tolist() == half[:10].tolist()
-    assert together[10::2].tolist() == half[10:].tolist()
+def test_an_episode_is_the_same_however_many_are_played(cartpole):
+    for condition in ("original", "transformed"):
+        more = episode_returns(Upright(0.1), cartpole, condition, 30, seed=7)
+        fewer = episode_returns(Upright(0.1), cartpole, condition, 9, seed=7)
+        later = episode_returns(Upright(0.1), cartpole, condition, 5, seed=17)
+        assert more[:9].tolist() == fewer.tolist()
+        assert more[10:15].tolist() == later.tolist()
 
 
 class Ledger(gym.Env):
-    """Episodes of 1, 5, 9, ... steps by its seed; writes down each reset and step."""
+    """Episodes of 1, 5, 9, ... steps by their seed; counts the steps of each."""
 
     observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
     action_space = gym.spaces.Discrete(2)
@@ -78,31 +76,74 @@ class Ledger(gym.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        if seed is not None:
-            self.length = 1 + 4 * (seed % 20)
-            self.book = self.books[seed] = []
-        self.book.append(0)
+        self.length = 1 + 4 * (seed % 20)
+        self.seed = seed
+        assert seed not in self.books
+        self.books[seed] = 0
         return np.full(4, self.length, np.float32), {}
 
     def step(self, action):
-        self.book[-1] += 1
-        over = self.book[-1] >= self.length
+        self.books[self.seed] += 1
+        over = self.books[self.seed] >= self.length
         return np.full(4, self.length, np.float32), 1.0, over, False, {}
 
 
 @pytest.mark.parametrize(
     ("condition", "episodes"), [("original", 7), ("transformed", 20), (1, 33), ("original", 33)]
 )
-def test_no_environment_is_stepped_after_its_quota(monkeypatch, cartpole, condition, episodes):
+def test_each_episode_is_played_once_and_nothing_more(monkeypatch, cartpole, condition, episodes):
     monkeypatch.setattr(Ledger, "books", {})
     gym.register("test/Ledger-v0", Ledger)
     equirl.register_symmetry("test/Ledger-v0", "equirl.envs.classic_control:cartpole_symmetry")
     agent = SavedAgent("mine", cartpole.path, "test/Ledger-v0", {})
     returns = episode_returns(Upright(), agent, condition, episodes, seed=40)
-    count = min(20, episodes)
-    expected = {40 + i: [1 + 4 * i] * ((episodes + i) // count) for i in range(count)}
+    expected = {40 + k: 1 + 4 * (k % 20) for k in range(episodes)}
     assert Ledger.books == expected  # whole episodes and nothing more, not even a reset
-    assert returns.tolist() == [length for lengths in expected.values() for length in lengths]
+    assert returns.tolist() == list(expected.values())
+
+
+class Restless(gym.Env):
+    """Draws in each step, and ends by what it draws and is told; keeps what begins each episode."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+    began: dict = {}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.began[seed] = self.np_random.normal(size=4).astype(np.float32)
+        return self.began[seed], {}
+
+    def step(self, action):
+        drawn = self.np_random.normal(size=4).astype(np.float32)
+        return drawn, float(drawn[0]), bool(drawn[1] > action), False, {}
+
+
+class Always:
+    """Does the same for ever."""
+
+    def __init__(self, action):
+        self.action = action
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        return np.full(len(observation), self.action), state
+
+
+@pytest.mark.parametrize("condition", ["original", "transformed", 1])
+def test_episodes_begin_alike_where_steps_draw(monkeypatch, cartpole, condition):
+    """Two policies, whose episodes are of other lengths, begin episode k in the same state."""
+    gym.register("test/Restless-v0", Restless)
+    equirl.register_symmetry("test/Restless-v0", "equirl.envs.classic_control:cartpole_symmetry")
+    agent = SavedAgent("mine", cartpole.path, "test/Restless-v0", {})
+    found, returns = [], []
+    for action in (0, 1):
+        monkeypatch.setattr(Restless, "began", {})
+        returns.append(episode_returns(Always(action), agent, condition, 50, seed=3))
+        found.append(Restless.began)
+    assert found[0].keys() == found[1].keys() == set(range(3, 53))
+    assert all((found[0][k] == found[1][k]).all() for k in found[0])
+    assert len({state.tobytes() for state in found[0].values()}) == 50
+    assert (returns[0] != returns[1]).mean() > 0.2
 
 
 def test_equivariant_policies_do_as_well_through_every_element(tiny_runs):
@@ -185,35 +226,30 @@ def test_seeds_are_those_that_environments_take():
             check_seed(seed)
 
 
-def test_evaluate_writes_what_it_prints(tiny_runs, tmp_path, capsys):
+def test_evaluate_prints_a_summary_and_writes_all(tiny_runs, tmp_path, capsys):
     arguments = evaluate.Evaluate(
-        tiny_runs[0], condition="2", episodes=4, device="cpu", output=tmp_path / "report.json"
+        tiny_runs[0], condition="2", episodes=5, device="cpu", output=tmp_path / "report.json"
     )
     evaluate.main(arguments)
-    printed = capsys.readouterr()
-    report = json.loads(printed.out)
-    assert report == json.loads((tmp_path / "report.json").read_text())
+    printed = capsys.readouterr().out
+    report = json.loads((tmp_path / "report.json").read_text())
     (agent,) = find_agents(tiny_runs[0])
     policy = Subject(agent, device="cpu").policy("equizero")
-    assert report["returns"] == episode_returns(policy, agent, 2, 4).tolist()
+    assert report["returns"] == episode_returns(policy, agent, 2, 5).tolist()
     assert report["mean"]["value"] == pytest.approx(np.mean(report["returns"]))
-    assert "equizero, equirl/Gridworld-v0 (element 2): mean return" in printed.err
-
-
-def test_evaluate_may_only_print(tiny_runs, capsys):
-    evaluate.main(evaluate.Evaluate(tiny_runs[0], policy="plain", episodes=1, device="cpu"))
-    printed = capsys.readouterr()
-    assert json.loads(printed.out)["condition"] == "original"
-    assert "plain, equirl/Gridworld-v0 (original): mean return" in printed.err
+    assert (
+        printed.count("\n") == 1
+        and f"equizero, {agent.setting} (element 2): mean return" in printed
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"episodes": 0}, "--episodes must be at least 1; got 0"),
+        ({"episodes": 4}, "--episodes must be at least 5; got 4"),
         ({"seed": -1}, "--seed must be"),
         ({"condition": "turned"}, "a condition is original, transformed"),
-        ({"device": "cudaa"}, "--device cudaa"),
+        ({"device": "cudaa"}, "there is no device cudaa here"),
     ],
 )
 def test_evaluate_refuses(tiny_runs, change, message):

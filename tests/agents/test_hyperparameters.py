@@ -1,7 +1,10 @@
+import re
+
 import gymnasium
 import pytest
 import torch
 import yaml
+from stable_baselines3 import DQN
 
 from equirl.agents.hyperparameters import (
     ALGORITHMS,
@@ -125,9 +128,73 @@ def test_a_pair_of_a_frequency_is_a_tuple():
     assert arguments == {"train_freq": (1, "episode"), "policy_kwargs": {}}
 
 
-def test_learning_rate_of_text_is_refused():
-    with pytest.raises(ValueError, match="'fast'"):
-        algorithm_arguments({"n_timesteps": 1, "learning_rate": "fast"})
+def entry(write, text):
+    path = write(f"E-v0: {{n_timesteps: 10, policy: MlpPolicy, {text}}}")
+    return load_hyperparameters("E-v0", path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("learning_rate: 1e-3", 0.001),
+        ("learning_rate: '1e-3'", 0.001),
+        ("learning_rate: 1", 1),
+        ("learning_rate: !!float 5e-4", 0.0005),
+        ("gamma: .99", 0.99),
+        ("batch_size: 1e2", 100),
+        ("batch_size: '64'", 64),
+        ("buffer_size: 1.0e+5", 100_000),
+        ("buffer_size: !!float 5e2", 500),
+        ("buffer_size: 50_000", 50_000),
+        ("learning_starts: 010", 10),
+        ("train_freq: [1e1, step]", [10, "step"]),
+        ("policy_kwargs: {net_arch: [1e2, 64.0]}", {"net_arch": [100, 64]}),
+    ],
+)
+def test_every_number_means_the_number(write, text, expected):
+    found = entry(write, text)[text.partition(":")[0]]
+    assert found == expected and type(found) is type(expected)
+    model = DQN(env="CartPole-v1", **algorithm_arguments({**entry(write, text), "buffer_size": 1}))
+    rate = model.policy.optimizer.param_groups[0]["lr"]
+    assert rate == (expected if "learning_rate" in text else 1e-4)
+    assert model.lr_schedule(0.5) == rate
+
+
+def test_steps_are_a_whole_number(write):
+    path = write("E-v0: {n_timesteps: !!float 1e3, policy: MlpPolicy}")
+    steps = load_hyperparameters("E-v0", path)["n_timesteps"]
+    assert steps == 1000 and isinstance(steps, int)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rate: fast", "learning_rate must be a number or lin_<number>; got 'fast'"),
+        ("learning_rate: lin_", "learning_rate must be a number or lin_<number>; got 'lin_'"),
+        ("learning_rate: lin_fast", "number or lin_<number>; got 'lin_fast'"),
+        ("learning_rate: true", "number or lin_<number>; got True"),
+        ("learning_rate: linear_1e-3", "got 'linear_1e-3'"),
+        ("gamma: lin_0.9", "gamma must be a number; got 'lin_0.9'"),
+        ("batch_size: 6.5", "batch_size must be a whole number; got 6.5"),
+        ("buffer_size: many", "buffer_size must be a whole number; got 'many'"),
+        ("n_timesteps: 1:30", "n_timesteps must be a whole number; got '1:30'"),
+        ("train_freq: [x, step]", "train_freq's frequency must be a whole number; got 'x'"),
+        ("policy_kwargs: {net_arch: [a]}", "each entry of net_arch must be a whole number"),
+        ("optimize_memory_usage: 1e0", "optimize_memory_usage must be true or false; got 1"),
+    ],
+)
+def test_what_is_no_number_is_refused(write, text, message):
+    path = write(f"E-v0:\n  n_timesteps: 10\n  policy: MlpPolicy\n  {text}\n")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_hyperparameters("E-v0", path)
+
+
+@pytest.mark.parametrize(
+    ("pair", "value"), [("n=6e0", 6), ("n=010", 10), ("step_cost=1e-2", 0.01), ("x=1.5e3", 1500.0)]
+)
+def test_numbers_of_env_kwargs(pair, value):
+    (found,) = parse_env_kwargs((pair,)).values()
+    assert found == value and type(found) is type(value)
 
 
 def test_env_kwargs_have_yaml_types():

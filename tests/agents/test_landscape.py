@@ -206,7 +206,7 @@ def test_equal_calls_draw_the_same(cartpole, drawn):
         ({"axes": (0, 4)}, "two different entries of 0..3"),
         ({"axes": (-1, 2)}, "two different entries of 0..3"),
         ({"transitions": 9}, "--transitions must be at least 10; got 9"),
-        ({"device": "cudaa"}, "--device cudaa"),
+        ({"device": "cudaa"}, "there is no device cudaa here"),
         ({"env": None}, "--env CartPole-v1"),
     ],
 )

@@ -28,7 +28,10 @@ WORST = {
     "CartPole-v1": 0,
     "equirl/Gridworld-v0 goals=corner observation=coordinates": -50,
 }
-POLICIES = ["plain", "equitune", "equizero", "equizero_raw", "lambda", "lambda_td", "selected"]
+POLICIES = [
+    *("plain", "equitune", "equizero", "equitune_raw", "equizero_raw", "lambda", "lambda_td"),
+    "selected",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -58,14 +61,17 @@ def panel(study):
     return read_panel(study)
 
 
-def test_bars_have_a_column_for_each_environment_and_a_row_for_each_setting(panel):
+def test_bars_have_a_panel_for_each_setting_and_environment(panel):
     figure = paper_bars(panel)
     assert [axis.get_title() for axis in figure.axes] == [
         "\n".join([*env.split(), setting]) for setting in ("tuned", "paper") for env in WORST
     ]
     for axis in figure.axes:
-        heights = [patch.get_height() for patch in axis.patches]
+        heights = [patch.get_y() + patch.get_height() for patch in axis.patches]
         assert len(heights) == 2 * len(STYLES)
+        assert [patch.get_hatch() == "//" for patch in axis.patches] == [
+            j == 1 for j in range(2) for _ in STYLES
+        ]
         solid = heights[: len(STYLES)]
         assert solid == sorted(solid)
         assert [t.get_text() for t in axis.get_xticklabels()] == [
@@ -83,7 +89,8 @@ def test_bars_are_means_over_seeds_and_budgets(panel):
     for i, condition in enumerate(("original", "transformed")):
         rows = cartpole[(cartpole.policy == "equizero") & (cartpole.condition == condition)]
         bar = bars[i * len(STYLES) + 2]
-        assert bar.get_height() == pytest.approx(rows.mean_return.mean())
+        top = bar.get_y() + bar.get_height()
+        assert top == pytest.approx(rows.mean_return.mean())
         assert bar.get_center()[0] == pytest.approx(2 + (-0.2, 0.2)[i])
 
 

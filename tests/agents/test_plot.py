@@ -31,22 +31,24 @@ def test_bars_show_each_policy_and_condition(make_returns):
             rows = last[(last.policy == policy) & (last.condition == condition)]
             bar = patches[2 * i + j]
             expected = statistics.interquartile_mean(as_array(rows)).value
-            assert bar.get_height() == pytest.approx(expected)
+            assert bar.get_y() == 0 and bar.get_height() == pytest.approx(expected)
+            assert (bar.get_hatch() == "//") == (condition == "transformed")
             assert round(bar.get_center()[0]) == j  # a group of bars for each condition
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         STYLES[policy].label for policy in POLICIES
     ]
-    assert figure.axes[0].get_title() == "CartPole-v1\n200 steps, 3 agents"
-    assert "sum of rewards" in figure.axes[0].get_ylabel()
+    assert figure.axes[0].get_title() == "CartPole-v1\n200 training steps, 3 agents"
+    note = figure.legends[0].get_title().get_text().replace("\n", " ")
+    assert note.startswith("10 episodes of each agent and policy, 3 agents. Error bars: 95 % inter")
 
 
 def test_bars_show_each_agent_at_its_last_budget(make_returns):
     returns = make_returns(envs=("CartPole-v1",), budgets=(100, 2000), agents=2)
     returns = returns[(returns.agent == "agent1") | (returns.budget == 100)]
     (axis,) = bars(returns).axes
-    assert axis.get_title() == "CartPole-v1\n100 to 2,000 steps, 2 agents"
+    assert axis.get_title() == "CartPole-v1\n100 to 2,000 training steps, 2 agents"
     (axis,) = bars(returns[returns.agent == "agent1"]).axes
-    assert axis.get_title() == "CartPole-v1\n2,000 steps, 1 agent"
+    assert axis.get_title() == "CartPole-v1\n2,000 training steps, 1 agent"
 
 
 def test_curves_show_return_against_steps(make_returns):
@@ -63,7 +65,28 @@ def test_curves_show_return_against_steps(make_returns):
     rows = rows[(rows.condition == "transformed") & (rows.budget == 300)]
     drawn = figure.axes[3].lines[POLICIES.index("equizero")].get_ydata()[2]
     assert drawn == pytest.approx(statistics.interquartile_mean(as_array(rows)).value)
-    assert figure.axes[-1].get_xlabel() == "training (environment steps)"
+    assert figure.axes[-1].get_xlabel() == "training steps"
+
+
+def test_where_returns_are_negative_the_better_bar_is_higher(make_returns):
+    returns = make_returns(envs=("Acrobot-v1",), budgets=(100,))
+    returns["episode_return"] -= 500
+    (axis,) = bars(returns).axes
+    floors = {bar.get_y() for bar in axis.patches}
+    tops = [bar.get_y() + bar.get_height() for bar in axis.patches[::2]]
+    assert len(floors) == 1 and axis.get_ylim()[0] == min(floors) < min(tops)
+    assert tops == sorted(tops)  # of plain, equitune, equizero, lambda
+    for bar, policy in zip(axis.patches[::2], POLICIES, strict=True):
+        rows = returns[(returns.policy == policy) & (returns.condition == "original")]
+        expected = statistics.interquartile_mean(as_array(rows)).value
+        assert bar.get_y() + bar.get_height() == pytest.approx(expected)
+
+
+def test_lines_that_coincide_are_all_seen(make_returns):
+    returns = make_returns(envs=("CartPole-v1",))
+    returns["episode_return"] = 1.0
+    widths = [line.get_linewidth() for line in curves(returns).axes[0].lines]
+    assert np.diff(widths).max() < -0.3  # each is drawn upon wider ones
 
 
 @pytest.mark.parametrize("draw", [bars, curves])

@@ -21,7 +21,8 @@ def test_every_policy_is_made_and_plays(subject, fits, name):
 
 
 def test_known_policies():
-    assert set(POLICIES) < set(CANDIDATES) < set(STUDIED) <= set(MAKERS)
+    assert set(POLICIES) < set(CANDIDATES) <= set(MAKERS)
+    assert set(POLICIES) < set(STUDIED) < set(MAKERS)
     assert CANDIDATES[0] == POLICIES[0] == STUDIED[0] == "plain"
 
 

@@ -1,8 +1,15 @@
 import dataclasses
+import shutil
+from pathlib import Path
 
+import gymnasium as gym
 import pytest
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from equirl.agents.saved import OneAgent, SavedAgent, find_agents
+import equirl
+from equirl.agents.arguments import OneAgent
+from equirl.agents.saved import SavedAgent, find_agent, find_agents, told_apart
 
 
 def test_run_folder_stands_for_its_finished_agent(tiny_runs):
@@ -40,7 +47,7 @@ def test_checkpoint_in_a_run_folder_knows_its_environment(tiny_runs):
     assert (agent.env_id, agent.budget, agent.seed) == ("equirl/Gridworld-v0", 80, 0)
     assert agent.name == "equirl-Gridworld-v0_0/rl_model_80_steps"
     (best,) = find_agents(tiny_runs[0] / "best_model.zip")
-    assert (best.name, best.budget) == ("equirl-Gridworld-v0_0/best_model", 120)
+    assert (best.name, best.budget) == ("equirl-Gridworld-v0_0/best_model", None)
 
 
 def test_given_arguments_go_before_those_of_the_run(tiny_runs):
@@ -132,6 +139,145 @@ def test_environment_of_the_users_own_module(tmp_path, monkeypatch, cartpole_zip
 
 def test_commands_about_one_agent_find_it(cartpole_zip):
     arguments = OneAgent(cartpole_zip, "CartPole-v1", ("max_episode_steps=9",), "cpu")
-    assert arguments.find().env_kwargs == {"max_episode_steps": 9}
-    with pytest.raises(ValueError, match="--device cudaa"):
-        dataclasses.replace(arguments, device="cudaa").find()
+    assert find_agent(arguments).env_kwargs == {"max_episode_steps": 9}
+    with pytest.raises(ValueError, match="there is no device cudaa here"):
+        find_agent(dataclasses.replace(arguments, device="cudaa"))
+
+
+def test_the_suffix_may_be_left_out(cartpole_zip):
+    (agent,) = find_agents(cartpole_zip.with_suffix(""), "CartPole-v1")
+    assert agent.path == cartpole_zip and agent.name == "mine"
+
+
+def test_modules_are_not_in_titles(cartpole_zip):
+    (agent,) = find_agents(cartpole_zip, "gymnasium:CartPole-v1")
+    assert (agent.env_id, agent.setting) == ("gymnasium:CartPole-v1", "CartPole-v1")
+
+
+@pytest.fixture
+def zoo_run(cartpole_zip, tmp_path):
+    """Writes a run folder as rl-baselines3-zoo does, with a line more in its config.yml."""
+
+    def write(line, name="CartPole-v1"):
+        inner = tmp_path / "CartPole-v1_1" / "CartPole-v1"
+        inner.mkdir(parents=True)
+        (inner / "args.yml").write_text("env: CartPole-v1\nn_timesteps: -1\n")
+        (inner / "config.yml").write_text(f"policy: MlpPolicy\n{line}\n")
+        return Path(shutil.copy(cartpole_zip, inner.parent / f"{name}.zip"))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "normalize: true",
+        "normalize: \"{'norm_obs': True, 'norm_reward': False}\"",
+        "normalize: {norm_reward: true}",
+        "normalize: dict(norm_obs=False)",
+        "frame_stack: 4",
+        "env_wrapper: sb3_contrib.common.wrappers.TimeFeatureWrapper",
+        "env_wrapper: [gymnasium.wrappers.FlattenObservation]",
+        "vec_env_wrapper: stable_baselines3.common.vec_env.VecFrameStack",
+    ],
+)
+def test_an_agent_that_saw_something_else_is_refused(zoo_run, line):
+    file = zoo_run(line)
+    key = line.partition(":")[0]
+    for path in (file.parent, file):
+        with pytest.raises(ValueError, match=f"did not see what its environment emits .*{key}: "):
+            find_agents(path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "normalize: false",
+        "normalize: \"{'norm_obs': False, 'norm_reward': True}\"",
+        "frame_stack: 1",
+        "frame_stack: null",
+        "env_wrapper: null",
+        "env_wrapper: []",
+        "gamma: 0.9",
+    ],
+)
+def test_an_agent_that_saw_what_the_environment_emits(zoo_run, line):
+    (agent,) = find_agents(zoo_run(line).parent)
+    assert agent.env_id == "CartPole-v1" and agent.load("cpu").num_timesteps == 0
+
+
+@pytest.mark.parametrize(
+    ("agent", "statistics", "refused"),
+    [
+        ("CartPole-v1.zip", "vecnormalize.pkl", True),
+        ("CartPole-v1.zip", "CartPole-v1/vecnormalize.pkl", True),
+        ("mine.zip", "mine.vecnormalize.pkl", True),
+        ("mine.zip", "mine_vecnormalize.pkl", True),
+        ("mine.zip", "other.vecnormalize.pkl", False),
+        ("rl_model_100_steps.zip", "rl_model_vecnormalize_100_steps.pkl", True),
+        ("rl_model_200_steps.zip", "rl_model_vecnormalize_100_steps.pkl", False),
+    ],
+)
+def test_statistics_beside_an_agent_tell(zoo_run, agent, statistics, refused):
+    file = zoo_run("gamma: 0.9", agent.removesuffix(".zip"))
+    (file.parent / statistics).touch()
+    if refused:
+        with pytest.raises(ValueError, match=f"{Path(statistics).name} beside it"):
+            find_agents(file)
+    else:
+        assert find_agents(file)[0].path == file
+
+
+def test_statistics_of_rewards_do_no_harm(zoo_run):
+    file = zoo_run("normalize: \"{'norm_obs': False}\"")
+    (file.parent / "vecnormalize.pkl").touch()
+    assert find_agents(file)[0].path == file
+
+
+@pytest.mark.parametrize("rewards_only", [False, True])
+def test_a_normalised_agent_is_known_by_its_file_too(zoo_run, rewards_only):
+    file = zoo_run("normalize: \"{'norm_obs': False}\"" if rewards_only else "gamma: 0.9")
+    env = VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")]), norm_obs=not rewards_only)
+    PPO("MlpPolicy", env, n_steps=8, batch_size=8, device="cpu").learn(8).save(file)
+    (agent,) = find_agents(file)
+    if rewards_only:
+        equirl.EquizeroPolicy(agent.load("cpu"), agent.symmetry())
+    else:
+        with pytest.raises(ValueError, match="VecNormalize, by what the file keeps"):
+            agent.load("cpu")
+
+
+def test_real_agents_of_normalised_observations_are_refused(shared_agents):
+    for name, env in (
+        ("a2c-Pendulum-v1", "CartPole-v1"),
+        ("ppo-BipedalWalker-v3", "CartPole-v1"),
+    ):
+        with pytest.raises(ValueError, match=f"{name}.vecnormalize.pkl beside it"):
+            find_agents(shared_agents / f"{name}.zip", env)
+    assert find_agents(shared_agents / "dqn-CartPole-v1.zip", "CartPole-v1")
+
+
+def test_agents_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    paths = [tmp_path / a / b / "dqn.zip" for a, b in (("x", "s0"), ("x", "s1"), ("y", "s0"))]
+    for i, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes([i]))
+    agents = [SavedAgent("dqn", path, "CartPole-v1", {}) for path in paths]
+    assert [a.name for a in told_apart(agents[:2])] == ["s0/dqn", "s1/dqn"]
+    assert [a.name for a in told_apart(agents)] == ["x/s0/dqn", "x/s1/dqn", "y/s0/dqn"]
+    assert [a.name for a in told_apart(agents[:1])] == ["dqn"]
+    copy = dataclasses.replace(agents[0], name="other", path=tmp_path / "other.zip")
+    shutil.copy(agents[0].path, copy.path)
+    with pytest.raises(ValueError, match=r"dqn\.zip and .*other\.zip are the same agent"):
+        told_apart([agents[0], copy])
+
+
+def test_runs_of_one_name_keep_one_name_over_their_checkpoints(tiny_runs, tmp_path):
+    moved = Path(shutil.copytree(tiny_runs[0], tmp_path / "moved" / tiny_runs[0].name))
+    agents = find_agents(tiny_runs[0], checkpoints="all")
+    others = [dataclasses.replace(a, path=moved / a.path.name) for a in agents]
+    for i, agent in enumerate(others):
+        agent.path.write_bytes(bytes([i]))
+    names = [agent.name for agent in told_apart(agents + others)]
+    assert len(set(names[:3])) == len(set(names[3:])) == 1 and names[0] != names[3]
+    assert names[3] == f"moved/{tiny_runs[0].name}"

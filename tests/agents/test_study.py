@@ -9,11 +9,12 @@ import pytest
 import yaml
 from filelock import FileLock
 
+import equirl
 from equicore.lab.jobs import Workers
 from equicore.lab.store import remembered
-from equirl.agents import evaluation, policies, study, train
-from equirl.agents.definition import DEFAULT_FILE, EVALUATION_SEED, POLICIES, read_units
-from equirl.agents.evaluation import CONDITIONS
+from equirl.agents import seeds, study, train
+from equirl.agents.definition import DEFAULT_FILE, POLICIES, read_units
+from equirl.agents.evaluation import CONDITIONS, RULES
 from equirl.agents.panel import read_panel
 from equirl.agents.policies import MAKERS
 from equirl.agents.study import CHOICE_COLUMNS, COLUMNS, Study
@@ -156,9 +157,10 @@ def test_a_study_keeps_its_definition_settings_and_times(undisturbed):
     assert yaml.safe_load((undisturbed.output / "settings.yml").read_text()) == {
         "panel": "test",
         "definition": yaml.safe_load(DEFINITION),
+        "rules": RULES,
     }
     command = (undisturbed.output / "command.txt").read_text()
-    assert command == "equirl study --definition study.yaml\n"
+    assert command == f"equirl study --definition study.yaml\nequirl {equirl.__version__}\n"
     seconds = pd.read_csv(undisturbed.output / "seconds.csv")
     assert list(seconds.env) == ["images", "pole"]
     assert (seconds.seconds > 0).all()
@@ -178,7 +180,7 @@ def test_main_says_how_much_there_is_and_what_it_has_written(copied_study, capsy
 
 
 def seeds_of_an_evaluation(first, episodes):
-    return set(range(first, first + min(episodes, evaluation.SIDE_BY_SIDE)))
+    return set(range(first, first + episodes))
 
 
 def test_seeds_of_the_reported_episodes_are_used_for_nothing_else(tmp_path):
@@ -189,24 +191,24 @@ def test_seeds_of_the_reported_episodes_are_used_for_nothing_else(tmp_path):
     ]
     protocol = units[0].protocol
     race = protocol.race
-    assert protocol.seed == EVALUATION_SEED
+    assert protocol.seed == seeds.STUDY_SEED
     reported = seeds_of_an_evaluation(protocol.seed, protocol.episodes)
     selecting = set()
     for number in range(race.rounds):
-        first = evaluation.SELECTION_SEED + number * race.episodes
+        first = seeds.SELECTION_SEED + number * race.episodes
         selecting |= seeds_of_an_evaluation(first, race.episodes)
     training, evaluating = set(), set()
     for unit in units:
         seed = unit.training.seed
         training |= {seed, *(train.derived_seed(seed, leg) for leg in range(5))}
-        evaluating.add(train.EVALUATION_SEED + seed)
-    rollouts = seeds_of_an_evaluation(policies.ROLLOUT_SEED, evaluation.SIDE_BY_SIDE)
-    comparing = seeds_of_an_evaluation(evaluation.FIRST_SEED, evaluation.SIDE_BY_SIDE)
+        evaluating.add(seeds.TRAINING_EVALUATION_SEED + seed)
+    rollouts = seeds_of_an_evaluation(seeds.ROLLOUT_SEED, 8)
+    comparing = seeds_of_an_evaluation(seeds.FIRST_SEED, 1000)
     groups = [reported, selecting, training, evaluating, rollouts, comparing]
     assert sum(map(len, groups)) == len(set.union(*groups))
     # and whatever the definition says, as long as it is sane
-    assert 1_000_000 == train.EVALUATION_SEED < evaluation.FIRST_SEED < policies.ROLLOUT_SEED
-    assert policies.ROLLOUT_SEED < EVALUATION_SEED < evaluation.SELECTION_SEED < 2**31
+    assert 1_000_000 == seeds.TRAINING_EVALUATION_SEED < seeds.FIRST_SEED < seeds.ROLLOUT_SEED
+    assert seeds.ROLLOUT_SEED < seeds.STUDY_SEED < seeds.SELECTION_SEED < 2**31
 
 
 def test_weights_are_fitted_once_for_each_checkpoint(copied_study, units, fits):

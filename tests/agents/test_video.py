@@ -83,7 +83,7 @@ def test_caption_tells_policy_and_return(agent):
     env = make_env(agent, "original")
     env.reset(seed=0)
     captions = [
-        np.asarray(picture(env, text, 240))[:CAPTION] for text in ("plain: return 0", "", "lambda")
+        np.asarray(picture(env, text, 240))[:CAPTION] for text in ("plain\nreturn 0", "", "lambda")
     ]
     assert (captions[1] == 255).all()
     assert all((a != b).any() for a, b in itertools.combinations(captions, 2))
@@ -97,8 +97,8 @@ def test_episodes_are_those_of_the_evaluation(agent, monkeypatch):
     )
     for seed, expected in enumerate(episode_returns(model, agent, "transformed", 3, seed=0)):
         frames = play_episode(model, make_env(agent, "transformed"), seed, "plain", 240)
-        assert frames[0] == "plain: return 0"
-        assert frames[-1] == f"plain: return {expected:g}"
+        assert frames[0] == "plain\nreturn 0"
+        assert frames[-1] == f"plain\nreturn {expected:g}"
 
 
 def test_panes_that_end_earlier_hold_their_last_picture():
@@ -192,7 +192,7 @@ def test_video_of_cartpole(new_agent, tmp_path):
         ({"width": 10}, "--width must be at least 64; got 10"),
         ({"policies": ()}, "no policies given"),
         ({"seed": -1}, "--seed"),
-        ({"device": "cudaa"}, "--device cudaa"),
+        ({"device": "cudaa"}, "there is no device cudaa here"),
         ({"condition": "turned"}, "a condition is original, transformed"),
     ],
 )
@@ -202,7 +202,7 @@ def test_wrong_arguments(tiny_video, change, message):
 
 
 def test_wrong_output_is_refused_before_any_work(tiny_video, tmp_path, monkeypatch):
-    monkeypatch.setattr(Video, "find", lambda self: pytest.fail("work began"))
+    monkeypatch.setattr(video, "find_agent", lambda _: pytest.fail("work began"))
     with pytest.raises(ValueError, match=r"a video is a GIF; .*name it \*.gif"):
         video.main(dataclasses.replace(tiny_video, output=tmp_path / "film.mp4"))
     (tmp_path / "folder.gif").mkdir()
