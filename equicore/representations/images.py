@@ -129,22 +129,23 @@ def image_rotations(axes: Sequence[int] = ROWS_AND_COLUMNS) -> Image:
     return Image(cyclic(4), range(4), [False] * 4, axes=axes)
 
 
-def image_flips(axis: int = -1, axes: Sequence[int] = ROWS_AND_COLUMNS) -> Image:
+def image_flips(axis: int | None = None, axes: Sequence[int] = ROWS_AND_COLUMNS) -> Image:
     """C2 on images: element 1 mirrors along ``axis``, one of the ``axes`` of `Image`.
 
-    The axis of the columns, -1 by default, is mirrored left to right, that of the rows, -2, top to
-    bottom.
+    The axis of the columns, which is the default, is mirrored left to right, that of the rows top
+    to bottom.
 
     Raises:
         ValueError: If the axis is none of the two.
     """
+    row, column = axes
+    axis = column if axis is None else axis
     if axis not in axes:
-        row, column = axes
         raise ValueError(
             f"axis must be {column} (left to right) or {row} (top to bottom); got {axis}"
         )
     # top to bottom is left to right followed by half a turn
-    return Image(cyclic(2), [0, 0 if axis == axes[1] else 2], [False, True], axes=axes)
+    return Image(cyclic(2), [0, 0 if axis == column else 2], [False, True], axes=axes)
 
 
 def image_dihedral(axes: Sequence[int] = ROWS_AND_COLUMNS) -> Image:

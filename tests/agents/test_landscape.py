@@ -257,3 +257,8 @@ def test_continuous_actions_have_no_landscape(tmp_path):
     arguments = Landscape(path, env="Pendulum-v1", device="cpu", output=tmp_path)
     with pytest.raises(ValueError, match="shows values of discrete actions; got Box"):
         landscape.main(arguments)
+
+
+def test_axes_can_be_named(cartpole, drawn):
+    landscape.main(dataclasses.replace(cartpole, axes=(1, 3), labels=("speed", "spin")))
+    assert list(drawn[0][3].items()) == [(1, "speed"), (3, "spin")]

@@ -9,8 +9,10 @@ import yaml
 from filelock import FileLock
 
 import equirl
+from equicore.lab import command
 from equirl import Experience
 from equirl.agents import train
+from equirl.agents.arguments import Train
 from equirl.agents.train import plan, train_agent, train_all
 
 PARTS = [field.name for field in dataclasses.fields(Experience)]
@@ -349,3 +351,33 @@ def test_a_folder_that_keeps_other_experience_is_refused(tiny_train):
     training.folder.checkpoint(40).touch()
     with pytest.raises(FileExistsError, match=r"args\.yml was made with experience 60, not 70"):
         plan(dataclasses.replace(tiny_train, experience=70))
+
+
+def test_words_of_the_zoo_are_understood(tiny_train):
+    """-n and --eval-freq, as in rl_zoo3.train; 0,1 for 0 1; 6e1 for 60."""
+    words = ["--env", "equirl/Gridworld-v0", "-n", "6e1", "--eval-freq", "20", "--seeds", "0,1"]
+    seen = []
+    command.run({Train: seen.append}, args=words)
+    (arguments,) = seen
+    assert arguments.steps == 60 and arguments.eval_freq == 20 and arguments.seeds == (0, 1)
+    given = dataclasses.replace(tiny_train, steps=60, eval_freq=20)
+    same = dataclasses.replace(tiny_train, steps=60, checkpoints=3)
+    assert [t.budgets for t in plan(given)] == [[20, 40, 60]]
+    assert plan(given)[0].description == plan(same)[0].description
+    with pytest.raises(ValueError, match="--eval-freq 25 does not divide the 60 steps"):
+        plan(dataclasses.replace(given, eval_freq=25))
+
+
+def test_off_a_terminal_each_checkpoint_is_a_line(tiny_train, capsys):
+    trained(tiny_train)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(", mean return ")[0] for line in lines] == [
+        f"equirl-Gridworld-v0_0: {steps} steps" for steps in (40, 80, 120)
+    ]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(tiny_train):
+    with pytest.raises(ValueError, match="there is no device cuda here"):
+        plan(dataclasses.replace(tiny_train, device="cuda"))
+    assert not tiny_train.output.exists()

@@ -218,3 +218,27 @@ def test_environment_without_pictures_is_refused(agent):
     gym.register("my/Blind-v0", Blind)
     with pytest.raises(ValueError, match="the render mode rgb_array; my/Blind-v0 has none"):
         make_env(dataclasses.replace(agent, env_id="my/Blind-v0", env_kwargs={}), "original")
+
+
+class Dictionary(gym.Wrapper):
+    """Looks up what an action means in a dict, where an array of one number is no key."""
+
+    def step(self, action):
+        return self.env.step({0: 0, 1: 1, 2: 2, 3: 3}[action])
+
+
+@pytest.mark.parametrize("condition", ["original", 1])
+def test_actions_are_numbers_as_the_space_samples_them(agent, condition):
+    env = Dictionary(gym.make(agent.env_id, **agent.env_kwargs, render_mode="rgb_array"))
+    filmed = video.under(env, condition)
+    assert len(play_episode(agent.load("cpu"), filmed, 0, "plain", 240)) > 1
+
+
+def test_captions_are_not_cut_off(agent):
+    env = make_env(agent, "original")
+    env.reset(seed=0)
+    name = "a policy of a very long name"
+    short, long = (picture(env, f"{name}\nreturn {r}", 64) for r in (0, -12345.6))
+    assert short.size == long.size and short.width > 120  # wider than the picture
+    beyond = np.asarray(long)[:CAPTION, -1:]
+    assert (beyond == 255).all()  # the last letter ends before the edge

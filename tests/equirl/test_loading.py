@@ -554,3 +554,36 @@ def test_the_real_acrobot_agent_is_made_better_by_equizero(shared_agents):
     plain = mean_return(agent, "Acrobot-v1")
     assert abs(plain + 76.6) < 3
     assert mean_return(equirl.EquizeroPolicy(agent, "Acrobot-v1"), "Acrobot-v1") > plain + 5
+
+
+@pytest.mark.parametrize("kind", [DQN, PPO, A2C, SAC, TD3])
+def test_a_loaded_agent_refuses_to_learn(tmp_path, kind):
+    env = "CartPole-v1" if kind is DQN else "Pendulum-v1"
+    kind("MlpPolicy", env, device="cpu").save(tmp_path / "agent.zip")
+    agent = load_agent(tmp_path / "agent.zip")
+    assert isinstance(agent, kind)
+    agent.set_env(DummyVecEnv([lambda: gym.make(env)]))
+    with pytest.raises(TypeError, match="not to train them further.* Train with equirl train"):
+        agent.learn(10)
+    agent.save(tmp_path / "again.zip")  # the file is one of the algorithm's own again
+    kind.load(tmp_path / "again.zip", env=gym.make(env)).learn(2)
+
+
+def test_the_suffix_may_be_left_out(tmp_path):
+    DQN("MlpPolicy", "CartPole-v1", buffer_size=1, device="cpu").save(tmp_path / "agent.v2.zip")
+    assert load_agent(tmp_path / "agent.v2").num_timesteps == 0
+    with pytest.raises(FileNotFoundError, match="no agent at .*other"):
+        load_agent(tmp_path / "other")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
+def test_a_device_that_is_not_there_is_refused(tmp_path):
+    """Stable-Baselines3 would take the CPU without a word."""
+    agent = DQN("MlpPolicy", "CartPole-v1", buffer_size=1, device="cpu")
+    agent.save(tmp_path / "agent.zip")
+    with pytest.raises(ValueError, match="there is no device cuda here"):
+        load_agent(tmp_path / "agent.zip", "cuda")
+    policy = equirl.EquizeroPolicy(agent, "CartPole-v1")
+    policy.save(tmp_path / "policy")
+    with pytest.raises(ValueError, match="there is no device cuda here"):
+        equirl.EquizeroPolicy.load(tmp_path / "policy", device="cuda")

@@ -943,3 +943,12 @@ def test_loads_in_a_fresh_process(cases, tmp_path):
     )
     expected, _ = policy.predict(np.ones(4, np.float32), deterministic=True)
     assert result.stdout.strip() == str(expected)
+
+
+def test_an_infinite_observation_is_named(cases):
+    case = cases["acrobot"]
+    policy = EquitunePolicy(case.agent(), case.symmetry())
+    observations = case.observations(5)
+    observations[3, 2] = np.inf
+    with pytest.raises(ValueError, match=r"infinity in the observation, at index \(3, 2\)"):
+        policy.predict(observations, deterministic=True)

@@ -409,3 +409,9 @@ def test_gridworld_images_are_turned_as_images():
 )
 def test_gridworld_images_of_a_vector_environment_too(make):
     assert isinstance(symmetry_of(make()).observation, Image)
+
+
+def test_a_function_that_returns_no_symmetry_is_named():
+    register_symmetry("CartPole-v1", lambda spec: None)
+    with pytest.raises(TypeError, match="registered for CartPole-v1 returned None, not a Symmetry"):
+        symmetry_of("CartPole-v1")
