@@ -139,7 +139,8 @@ def conclusions(
 ) -> list[str]:
     """All that a comparison says, in lines of plain words."""
     names, lines = zip(*chosen, strict=True) if chosen else ((), ())
-    return [*lines, *verdicts(summary), *cautions(returns), *advice(summary, names)]
+    cautious = cautions(returns)
+    return [*lines, *verdicts(summary), *cautious, *advice(summary, names, cautious)]
 
 
 def write_comparison(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -166,8 +167,8 @@ def paper_bars(panel: pd.DataFrame) -> Figure:
             )
         figures.stand(axis, found)
         labels = [plot.STYLES[name].label for name in names]
-        slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor", "fontsize": 8}
-        axis.set_xticks(range(len(names)), labels, **slanted)
+        slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+        axis.set_xticks(range(len(names)), labels, fontsize=8, **slanted)
         axis.set_title(f"{_plain(env)}\n{setting}", fontsize=9)
         figures.tidy(axis)
     axes[0].set_ylabel("mean return per episode\n(higher is better)")
@@ -186,10 +187,11 @@ def budget_curves(rows: pd.DataFrame) -> Figure:
     figure, axes = figures.panels(len(cells), size=(3.4, 2.8))
     for axis, ((setting, env), cell) in zip(axes, cells, strict=True):
         at = {budget: tasks(r, "mean_return") for budget, r in cell.groupby("budget")}
+        budgets: list[Any] = [*at]
         for name in plot.drawn(rows):
             estimates = [statistics.stratified_mean(returns[name]) for returns in at.values()]
             marker = plot.STYLES[name].marker
-            plot.draw_line(axis, name, list(at), estimates, marker=marker, ms=4)
+            plot.draw_line(axis, name, budgets, estimates, marker=marker, ms=4)
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k
         axis.set_title(f"{_plain(env)}\n{setting}", fontsize=9)
         axis.set_xlabel("training steps", fontsize=9)

@@ -35,23 +35,28 @@ def verdicts(summary: pd.DataFrame) -> list[str]:
     return lines
 
 
-def advice(summary: pd.DataFrame, chosen: Sequence[str] = ()) -> list[str]:
+def advice(
+    summary: pd.DataFrame, chosen: Sequence[str] = (), cautious: Sequence[str] = ()
+) -> list[str]:
     """For each environment and budget the policy to use, or that none is known yet.
 
     Args:
         summary: See `verdicts`.
         chosen: Names of the policies that were selected by other episodes, if they were.
+        cautious: What `cautions` returns.
     """
     lines = []
     for (env, steps), rows in summary.groupby(["environment", "steps"], sort=False):
-        where = f"{env}, {steps:,} steps"
+        where = f"{env}, {steps:,} steps:"
+        if any(line.startswith(where) for line in cautious):
+            where += " if that warning does not apply,"
         if "selected" in set(rows.policy):
             which = set(chosen)
             words = f"use {chosen[0]}" if len(which) == 1 else "use for each what was chosen for it"
-            lines.append(f"{where}: {words}, by episodes of its own, see above")
+            lines.append(f"{where} {words}, by episodes of its own, see above")
             continue
         conditions = {c: _differences(r) for c, r in rows.groupby("condition", sort=False)}
-        lines.append(f"{where}: {_advice(conditions, _these(rows))}")
+        lines.append(f"{where} {_advice(conditions, _these(rows))}")
     return lines
 
 
@@ -64,16 +69,14 @@ def cautions(returns: pd.DataFrame) -> list[str]:
     lines = []
     original = returns[returns.condition == "original"]
     for (env, steps), rows in original.groupby(["env", "budget"], sort=False):
-        arrays = {name: _by_agent(rows, name) for name in ("plain", RANDOM)}
-        if arrays[RANDOM].empty:
+        chance = rows[rows.policy == RANDOM]
+        if chance.empty:
             continue
+        own, drawn = as_array(rows[rows.policy == "plain"]), as_array(chance)
         poor = [
-            f"{agent} ({plain.mean():.1f} to {arrays[RANDOM].loc[agent].mean():.1f})"
-            for agent, plain in arrays["plain"].iterrows()
-            if statistics.mean_difference(
-                plain.to_numpy()[None], arrays[RANDOM].loc[agent].to_numpy()[None]
-            ).low
-            <= 0
+            f"{agent} ({one.mean():.1f} to {other.mean():.1f})"
+            for agent, one, other in zip(sorted(rows.agent.unique()), own, drawn, strict=True)
+            if statistics.mean_difference(one[None], other[None]).low <= 0
         ]
         if poor:
             lines.append(
@@ -83,12 +86,6 @@ def cautions(returns: pd.DataFrame) -> list[str]:
                 "the environment), and then nothing here is about it"
             )
     return lines
-
-
-def _by_agent(rows: pd.DataFrame, policy: str) -> pd.DataFrame:
-    """The returns of a policy: a row for each agent, a column for each episode."""
-    own = rows[rows.policy == policy]
-    return pd.DataFrame(as_array(own), sorted(own.agent.unique())) if len(own) else pd.DataFrame()
 
 
 def _differences(rows: pd.DataFrame) -> Differences:

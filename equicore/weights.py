@@ -68,7 +68,9 @@ class MLPWeight(nn.Module):
     @property
     def fitted(self) -> bool:
         """Whether it tells inputs apart, as it does once it has learned."""
-        return bool(self.network[-1].weight.any())
+        last = self.network[-1]
+        assert isinstance(last, nn.Linear)
+        return bool(last.weight.any())
 
     def forward(self, x: Tensor) -> Tensor:
         """Log-weights of shape (N,) for inputs of shape (N, ...)."""

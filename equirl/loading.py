@@ -71,7 +71,7 @@ class _Finished:
         )
 
 
-LOADED: dict[type[BaseAlgorithm], Any] = {
+LOADED: dict[Any, Any] = {
     kind: type(kind.__name__, (_Finished, kind), {}) for kind in (A2C, DQN, PPO, SAC, TD3)
 }
 """For each algorithm the class of its loaded agents, one of the algorithm that cannot learn."""

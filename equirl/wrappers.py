@@ -214,7 +214,7 @@ class VectorRandomSymmetry(VectorSymmetryWrapper):
         self, mask: NDArray[np.bool_], seed: int | Sequence[int | None] | None = None
     ) -> None:
         seeds = range(seed, seed + self.num_envs) if isinstance(seed, int) else seed
-        for i in np.flatnonzero(mask):
+        for i in map(int, np.flatnonzero(mask)):
             if seeds is not None and seeds[i] is not None:
                 self._generators[i] = _element_generator(seeds[i])
             self.elements[i] = self._generators[i].integers(len(self.symmetry.group))

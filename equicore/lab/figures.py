@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 from PIL import Image
 
@@ -120,12 +121,13 @@ def legend_below(
         columns: Of the legend; as many as there is room for when omitted.
     """
     width = figure.get_figwidth()
-    axes = isinstance(labelled, Axes)
-    handles = labelled.get_legend_handles_labels()[0] if axes else list(labelled)
+    if isinstance(labelled, Axes):
+        labelled = labelled.get_legend_handles_labels()[0]
+    handles: list[Any] = list(labelled)
     columns = min(len(handles), columns or max(1, int(width / 1.5)))
     legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns)
     if note:
-        legend.set_title(textwrap.fill(note, int(15 * width)), prop={"size": 8})
+        legend.set_title(textwrap.fill(note, int(15 * width)), prop=FontProperties(size=8))
 
 
 def save(figure: Figure, stem: Path, dpi: int = 150, colours: int | None = None) -> list[Path]:

@@ -137,5 +137,9 @@ def test_an_agent_that_is_as_good_as_random_actions_is_warned_of(returns):
 def test_conclusions_end_with_advice(returns):
     lines = conclusions(returns, summarize(returns))
     assert "WARNING" in lines[-2]
-    assert lines[-1].startswith(f"{ENV}, 1,000 steps: use equitune for these 2 agents")
+    unless = "if that warning does not apply, "
+    assert lines[-1].startswith(f"{ENV}, 1,000 steps: {unless}use equitune for these 2 agents")
+    good = returns[returns.agent == "good"]
+    *_, last = conclusions(good, summarize(good))
+    assert last.startswith(f"{ENV}, 1,000 steps: use equitune for this agent")
     assert not any("random is" in line or ": random" in line for line in lines)
