@@ -73,6 +73,9 @@ class OneAgent:
 class Evaluate(OneAgent):
     """Evaluate one agent under one policy, and print a summary; all returns go to --output.
 
+    Whether the agent is one for this environment at all, equirl compare says: it plays random
+    actions, too.
+
     Example: equirl evaluate dqn.zip --env CartPole-v1 --policy lambda --condition transformed
     """
 
@@ -83,7 +86,7 @@ class Evaluate(OneAgent):
     episodes: int = 100
     """Episodes to play, at least 5."""
     seed: int = FIRST_SEED
-    """Seed of the first environment; the others follow."""
+    """Seed of the first episode; the others follow."""
     output: Path | None = None
     """File for the summary and the return of each episode, as JSON."""
 
@@ -109,7 +112,7 @@ class Compare:
     episodes: int = 100
     """Episodes for each agent, policy and condition, at least 5."""
     seed: int = FIRST_SEED
-    """Seed of the first environment; the others follow."""
+    """Seed of the first episode; the others follow."""
     select: bool = False
     """Also choose a policy for each agent and condition, by validation episodes of its own seeds,
     allotted by racing; the plain agent is kept unless another is better."""

@@ -39,18 +39,18 @@ from equirl.agents.policies import CANDIDATES, POLICIES, Subject
 from equirl.agents.saved import SavedAgent, find_agents, told_apart
 from equirl.agents.seeds import ROLLOUT_SEED
 from equirl.agents.selection import Race
-from equirl.agents.verdicts import RANDOM, advice, cautions, verdicts
+from equirl.agents.verdicts import RANDOM, Chosen, advice, cautions, verdicts
+from equirl.symmetry import Symmetry
 
 
 def compare(
     agents: Sequence[SavedAgent], protocol: Protocol, workers: Workers, device: str = "auto"
-) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+) -> tuple[pd.DataFrame, list[Chosen]]:
     """Let every agent play the policies under both conditions.
 
     Returns:
         A row for each episode, with the columns of `equirl.agents.plot.COLUMNS`, among them those
-        of random actions; and for each agent and condition for which a policy was chosen, its name
-        and a line that says so.
+        of random actions; and what was chosen for each agent and condition, if anything was.
     """
     subjects = [Subject(agent, protocol.transitions, device) for agent in agents]
     fitted = workers.map([functools.partial(_fit, s) for s in subjects], "learning weights")
@@ -81,23 +81,23 @@ def _fit(subject: Subject) -> dict[str, MLPWeight]:
 
 def _play(
     subject: Subject, condition: Condition, protocol: Protocol
-) -> tuple[pd.DataFrame, tuple[str, str] | None]:
-    """The returns of an agent's policies, with `COLUMNS`; and which was chosen, also in words."""
+) -> tuple[pd.DataFrame, Chosen | None]:
+    """The returns of an agent's policies, with `COLUMNS`; and which was chosen."""
     agent = subject.agent
+    budget = agent.budget or subject.model.num_timesteps
     played, choice = play(subject, condition, protocol)
     returns = {name: played[name] for name in protocol.policies}
     chosen = None
     if choice is not None:
         returns["selected"] = played[choice.policy]
-        budget = "" if agent.budget is None else f", {agent.budget:,} steps"
-        words = f"{agent.name}, {agent.setting}{budget}, {condition}: use {choice}"
-        chosen = choice.policy, words
+        words = f"{agent.name}, {agent.setting}, {budget:,} steps, {condition}: use {choice}"
+        chosen = Chosen(agent.setting, budget, str(condition), choice.policy, words)
     table = pd.DataFrame(returns).rename_axis("episode").reset_index()
     table = table.melt("episode", var_name="policy", value_name="episode_return").assign(
         env=agent.setting,
         agent=agent.name,
         seed=agent.seed,
-        budget=agent.budget or subject.model.num_timesteps,
+        budget=budget,
         condition=condition,
     )
     return table[COLUMNS], chosen
@@ -135,12 +135,11 @@ def summarize(returns: pd.DataFrame) -> pd.DataFrame:
 
 
 def conclusions(
-    returns: pd.DataFrame, summary: pd.DataFrame, chosen: Sequence[tuple[str, str]] = ()
+    returns: pd.DataFrame, summary: pd.DataFrame, chosen: Sequence[Chosen] = ()
 ) -> list[str]:
     """All that a comparison says, in lines of plain words."""
-    names, lines = zip(*chosen, strict=True) if chosen else ((), ())
-    cautious = cautions(returns)
-    return [*lines, *verdicts(summary), *cautious, *advice(summary, names, cautious)]
+    lines, cautious = [choice.words for choice in chosen], cautions(returns)
+    return [*lines, *verdicts(summary), *cautious, *advice(summary, chosen, cautious)]
 
 
 def write_comparison(
@@ -153,9 +152,9 @@ def write_comparison(
         f"`{command}`, equirl {equirl.__version__}",
         f"{returns.episode.nunique()} episodes for each agent, policy and condition"
         + (f"; training seeds {seeds}" if seeds else "")
-        + ". Estimates with 95 % intervals of a bootstrap over agents and episodes; IQM is the "
-        "mean of the middle half of the episodes; differences are paired: episode k begins with "
-        "the same seed for every policy.",
+        + ". Estimates with 95 % intervals: of a bootstrap over agents and episodes, and of means "
+        "of one agent Student's. IQM is the mean of the middle half of the episodes. Differences "
+        "are paired: episode k begins with the same seed for every policy.",
         frame_markdown(summary),
         "\n".join(f"- {line}" for line in lines),
     ]
@@ -173,16 +172,24 @@ def settings_of(arguments: Compare, agents: list[SavedAgent]) -> dict[str, Any]:
     """What decides the results: the agents' files, and what they play."""
     files = {}
     for agent in agents:
-        budget = f", {agent.budget} steps" if agent.budget else ""
         both = (agent.path, agent.experience(agent.budget or 0))
         read = [file.read_bytes() for file in both if file.exists()]
-        files[f"{agent.name}, {agent.setting}{budget}"] = digest(b"".join(read))
+        files[f"{agent.name}, {agent.setting}, {agent.budget} steps"] = digest(b"".join(read))
     return {
         "environments": sorted({agent.setting for agent in agents}),
+        "symmetries": {agent.setting: _described(agent.symmetry()) for agent in agents},
         "agents": files,
         "rules": RULES,
         **{key: getattr(arguments, key) for key in ("episodes", "seed", "select", "transitions")},
     }
+
+
+def _described(symmetry: Symmetry) -> str:
+    """A digest of a symmetry, or its kinds where these have no plain description."""
+    try:
+        return digest(symmetry.to_dict())
+    except NotImplementedError:
+        return f"{symmetry.observation}, {symmetry.action}"
 
 
 def main(arguments: Compare) -> None:
@@ -204,8 +211,9 @@ def main(arguments: Compare) -> None:
         for agent in find_agents(path, arguments.env, env_kwargs, arguments.checkpoints)
     ]
     agents = told_apart(agents)
-    for agent in agents:
-        agent.load()
+    for i, agent in enumerate(agents):
+        steps = agent.load().num_timesteps
+        agents[i] = dataclasses.replace(agent, budget=agent.budget or steps)
         agent.symmetry()
     files = {"settings.yml": settings_of(arguments, agents)}
     if arguments.output is not None:

@@ -45,7 +45,7 @@ class Protocol:
     Attributes:
         policies: Names, see `equirl.agents.policies.MAKERS`.
         episodes: For each policy and condition.
-        seed: Of the first environment; the others follow.
+        seed: Of the first episode; the others follow.
         transitions: How many of an agent's lambda's weights learn from.
         race: How one of the candidates is chosen, if one is.
         candidates: What the race chooses from.
@@ -81,7 +81,7 @@ class RandomActions:
 
 def play_at_random(agent: SavedAgent, protocol: Protocol) -> Returns:
     """The returns of random actions in the environment of an agent, shape (episodes,)."""
-    env = gym.make(agent.env_id, **agent.env_kwargs)
+    env = agent.make()
     env.close()
     policy = RandomActions(env.action_space, protocol.seed)
     return episode_returns(policy, agent, "original", protocol.episodes, protocol.seed)
@@ -131,6 +131,8 @@ def parse_condition(text: str, symmetry: Symmetry) -> Condition:
     names = symmetry.group.names
     if text.isdigit() and int(text) < len(names):
         return int(text)
+    if text in names:
+        return names.index(text)
     elements = ", ".join(f"{g} ({name})" for g, name in enumerate(names))
     raise ValueError(
         f"a condition is original, transformed (a random element for each episode), or one "
@@ -193,8 +195,7 @@ def episode_returns(
     numbers = [range(episodes)[first::count] for first in reversed(range(count))]
 
     def make(own: range) -> gym.Env:
-        env = gym.make(agent.env_id, **agent.env_kwargs)
-        return _Episodes(Monitor(under(env, condition)), [seed + number for number in own])
+        return _Episodes(Monitor(under(agent.make(), condition)), [seed + number for number in own])
 
     envs = DummyVecEnv([partial(make, own) for own in numbers])
     evaluate_policy(policy, envs, episodes)

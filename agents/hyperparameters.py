@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from pathlib import Path
 from typing import Any
 
@@ -93,38 +94,53 @@ def load_hyperparameters(
             raise ValueError(
                 f"{where}: {module.__name__} has no {name!r}{_suggest(str(name), module.__all__)}"
             )
-    defaults = {name: parameter.default for name, parameter in arguments.items()}
-    typed = {k: _typed(v, defaults.get(k, 1), f"{where}: {k}") for k, v in values.items()}
+    typed = {}
+    for key, value in values.items():
+        kind = int if key == "n_timesteps" else _kind(arguments[key])
+        what = f"{where}: {key}"
+        typed[key] = _rate(value, what) if key == "learning_rate" else _typed(value, kind, what)
     if isinstance(net_arch := policy_kwargs.get("net_arch"), list):
         sizes = [whole(size, f"{where}: each entry of net_arch") for size in net_arch]
         typed["policy_kwargs"] = {**policy_kwargs, "net_arch": sizes}
     return typed
 
 
-def _typed(value: Any, default: Any, what: str) -> Any:
-    """A value as one of the type of the default; text that holds a number counts as it."""
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise ValueError(f"{what} must be true or false; got {value!r}")
-    elif isinstance(default, int):
+def _kind(parameter: inspect.Parameter) -> Any:
+    """Whether an argument is a bool, a whole number or a number; else what its default is."""
+    if parameter.annotation in (bool, int, float):
+        return parameter.annotation
+    return type(parameter.default)
+
+
+def _typed(value: Any, kind: Any, what: str) -> Any:
+    """A value as one of a kind; text that holds a number counts as it."""
+    if kind is bool and not isinstance(value, bool):
+        raise ValueError(f"{what} must be true or false; got {value!r}")
+    if kind is int:
         if isinstance(value, list):  # as in train_freq: [1, episode]
             return [whole(value[0], f"{what}'s frequency"), *value[1:]] if value else value
         return whole(value, what)
-    elif isinstance(default, float):
-        text = value.removeprefix(LINEAR) if isinstance(value, str) else ""
-        if what.endswith("learning_rate") and text != value and _is_number(text):
-            return value
+    if kind is float:
         if not _is_number(value):
-            schedule = f" or {LINEAR}<number>" if what.endswith("learning_rate") else ""
-            raise ValueError(f"{what} must be a number{schedule}; got {value!r}")
+            raise ValueError(f"{what} must be a number; got {value!r}")
         return from_yaml(value) if isinstance(value, str) else value
     return value
+
+
+def _rate(value: Any, what: str) -> Any:
+    """A learning rate, or the text of a schedule of one."""
+    if isinstance(value, str) and value.startswith(LINEAR) and _is_number(value[len(LINEAR) :]):
+        return value
+    if not _is_number(value):
+        raise ValueError(f"{what} must be a number or {LINEAR}<number>; got {value!r}")
+    return from_yaml(value) if isinstance(value, str) else value
 
 
 def _is_number(value: Any) -> bool:
     if isinstance(value, str):
         value = from_yaml(value)
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)
 
 
 def algorithm_arguments(hyperparameters: dict[str, Any]) -> dict[str, Any]:

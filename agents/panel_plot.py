@@ -151,6 +151,7 @@ def paper_bars(panel: pd.DataFrame) -> Figure:
     figure, axes = figures.panels(len(cells), size=(3.4, 3.0))
     names = plot.drawn(panel)
     width = 0.8 / len(conditions)
+    floors = []
     for axis, ((setting, env), rows) in zip(axes, cells, strict=True):
         found = []
         for j, condition in enumerate(conditions):
@@ -165,7 +166,7 @@ def paper_bars(panel: pd.DataFrame) -> Figure:
                 color=[plot.STYLES[name].fill for name in names],
                 **(plot.TRANSFORMED if j else {}),
             )
-        figures.stand(axis, found)
+        floors.append(figures.stand(axis, found))
         labels = [plot.STYLES[name].label for name in names]
         slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
         axis.set_xticks(range(len(names)), labels, fontsize=8, **slanted)
@@ -177,6 +178,7 @@ def paper_bars(panel: pd.DataFrame) -> Figure:
         for j, c in enumerate(conditions)
     ]
     note = f"Means over seeds and budgets. Error bars: {_intervals(panel)}"
+    note += plot.floor_note(floors)
     figures.legend_below(figure, patches, note)
     return figure
 

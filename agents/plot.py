@@ -30,7 +30,7 @@ IQM_LABEL = "IQM return per episode"
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """How a policy is drawn; lightness falls from policy to policy, to be read in greyscale too."""
+    """How a policy is drawn; policies differ in lightness, to be read in greyscale too."""
 
     label: str
     fill: str
@@ -79,13 +79,12 @@ def plot_returns(returns: pd.DataFrame, folder: Path) -> list[Path]:
 
 
 def bars(returns: pd.DataFrame) -> Figure:
-    """A panel for each environment: bars for each policy and condition, at each last budget."""
+    """A panel for each environment and last budget: bars for each policy and condition."""
     returns = returns[returns.budget == returns.groupby(["env", "agent"]).budget.transform("max")]
-    envs = list(returns.env.unique())
-    figure, axes = figures.panels(len(envs), size=(3.6, 3.6))
-    policies = drawn(returns)
-    for axis, env in zip(axes, envs, strict=True):
-        rows = returns[returns.env == env]
+    cells = [*returns.groupby(["env", "budget"], sort=False)]
+    figure, axes = figures.panels(len(cells), size=(3.6, 3.6))
+    policies, floors = drawn(returns), []
+    for axis, ((env, budget), rows) in zip(axes, cells, strict=True):
         conditions = list(rows.condition.unique())
         width = 0.8 / len(policies)
         found = []
@@ -100,19 +99,18 @@ def bars(returns: pd.DataFrame) -> Figure:
                 look = TRANSFORMED if j else {}
                 colour = STYLES[policy].fill
                 figures.bars(axis, [place], 0.9 * width, [estimate], color=colour, **look)
-        figures.stand(axis, found)
+        floors.append(figures.stand(axis, found))
         axis.set_xticks(range(len(conditions)), conditions)
-        agents, budgets = rows.agent.nunique(), sorted(rows.budget.unique())
-        steps = f"{budgets[0]:,}" + (f" to {budgets[-1]:,}" if len(budgets) > 1 else "")
+        agents = rows.agent.nunique()
         plural = "agents" if agents > 1 else "agent"
-        axis.set_title(f"{env}\n{steps} training steps, {agents} {plural}", fontsize=10)
+        axis.set_title(f"{env}\n{budget:,} training steps, {agents} {plural}", fontsize=10)
         figures.tidy(axis)
     axes[0].set_ylabel(f"{IQM_LABEL}\n(higher is better)")
     patches = [
         Patch(facecolor=STYLES[name].fill, edgecolor="black", label=STYLES[name].label)
         for name in policies
     ]
-    figures.legend_below(figure, patches, _note(returns, "bars"))
+    figures.legend_below(figure, patches, _note(returns, "bars") + floor_note(floors))
     return figure
 
 
@@ -168,6 +166,11 @@ def read_comparison(path: Path) -> pd.DataFrame:
 
 def _estimate(rows: pd.DataFrame) -> Estimate:
     return interquartile_mean(as_array(rows))
+
+
+def floor_note(floors: Sequence[float]) -> str:
+    """What is to be said if bars do not begin at 0."""
+    return " Where returns are negative, bars do not begin at 0." if any(floors) else ""
 
 
 def _note(returns: pd.DataFrame, what: str) -> str:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from equicore.lab.store import read_settings
+from equicore.lab.store import read_settings, read_yaml
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class RunFolder:
         """
         folder = path if path.is_dir() else path.parent
         for file in sorted(folder.glob("*/args.yml")):
-            arguments = read_settings(file)
-            if "env" in arguments:
-                return cls(folder, arguments["env"])
+            env_id = read_settings(file).get("env")
+            if isinstance(env_id, str) and _file_name(env_id) == file.parent.name:
+                return cls(folder, env_id)
         return None
 
     @property
@@ -77,8 +77,16 @@ class RunFolder:
         return read_settings(self.path / _file_name(self.env_id) / "args.yml")
 
     def hyperparameters(self) -> dict[str, Any]:
-        """What the run was trained with; in the zoo's also what its environment was wrapped in."""
-        return read_settings(self.path / _file_name(self.env_id) / "config.yml")
+        """What the run was trained with; in the zoo's also what its environment was wrapped in.
+
+        Raises:
+            ValueError: If the file is there and cannot be read.
+        """
+        name = _file_name(self.env_id)
+        for file in (self.path / name / "config.yml", self.path / "config.yml"):
+            if file.is_file() and isinstance(found := read_yaml(file), dict):
+                return found
+        return {}
 
     def description(
         self, arguments: dict[str, Any], hyperparameters: dict[str, Any]

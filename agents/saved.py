@@ -23,7 +23,7 @@ from equicore.lab.store import digest
 from equirl.agents.arguments import OneAgent
 from equirl.agents.hyperparameters import parse_env_kwargs, setting_name
 from equirl.agents.runs import RunFolder
-from equirl.preprocessing import normalizer_of
+from equirl.preprocessing import normalizer_of, statistics_beside
 from equirl.symmetry import Symmetry
 
 
@@ -48,7 +48,7 @@ class SavedAgent:
     @property
     def location(self) -> Path:
         """Its run folder, or its file without the suffix."""
-        folder = self.path.resolve().parent
+        folder = self.path.absolute().parent
         return folder if folder.name == self.name else folder / self.path.stem
 
     @property
@@ -60,6 +60,17 @@ class SavedAgent:
         """Where its run folder keeps the replay buffer's newest transitions after so many steps."""
         return RunFolder(self.path.parent, self.env_id).experience(steps)
 
+    def make(self, **more: Any) -> gym.Env:
+        """Its environment.
+
+        Raises:
+            ValueError: If it cannot be made so.
+        """
+        try:
+            return gym.make(self.env_id, **{**self.env_kwargs, **more})
+        except Exception as error:  # whatever an environment raises for wrong arguments
+            raise ValueError(f"cannot make {self.setting}: {error}") from error
+
     def load(self, device: str = "auto") -> BaseAlgorithm:
         """Open it, and check that it is one for its environment.
 
@@ -69,11 +80,11 @@ class SavedAgent:
         """
         model = equirl.load_agent(self.path, device)
         if normalizer := normalizer_of(model):
-            run = RunFolder.find(self.path)
-            if run is None or _normalizes(run.hyperparameters().get("normalize", True)):
+            config = RunFolder(self.path.parent, self.env_id).hyperparameters()
+            if _normalizes(config.get("normalize", True)):
                 raise ValueError(_refusal(self.path, [f"{normalizer}, by what the file keeps"]))
-            model._last_original_obs = None  # it normalised rewards only
-        env = gym.make(self.env_id, **self.env_kwargs)
+            vars(model).update(_last_original_obs=None, normalized_by=None)  # of rewards only
+        env = self.make()
         for what in ("observation_space", "action_space"):
             of_agent, of_env = getattr(model, what), getattr(env, what)
             if is_image_space(of_env) and not is_image_space_channels_first(of_env):
@@ -94,7 +105,7 @@ class SavedAgent:
         Raises:
             ValueError: If none is registered.
         """
-        env = gym.make(self.env_id, **self.env_kwargs)
+        env = self.make()
         env.close()
         return equirl.symmetry_of(env)
 
@@ -131,13 +142,12 @@ def find_agents(
         ValueError: If the environment is not known, or what is known of the training says that the
             agent saw something else than the environment emits.
     """
-    if not path.exists() and path.with_name(f"{path.name}.zip").is_file():
-        path = path.with_name(f"{path.name}.zip")
+    run = RunFolder.find(path)
+    zipped = path.with_name(f"{path.name}.zip")
+    if zipped.is_file() and not path.is_file() and (run is None or not path.is_dir()):
+        path, run = zipped, RunFolder.find(zipped)
     if not path.exists():
         raise FileNotFoundError(f"no agent at {path}")
-    run = RunFolder.find(path)
-    if found := _seen_through(path, run):
-        raise ValueError(_refusal(path, found))
     if path.is_dir() and run is None:
         raise FileNotFoundError(f"{path} is no run folder: it has no */args.yml")
     known = run.arguments() if run is not None else {}
@@ -145,6 +155,8 @@ def find_agents(
     if env_id is None:
         raise ValueError(f"for which environment is {path}? Name it, as in --env CartPole-v1")
     equirl.symmetry_of(env_id)  # its message lists the known environments
+    if found := _seen_through(path, run, env_id):
+        raise ValueError(_refusal(path, found))
     env_kwargs = {**(known.get("env_kwargs") or {}), **(env_kwargs or {})}
     steps = known.get("n_timesteps", 0)
     total = steps if steps > 0 else None  # the zoo writes -1 for what its hyperparameters say
@@ -152,7 +164,7 @@ def find_agents(
         match = re.fullmatch(r"rl_model_(\d+)_steps", path.stem)
         finished = run is not None and path.name == run.final_agent.name
         budget = int(match[1]) if match else total if finished else None  # then its file tells
-        name = f"{path.parent.name}/{path.stem}" if run is not None else path.stem
+        name = f"{path.absolute().parent.name}/{path.stem}" if run is not None else path.stem
         return [SavedAgent(name, path, env_id, env_kwargs, known.get("seed"), budget)]
     if checkpoints == "final":
         if not run.final_agent.exists():
@@ -177,12 +189,12 @@ def told_apart(agents: Sequence[SavedAgent]) -> list[SavedAgent]:
     Raises:
         ValueError: If an agent is given twice, perhaps in two files of equal content.
     """
-    seen: dict[tuple[str, int | None, str], SavedAgent] = {}
+    seen: dict[tuple[str, str], SavedAgent] = {}
     for agent in agents:
-        other = seen.setdefault(
-            (agent.setting, agent.budget, digest(agent.path.read_bytes())), agent
-        )
-        if other is not agent:
+        other = seen.setdefault((agent.setting, digest(agent.path.read_bytes())), agent)
+        if other is agent:
+            continue
+        if other.location != agent.location or other.path == agent.path:
             raise ValueError(f"{other.path} and {agent.path} are the same agent; give it once")
     named = []
     for agent in agents:
@@ -195,25 +207,29 @@ def told_apart(agents: Sequence[SavedAgent]) -> list[SavedAgent]:
     return named
 
 
-def _seen_through(path: Path, run: RunFolder | None) -> list[str]:
+HARMLESS = ("Monitor", "VecMonitor", "TimeLimit", "RecordEpisodeStatistics")
+"""Wrappers that change neither observations nor actions."""
+
+
+def _seen_through(path: Path, run: RunFolder | None, env_id: str) -> list[str]:
     """What files beside an agent say that stood between the environment and it."""
-    config = run.hyperparameters() if run is not None else {}
-    normalize = config.get("normalize")
-    found = [
-        f"{key}: {config[key]}"
-        for key, nothing in (("frame_stack", 1), ("env_wrapper", None), ("vec_env_wrapper", None))
-        if config.get(key) not in (None, nothing, [])
-    ]
+    folder = path if path.is_dir() else path.parent
+    own = RunFolder(folder, env_id)
+    configs = {**own.hyperparameters(), **(run.hyperparameters() if run is not None else {})}
+    found = [f"frame_stack: {n}"] if (n := configs.get("frame_stack")) not in (None, 1) else []
+    for key in ("env_wrapper", "vec_env_wrapper"):
+        given = configs.get(key) or []
+        names = [str(name) for name in (given if isinstance(given, list) else [given])]
+        if any(name.rpartition(".")[2] not in HARMLESS for name in names):
+            found.append(f"{key}: {configs[key]}")
+    normalize = configs.get("normalize")
     if _normalizes(normalize):
         found.append(f"normalize: {normalize}")
-    folder = path if path.is_dir() else path.parent
-    steps = re.fullmatch(r"(.*)_(\d+_steps)", path.stem)
-    names = ["vecnormalize.pkl", f"{path.stem}.vecnormalize.pkl", f"{path.stem}_vecnormalize.pkl"]
-    if steps:  # as the callback of Stable-Baselines3 names it
-        names.append(f"{steps[1]}_vecnormalize_{steps[2]}.pkl")
     if normalize is None or _normalizes(normalize):  # else it holds statistics of rewards
-        for place in (folder, folder / run.final_agent.stem) if run is not None else (folder,):
-            found += [f"{name} beside it" for name in names if (place / name).is_file()]
+        agent = own.final_agent if path.is_dir() else path
+        places = [agent, folder / own.final_agent.stem / "any.zip"]
+        beside = [statistics_beside(place) for place in places]
+        found += [f"{file.name} beside it" for file in dict.fromkeys(beside) if file is not None]
     return found
 
 

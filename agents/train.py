@@ -99,7 +99,7 @@ def plan(arguments: Train) -> list[Training]:
     env_kwargs = parse_env_kwargs(arguments.env_kwargs)
     try:
         gym.make(arguments.env, **env_kwargs).close()
-    except (gym.error.Error, ImportError, TypeError) as error:
+    except Exception as error:  # whatever an environment raises for wrong arguments
         known = ", ".join(equirl.registered_symmetries())
         raise ValueError(
             f"cannot make {arguments.env}: {error}. Environments whose symmetry is known: {known}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -13,6 +14,18 @@ from equirl.agents.plot import as_array
 
 RANDOM = "random"
 """What plays actions that are drawn at random, in the environment as it is."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The policy that a race has chosen for an agent in a condition, also in words."""
+
+    env: str
+    budget: int
+    condition: str
+    policy: str
+    words: str
+
 
 Differences = dict[str, Estimate]
 """How each policy differs from plain."""
@@ -36,13 +49,13 @@ def verdicts(summary: pd.DataFrame) -> list[str]:
 
 
 def advice(
-    summary: pd.DataFrame, chosen: Sequence[str] = (), cautious: Sequence[str] = ()
+    summary: pd.DataFrame, chosen: Sequence[Chosen] = (), cautious: Sequence[str] = ()
 ) -> list[str]:
     """For each environment and budget the policy to use, or that none is known yet.
 
     Args:
         summary: See `verdicts`.
-        chosen: Names of the policies that were selected by other episodes, if they were.
+        chosen: What was selected by other episodes, if anything was.
         cautious: What `cautions` returns.
     """
     lines = []
@@ -50,14 +63,27 @@ def advice(
         where = f"{env}, {steps:,} steps:"
         if any(line.startswith(where) for line in cautious):
             where += " if that warning does not apply,"
-        if "selected" in set(rows.policy):
-            which = set(chosen)
-            words = f"use {chosen[0]}" if len(which) == 1 else "use for each what was chosen for it"
-            lines.append(f"{where} {words}, by episodes of its own, see above")
+        own = [choice for choice in chosen if (choice.env, choice.budget) == (env, steps)]
+        if own:
+            lines.append(f"{where} {_selected(own)}, by episodes of the race's own")
             continue
         conditions = {c: _differences(r) for c, r in rows.groupby("condition", sort=False)}
         lines.append(f"{where} {_advice(conditions, _these(rows))}")
     return lines
+
+
+def _selected(chosen: Sequence[Chosen]) -> str:
+    """What was selected, if it is the same for all agents: in all conditions, or in each."""
+    each = {
+        condition: {choice.policy for choice in chosen if choice.condition == condition}
+        for condition in dict.fromkeys(choice.condition for choice in chosen)
+    }
+    if any(len(policies) > 1 for policies in each.values()):
+        return "use for each agent the policy that was chosen for it, see above"
+    words = {condition: f"use {policies.pop()}" for condition, policies in each.items()}
+    if len(set(words.values())) == 1:
+        return next(iter(words.values()))
+    return "; ".join(f"{condition}, {word}" for condition, word in words.items())
 
 
 def cautions(returns: pd.DataFrame) -> list[str]:
@@ -125,13 +151,13 @@ def _advice(conditions: Mapping[Any, Differences], these: str) -> str:
     good = {
         name: sum(d.value for d in found)
         for name, found in everywhere.items()
-        if any(d.low > 0 for d in found) and not any(d.low < 0 for d in found)
+        if any(d.low > 0 for d in found) and not any(d.high < 0 for d in found)
     }
     if good:
         best = max(good, key=lambda name: good[name])
         return (
-            f"use {best} for {these}; of {len(everywhere)} it was best in these very episodes, "
-            "--select chooses by others"
+            f"use {best} for {these}, provided that the symmetry is true; of those that are "
+            "clearly better it gained most in these very episodes, --select chooses by others"
         )
     each = {condition: _advice_for(differences) for condition, differences in conditions.items()}
     if len(set(each.values())) == 1:

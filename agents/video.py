@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
-from PIL import Image, ImageDraw
+from matplotlib import font_manager
+from PIL import Image, ImageDraw, ImageFont
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from tqdm import tqdm
 
@@ -25,20 +28,25 @@ CAPTION = 30  # pixels above each pane: two lines
 GAP = 8  # pixels between panes
 
 
+@functools.cache
+def font() -> ImageFont.FreeTypeFont:
+    """Of captions: one with Greek letters, which matplotlib brings along."""
+    return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 11)
+
+
 def make_env(agent: SavedAgent, condition: str | int) -> gym.Env:
     """The agent's environment under a condition, for rendering to arrays.
 
     Raises:
         ValueError: If the environment cannot be rendered so.
     """
-    modes = gym.make(agent.env_id, **agent.env_kwargs).metadata.get("render_modes", [])
+    modes = agent.make().metadata.get("render_modes", [])
     if "rgb_array" not in modes:
         raise ValueError(
             f"a video needs an environment with the render mode rgb_array; {agent.env_id} has "
             f"{', '.join(modes) or 'none'}"
         )
-    env = gym.make(agent.env_id, **{**agent.env_kwargs, "render_mode": "rgb_array"})
-    return under(env, condition)
+    return under(agent.make(render_mode="rgb_array"), condition)
 
 
 def picture(env: gym.Env, caption: str, width: int) -> Image.Image:
@@ -52,13 +60,12 @@ def picture(env: gym.Env, caption: str, width: int) -> Image.Image:
     pane = Image.fromarray(np.ascontiguousarray(pixels))
     if pane.width > width:
         pane = pane.resize((width, round(pane.height * width / pane.width)))
-    draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     # as wide as the caption of any return, as all pictures of a pane have one size
     lines = [*caption.split("\n")[:1], "return -99999.9"] if caption else [""]
-    least = 4 + max(round(draw.textlength(line)) for line in lines)
+    least = 4 + max(math.ceil(font().getlength(line)) for line in lines)
     framed = Image.new("RGB", (max(pane.width, least), pane.height + CAPTION), "white")
     framed.paste(pane, ((framed.width - pane.width) // 2, CAPTION))
-    ImageDraw.Draw(framed).text((2, 2), caption, fill="black")
+    ImageDraw.Draw(framed).text((2, 2), caption, fill="black", font=font())
     return framed
 
 

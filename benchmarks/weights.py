@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,8 +34,9 @@ from equicore.lab.jobs import Workers
 from equicore.lab.store import digest, read_yaml, remembered, write_text
 from equicore.lab.tables import frame_markdown, write_csv
 from equirl.agents.definition import DEFAULT_FILE, Unit, read_units
-from equirl.agents.evaluation import episode_returns
+from equirl.agents.evaluation import RULES, episode_returns
 from equirl.agents.panel import tasks
+from equirl.agents.plot import STYLES
 from equirl.agents.policies import MAKERS, Subject
 from equirl.agents.saved import find_agents
 from equirl.heads import head_of
@@ -256,6 +258,7 @@ def play(unit: Unit, budget: int, arguments: Arguments) -> pd.DataFrame:
         "transitions": unit.protocol.transitions,
         "episodes": arguments.episodes,
         "first_seed": SEED,
+        "rules": RULES,
     }
 
     def row(variant: str, make: Callable[[], PolicyPredictor]) -> pd.DataFrame:
@@ -299,6 +302,12 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(sorted(rows, key=lambda row: -row["mean"].value))
 
 
+def named(variant: str) -> str:
+    """A variant in words, its powers raised."""
+    words = STYLES[variant].label if variant in STYLES else variant
+    return re.sub(r"\^([\d.]+)", r"$^{\1}$", words)
+
+
 def draw(table: pd.DataFrame) -> Figure:
     """A bar for each variant, with its interval."""
     means = list(table["mean"])
@@ -311,7 +320,11 @@ def draw(table: pd.DataFrame) -> Figure:
         error_kw={"elinewidth": 1, "capsize": 2},
     )
     axis.invert_yaxis()
-    axis.set_xlabel("mean normalised score, validation panel")
+    axis.set_yticks(range(len(table)), [named(variant) for variant in table.variant])
+    axis.set_xlabel(
+        "mean normalised score, validation panel\n"
+        "(95 % intervals of a bootstrap over training runs)"
+    )
     figures.tidy(axis)
     return figure
 
@@ -338,7 +351,7 @@ def main(arguments: Arguments) -> None:
         f"{len(work)} checkpoints of {len(units)} training runs, {arguments.episodes} episodes "
         "each, in the original environment. Normalised scores; means with 95 % intervals of a "
         "bootstrap over training runs, stratified by environment and setting; differences are "
-        "paired. All weights learn from the replay buffer.",
+        f"paired. All weights learn from the replay buffer. Played by equirl {equirl.__version__}.",
         lines,
     )
     write_text(arguments.output / "weights.md", page)

@@ -15,23 +15,12 @@ in `equicore.finetuning`, sequence models that write token by token in `equicore
 >>> equicore.assert_equivariant(invariant, rotations, equicore.Trivial(rotations.group), images)
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from equicore.lazy import face_of
 
 if TYPE_CHECKING:
     from equicore._face import *  # noqa: F403
     from equicore._face import __all__ as __all__
 
-
-def __getattr__(name: str) -> Any:
-    """What `_face` exports, imported when first used: torch alone takes seconds."""
-    if name.startswith("_") and name != "__all__":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    face = importlib.import_module(f"{__name__}._face")
-    if name not in globals():  # where a submodule is by now
-        globals()[name] = getattr(face, name)
-    return globals()[name]
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__getattr__("__all__")})
+__getattr__, __dir__ = face_of(__name__)

@@ -7,10 +7,11 @@ Importing this package registers the environments and symmetries of `equirl.envs
 ['Acrobot-v1', 'CartPole-v1', 'LunarLander-v3', 'LunarLanderContinuous-v3', 'equirl/Gridworld-v0']
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gymnasium
+
+from equicore.lazy import face_of
 
 __version__ = "0.2.0"
 
@@ -18,19 +19,7 @@ if TYPE_CHECKING:
     from equirl._face import *  # noqa: F403
     from equirl._face import __all__ as __all__
 
-
-def __getattr__(name: str) -> Any:
-    """What `_face` exports, imported when first used: torch alone takes seconds."""
-    if name.startswith("_") and name != "__all__":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    face = importlib.import_module(f"{__name__}._face")
-    if name not in globals():  # where a submodule is by now
-        globals()[name] = getattr(face, name)
-    return globals()[name]
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__getattr__("__all__")})
+__getattr__, __dir__ = face_of(__name__)
 
 
 gymnasium.register(

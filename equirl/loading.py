@@ -35,6 +35,7 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor, nn, optim
 
 from equicore.lab.devices import check_device
+from equirl.preprocessing import statistics_beside
 
 POLICIES: dict[str, ModuleType] = {m.__name__: m for m in (actor_critic, dqn, sac, td3)}
 """Where the policies stand that can be opened."""
@@ -55,26 +56,51 @@ SHARED = ("pi_features_extractor.", "vf_features_extractor.")
 """Parameters that archives from before Stable-Baselines3 1.7 name once, not once for each use."""
 
 
-class _Finished:
-    """An agent that is not trained further: what that needs is pickled in its file."""
+class Loaded(BaseAlgorithm):
+    """An agent that predicts only: what training it further needs was not read from its file.
+
+    Attributes:
+        normalized_by: What stands beside its file and tells that its observations were normalised.
+    """
+
+    normalized_by: str | None = None
 
     def learn(self, *arguments: Any, **options: Any) -> NoReturn:
-        """Refuse.
-
-        Raises:
-            TypeError: Always.
-        """
+        """Refuse, with TypeError."""
         raise TypeError(
             "load_agent opens agents to use them, not to train them further: their replay buffer, "
-            "schedules and some settings are pickled in the file and were not read. Train with "
-            "equirl train, or, if you trust the file, open it with Stable-Baselines3's own load"
+            "schedules and some settings are pickled in the file and were not read. Train a DQN "
+            "with equirl train, or, if you trust the file, open it with Stable-Baselines3's own "
+            "load"
+        )
+
+    def save(self, *arguments: Any, **options: Any) -> NoReturn:
+        """Refuse, with TypeError."""
+        raise TypeError(
+            "an agent that load_agent opened lacks what was pickled in its file; copy that file, "
+            "or save a symmetrised policy around the agent"
         )
 
 
-LOADED: dict[Any, Any] = {
-    kind: type(kind.__name__, (_Finished, kind), {}) for kind in (A2C, DQN, PPO, SAC, TD3)
-}
-"""For each algorithm the class of its loaded agents, one of the algorithm that cannot learn."""
+class LoadedA2C(Loaded, A2C):
+    """See `Loaded`."""
+
+
+class LoadedDQN(Loaded, DQN):
+    """See `Loaded`."""
+
+
+class LoadedPPO(Loaded, PPO):
+    """See `Loaded`."""
+
+
+class LoadedSAC(Loaded, SAC):
+    """See `Loaded`."""
+
+
+class LoadedTD3(Loaded, TD3):
+    """See `Loaded`."""
+
 
 KEPT = ("gamma", "exploration_rate")
 """What a policy is told of its agent, where the agent itself is not kept."""
@@ -88,10 +114,10 @@ def load_agent(path: str | Path, device: str | torch.device = "auto") -> BaseAlg
         device: For the networks.
 
     Returns:
-        The agent, for prediction and evaluation; its ``learn`` raises TypeError. Its spaces,
-        networks and plain fields, such as ``gamma`` and ``num_timesteps``, are those of the file;
-        what the file holds only as pickles (schedules) has Stable-Baselines3's defaults, and the
-        replay buffer is empty.
+        The agent, for prediction and evaluation (see `Loaded`: ``learn`` and ``save`` raise). Its
+        spaces, networks and plain fields, such as ``gamma`` and ``num_timesteps``, are those of the
+        file; what the file holds only as pickles (schedules) has Stable-Baselines3's defaults, and
+        the replay buffer is empty.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -101,7 +127,7 @@ def load_agent(path: str | Path, device: str | torch.device = "auto") -> BaseAlg
     """
     check_device(device)
     path = Path(path)
-    if not path.exists() and path.with_name(f"{path.name}.zip").is_file():
+    if not path.is_file() and path.with_name(f"{path.name}.zip").is_file():
         path = path.with_name(f"{path.name}.zip")
     content, data, weights = _read(path)
     algorithm, policy_class = _kinds(data, path)
@@ -141,6 +167,8 @@ def load_agent(path: str | Path, device: str | torch.device = "auto") -> BaseAlg
             f"their own cannot be loaded from plain data. {error}"
         ) from error
     model.policy.set_training_mode(False)
+    if (statistics := statistics_beside(path)) is not None:
+        model.normalized_by = f"VecNormalize ({statistics.name} stands beside its file)"
     return model
 
 
@@ -240,8 +268,9 @@ def _kinds(data: dict[str, Any], path: Path) -> tuple[Any, type[BasePolicy]]:
             "from plain data"
         )
     if POLICIES[name] is actor_critic:
-        return LOADED[PPO if "clip_range" in data else A2C], policy_class
-    return LOADED[{dqn: DQN, sac: SAC, td3: TD3}[POLICIES[name]]], policy_class
+        return LoadedPPO if "clip_range" in data else LoadedA2C, policy_class
+    kinds: dict[Any, Any] = {dqn: LoadedDQN, sac: LoadedSAC, td3: LoadedTD3}
+    return kinds[POLICIES[name]], policy_class
 
 
 def _policy_kwargs(data: dict[str, Any], path: Path) -> dict[str, Any]:

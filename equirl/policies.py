@@ -23,12 +23,13 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
 from equicore import Mean, MLPWeight, Symmetrized, WeightedMean
+from equicore.lab.devices import check_device
 from equicore.lab.store import part_of, read_tensors, state_tensors, write_tensors
 from equicore.reduce import Reducer
 from equicore.trees import tree_map
 from equirl.heads import Head, Normalization, Outputs, Scale, head_of
 from equirl.loading import policy_from_dict, policy_to_dict
-from equirl.preprocessing import changes
+from equirl.preprocessing import changes, moves_channels
 from equirl.symmetry import Env, Symmetry, symmetry_of
 
 # A dict is refused, but it is part of the signature that Stable-Baselines3 asks of a policy.
@@ -57,8 +58,10 @@ class SymmetrizedPolicy(BasePolicy):
         top_k: As in `equicore.Symmetrized`.
 
     Raises:
-        TypeError: If there is no head for the model.
-        ValueError: If the symmetry does not fit the agent's spaces, or is not known.
+        TypeError: If there is no head for the model, or the symmetry is none.
+        ValueError: If the symmetry does not fit the agent's spaces or is not known; if the agent
+            is known to see normalised observations, or, for a registered symmetry, something else
+            than its environment emits.
     """
 
     kinds: ClassVar[dict[str, type[SymmetrizedPolicy]]] = {}
@@ -74,7 +77,7 @@ class SymmetrizedPolicy(BasePolicy):
         policy = head.policy
         super().__init__(policy.observation_space, policy.action_space)
         self.symmetry = _found(symmetry, model)
-        seen = self.symmetry.seen_by_agent(policy.observation_space)
+        seen = self.symmetry.seen_by_agent(policy.observation_space, moves_channels(model))
         seen.check_spaces(policy.observation_space, policy.action_space)
         self.model = model
         self.policy = policy
@@ -140,7 +143,8 @@ class SymmetrizedPolicy(BasePolicy):
             space = self.action_space
             if not self.is_vectorized_observation(observation):
                 return np.array(space.sample()), state
-            return np.array([space.sample() for _ in range(len(observation))]), state
+            samples = [space.sample() for _ in range(len(observation))]
+            return np.array(samples, space.dtype), state
         if self._discrete and (batch := self._as_batch(observation)) is not None:
             # what `BasePolicy.predict` does, in a fraction of its time
             actions = self._act(batch, deterministic)
@@ -164,9 +168,11 @@ class SymmetrizedPolicy(BasePolicy):
             TypeError: If the actions are continuous.
             ValueError: As `predict`.
         """
-        if not self._discrete:
+        if not isinstance(self.action_space, spaces.Discrete):
             raise TypeError(f"only discrete actions have values; these are {self.action_space}")
         batch, vectorized = self.obs_to_tensor(observation)
+        if not len(batch):
+            return np.zeros((0, self.action_space.n), np.float32)
         values = self._reduced(batch)
         assert isinstance(values, np.ndarray)
         return values if vectorized else values.squeeze(axis=0)
@@ -201,19 +207,24 @@ class SymmetrizedPolicy(BasePolicy):
         return torch.from_numpy(self._act(observation, deterministic))
 
     def _act(self, batch: Tensor, deterministic: bool) -> NDArray[Any]:
+        if not len(batch):  # what Stable-Baselines3 itself cannot always do
+            return np.zeros((0, *(self.action_space.shape or ())), self.action_space.dtype)
         return self._parts[0].actions(self._reduced(batch), deterministic)
 
     def _reduced(self, batch: Tensor) -> Outputs:
         """What the views are reduced to, as arrays."""
-        head, symmetrized, policy = self._parts
+        _, symmetrized, policy = self._parts
         if policy.training:
             policy.set_training_mode(False)
         with torch.inference_mode():
-            reduced = symmetrized(batch) if len(batch) else head(batch)
+            try:
+                reduced = symmetrized(batch)
+            except ValueError as error:  # so torch's distributions say that there is a NaN
+                if batch.isfinite().all():
+                    raise
+                raise ValueError(_explain_nan(batch, policy)) from error
             outputs: Any = tree_map(lambda t: (t if self._on_cpu else t.cpu()).numpy(), reduced)
         values = outputs if isinstance(outputs, np.ndarray) else outputs["action"]
-        if not values.size:
-            return outputs
         if math.isnan(values.item(values.argmax())):  # where numpy finds a NaN, if there is one
             raise ValueError(_explain_nan(batch, policy))
         return outputs
@@ -254,8 +265,10 @@ class SymmetrizedPolicy(BasePolicy):
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file is none of equirl's, damaged, or of another policy class.
+            ValueError: If the file is none of equirl's, damaged, or of another policy class, or
+                there is no such device.
         """
+        check_device(device)
         tensors, header = read_tensors(path)
         kind = cls.kinds.get(header.get("policy", ""))
         if kind is None or not issubclass(kind, cls):
@@ -300,7 +313,9 @@ class EquitunePolicy(SymmetrizedPolicy):
     Args:
         model: An agent, or its policy.
         symmetry: Of its environment; or the environment, or its registered id.
-        normalize: ``"softmax"`` or None, see `SymmetrizedPolicy`.
+        normalize: ``"softmax"`` turns the values of each transformed state's discrete actions into
+            probabilities before they are reduced, which makes them comparable between states;
+            None leaves them as they are.
     """
 
     def __init__(
@@ -326,7 +341,9 @@ class EquizeroPolicy(SymmetrizedPolicy):
     Args:
         model: An agent, or its policy.
         symmetry: Of its environment; or the environment, or its registered id.
-        normalize: ``"softmax"`` or None, see `SymmetrizedPolicy`.
+        normalize: ``"softmax"`` turns the values of each transformed state's discrete actions into
+            probabilities before they are reduced, which makes them comparable between states;
+            None leaves them as they are.
 
     >>> import gymnasium as gym, numpy as np, equirl
     >>> from stable_baselines3 import DQN
@@ -365,7 +382,9 @@ class LambdaEquitunePolicy(SymmetrizedPolicy):
         model: An agent, or its policy.
         symmetry: Of its environment; or the environment, or its registered id.
         weight: The weight network; a new `equicore.MLPWeight` when omitted.
-        normalize: ``"softmax"`` or None, see `SymmetrizedPolicy`.
+        normalize: ``"softmax"`` turns the values of each transformed state's discrete actions into
+            probabilities before they are reduced, which makes them comparable between states;
+            None leaves them as they are.
         sharpness: How much the agent's sureness counts, at least 0; for discrete actions only.
 
     Raises:

@@ -7,88 +7,155 @@ none, and a symmetrised policy would be wrong without a sign of it.
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+from gymnasium import wrappers
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector import AsyncVectorEnv, VectorWrapper
+from gymnasium.vector import VectorWrapper
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import (
     SubprocVecEnv,
+    VecEnv,
     VecEnvWrapper,
     VecFrameStack,
     VecNormalize,
+    VecTransposeImage,
 )
 
-NORMALIZERS = ("NormalizeObservation", "VecNormalize")
+NORMALIZERS = (
+    VecNormalize,
+    wrappers.NormalizeObservation,
+    wrappers.vector.NormalizeObservation,
+)
 """What shifts and scales observations by statistics of the training."""
 
-STACKERS = (
-    *("FrameStackObservation", "FrameStack", "VecFrameStack", "TimeAwareObservation"),
-    *("DelayObservation", "MaxAndSkipObservation", "AtariPreprocessing"),
-)
-"""What else changes observations and is no `gymnasium.ObservationWrapper`."""
-
 CHANGING = (
-    *(gym.ObservationWrapper, gym.ActionWrapper, VecFrameStack),
-    *(gym.vector.VectorObservationWrapper, gym.vector.VectorActionWrapper),
+    gym.ObservationWrapper,
+    gym.ActionWrapper,
+    gym.vector.VectorObservationWrapper,
+    gym.vector.VectorActionWrapper,
+    VecFrameStack,
+    wrappers.AtariPreprocessing,
+    wrappers.DelayObservation,
+    wrappers.FrameStackObservation,
+    wrappers.MaxAndSkipObservation,
+    wrappers.TimeAwareObservation,
 )
-"""What derives from these changes observations or actions by its very kind."""
+"""What derives from these changes observations or actions."""
 
-HARMLESS = ("ClipAction", "DtypeObservation", "FlattenObservation", "VecTransposeImage")
-"""What a group acts through: it changes types, or bounds, or the order of axes."""
+BY_NAME = ("FrameStack", "HistoryWrapper", "TimeFeatureWrapper")
+"""The same, of packages that need not be here."""
+
+HARMLESS = (wrappers.ClipAction, wrappers.DtypeObservation, wrappers.FlattenObservation)
+"""The same group acts through these: they change types, bounds, or the shape of vectors."""
+
+MADE = (wrappers.OrderEnforcing, wrappers.PassiveEnvChecker)
+"""``gymnasium.make`` puts these around an environment: what is inside belongs to its id."""
 
 
 def changes(env: Any) -> list[str]:
     """The names of what changes observations or actions on their way, from outside to inside.
 
+    What an id itself puts around an environment belongs to what the id emits, unless it normalises.
+
     Args:
         env: An environment of Gymnasium, single or vectorised, a ``VecEnv`` of Stable-Baselines3,
-            or an ``EnvSpec``. Wrappers that derive from ``gymnasium.Wrapper`` alone and are not
-            Gymnasium's cannot be recognised.
+            or an ``EnvSpec``. Wrappers of a user's own are recognised if they derive from
+            ``ObservationWrapper`` or ``ActionWrapper``; a ``SubprocVecEnv`` tells of normalisation
+            only, an ``AsyncVectorEnv`` of nothing.
     """
     if isinstance(env, EnvSpec):
-        return [w.name for w in env.additional_wrappers if _by_name(w.name)]
+        normalizing = {kind.__name__ for kind in NORMALIZERS}
+        return [w.name for w in env.additional_wrappers if w.name in normalizing]
     layers = list(_layers(env))
-    names = [type(layer).__name__ for layer in layers if _changes(layer)]
-    if isinstance(layers[-1], AsyncVectorEnv | SubprocVecEnv):  # the others are elsewhere
-        names += changes(layers[-1].get_attr("spec")[0])
-    return list(dict.fromkeys(names))
+    outside = list(itertools.takewhile(lambda layer: not isinstance(layer, MADE), layers))
+    of_id = _of_its_id(layers)
+    changing = [x for x in outside if _changes(x) and type(x).__name__ not in of_id]
+    found = [x for x in layers if _normalizes(x) or any(x is y for y in changing)]
+    names = [type(layer).__name__ for layer in found]
+    return list(dict.fromkeys([*names, *_elsewhere(layers[-1])]))
 
 
 def normalizer_of(model: Any) -> str | None:
     """What normalises the observations of an agent of Stable-Baselines3, if that is known.
 
-    It is from its environment. Of those that have none, such as loaded ones, on-policy algorithms
-    tell: they keep an observation as it was before ``VecNormalize``. Whether that normalised
-    observations, or rewards only, they do not tell.
+    Its environment tells. On-policy algorithms also keep an observation as it was before
+    ``VecNormalize``; whether that normalised observations, or rewards only, they do not tell, but
+    an environment does that holds a ``VecNormalize``.
     """
-    env = getattr(model, "env", None)
-    if env is not None:
-        return next((name for name in changes(env) if name in NORMALIZERS), None)
+    layers = list(_layers(getattr(model, "env", None)))
+    names = [type(layer).__name__ for layer in layers if _normalizes(layer)]
+    if names or layers and (names := _elsewhere(layers[-1])):
+        return names[0]
+    if any(isinstance(layer, VecNormalize) for layer in layers):
+        return None
     if isinstance(model, OnPolicyAlgorithm) and model._last_original_obs is not None:
         return "VecNormalize"
+    return getattr(model, "normalized_by", None)  # of an agent that `load_agent` opened
+
+
+def statistics_beside(path: Path) -> Path | None:
+    """The file of ``VecNormalize`` that stands beside an agent's file, if its name says so.
+
+    As in ``vecnormalize.pkl`` and ``vec_normalize.pkl``, also with the name of the agent, and in
+    the folder that rl-baselines3-zoo calls as the agent.
+    """
+    own = _letters(path.stem)
+    for folder in (path.parent, path.with_suffix("")):
+        for file in sorted(folder.glob("*.pkl")):
+            name = _letters(file.stem)
+            if "vecnormalize" in name and name.replace("vecnormalize", "") in ("", own):
+                return file
     return None
 
 
-def _changes(layer: Any) -> bool:
-    """Whether one layer changes observations or actions."""
-    name = type(layer).__name__
+def _letters(text: str) -> str:
+    return re.sub("[^a-z0-9]", "", text.lower())
+
+
+def moves_channels(model: Any) -> bool | None:
+    """Whether pictures reach an agent with their channels moved to the front; None if unknown."""
+    layers = list(_layers(getattr(model, "env", None)))
+    if not layers:
+        return None
+    return any(isinstance(layer, VecTransposeImage) for layer in layers)
+
+
+def _normalizes(layer: Any) -> bool:
     if isinstance(layer, VecNormalize):
         return layer.norm_obs
-    if name in HARMLESS:
-        return False
-    return isinstance(layer, CHANGING) or _by_name(name)
+    return isinstance(layer, NORMALIZERS)
 
 
-def _by_name(name: str) -> bool:
-    """Whether what has this name changes observations or actions."""
-    if name in HARMLESS:
+def _changes(layer: Any) -> bool:
+    if isinstance(layer, HARMLESS):
         return False
-    kind = vars(gym.wrappers).get(name)
-    known = isinstance(kind, type) and issubclass(kind, gym.ObservationWrapper | gym.ActionWrapper)
-    return known or name in NORMALIZERS + STACKERS
+    return isinstance(layer, CHANGING) or type(layer).__name__ in BY_NAME
+
+
+def _of_its_id(layers: list[Any]) -> set[str]:
+    """The names of the wrappers that the id of an environment itself asks for."""
+    for layer in layers:
+        spec = getattr(layer, "spec", None) if isinstance(layer, gym.Env) else None
+        if spec is not None and spec.id in gym.registry:
+            return {wrapper.name for wrapper in gym.spec(spec.id).additional_wrappers}
+    return set()
+
+
+def _elsewhere(env: Any) -> list[str]:
+    """What normalises environments in other processes, as far as they can be asked."""
+    if not isinstance(env, SubprocVecEnv) or env.closed:
+        return []
+    kind = wrappers.NormalizeObservation
+    try:
+        return [kind.__name__] if any(env.env_is_wrapped(kind)) else []
+    except (OSError, EOFError):  # its processes have ended
+        return []
 
 
 def _layers(env: Any) -> Iterator[Any]:
@@ -99,5 +166,6 @@ def _layers(env: Any) -> Iterator[Any]:
             env = env.env
         elif isinstance(env, VecEnvWrapper):
             env = env.venv
-        else:  # of vectors the first, of others nothing
-            env = next(iter(getattr(env, "envs", [])), None)
+        else:
+            vector = isinstance(env, VecEnv | gym.vector.VectorEnv)
+            env = next(iter(getattr(env, "envs", []) if vector else []), None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import difflib
 import importlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -108,7 +109,7 @@ class Symmetry:
             isinstance(self.observation, Image)
             and -1 in self.observation.axes
             and is_image_space(observation_space, check_channels=True)
-            and not is_image_space_channels_first(observation_space)
+            and not _channels_first(observation_space)
         ):
             raise ValueError(
                 f"the images {observation_space.shape} have their channels last, where this "
@@ -132,36 +133,43 @@ class Symmetry:
         else:
             raise ValueError(f"a symmetry acts on Discrete or Box actions; got {action_space}")
 
-    def seen_by_agent(self, observation_space: spaces.Space) -> Symmetry:
+    def seen_by_agent(self, observation_space: spaces.Space, moved: bool | None = None) -> Symmetry:
         """The symmetry of what an agent sees, if this is that of what its environment emits.
 
         They differ where Stable-Baselines3 has moved the channels of images to the front.
 
         Args:
             observation_space: The agent's.
+            moved: Whether it has; None if that is not known.
 
         Raises:
-            ValueError: If it cannot be told where the channels are that this one acts beside.
+            ValueError: If it cannot be told whether it has, or which of the two this one is of.
         """
-        if not (
-            isinstance(observation_space, spaces.Box)
-            and is_image_space(observation_space)
-            and is_image_space_channels_first(observation_space)
-        ):
+        if not isinstance(observation_space, spaces.Box) or not is_image_space(observation_space):
             return self
         channels, *grid = observation_space.shape
         emitted = spaces.Box(0, 255, (*grid, channels), np.uint8)
-        fits = [self._keeps_shape(space) for space in (observation_space, emitted)]
+        # Stable-Baselines3 moves the channels of all images that have them last, and of no others
+        still = not moved if moved is not None else _channels_first(observation_space)
+        if still and (moved is False or _channels_first(emitted)):
+            return self
+        if moved is None and still and channels in (1, 3, 4) and grid[-1] in (1, 3, 4):
+            raise ValueError(
+                f"images {observation_space.shape} may have their channels first or last; give an "
+                "agent that has its environment, as by model.set_env, which tells"
+            )
+        fits = [self._keeps_shape(observation_space), self._keeps_shape(emitted)]
         axes = {-3, -2, -1} & {*self.observation.axes}
-        if fits == [True, True] and axes:  # which these are decides, as for mirrors
+        if fits == [True, True] and axes:  # a mirror fits both; its axes say which is meant
             fits = [-3 not in axes, -1 not in axes]
             if fits[0] == fits[1]:
                 raise ValueError(
                     f"images {emitted.shape} are seen by the agent as {observation_space.shape}, "
                     "and the symmetry fits both; act on all axes of one of them, or on an Image"
                 )
-        moved = Symmetry(ChannelsFirst(self.observation), self.action)
-        return moved if fits == [False, True] else self
+        if fits != [False, True]:
+            return self
+        return Symmetry(ChannelsFirst(self.observation), self.action)
 
     def _keeps_shape(self, space: spaces.Box) -> bool:
         """Whether the group acts on observations of this shape, and leaves it."""
@@ -194,10 +202,10 @@ class Symmetry:
 
 
 class ChannelsFirst(Representation):
-    """How a group acts on images (B, channels, rows, columns), by how on (B, rows, columns, ...).
+    """Acts on images with their channels first as another acts on those with channels last.
 
     Args:
-        emitted: How it acts on images as an environment emits them, the channels last.
+        emitted: The other: how the group acts on images as an environment emits them.
     """
 
     def __init__(self, emitted: Representation) -> None:
@@ -281,6 +289,13 @@ def symmetry_of(env: Env) -> Symmetry:
             "function lack a return?"
         )
     return symmetry
+
+
+def _channels_first(space: spaces.Box) -> bool:
+    """Where Stable-Baselines3 takes the channels of images to be, by their sizes."""
+    with warnings.catch_warnings():  # of which it warns where that is not plain
+        warnings.simplefilter("ignore")
+        return is_image_space_channels_first(space)
 
 
 def _import(module: str, what: str) -> Any:

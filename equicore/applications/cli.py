@@ -5,19 +5,22 @@ from __future__ import annotations
 import tyro
 
 from equicore.applications.scan import commands as scan
-from equicore.lab.command import report_errors
+from equicore.lab.command import numbers, report_errors
 
 
 def main() -> None:
     """Entry point of the command `equicore`; it ends as `report_errors` says."""
-    report_errors(
-        lambda: tyro.extras.subcommand_cli_from_dict(
-            {"scan": scan.run},
-            prog="equicore",
-            description="Applications of equicore: experiments that can be run again.",
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
-        )
-    )
+
+    def dispatch() -> None:
+        with numbers:
+            tyro.extras.subcommand_cli_from_dict(
+                {"scan": scan.run},
+                prog="equicore",
+                description="Applications of equicore: experiments that can be run again.",
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+            )
+
+    report_errors(dispatch)
 
 
 if __name__ == "__main__":

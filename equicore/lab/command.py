@@ -13,7 +13,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,8 @@ def run(
 
     def dispatch() -> None:
         kinds: Any = functools.reduce(operator.or_, mains)
-        words = [
-            number  # 0,1,2 is 0 1 2
-            for word in (sys.argv[1:] if args is None else args)
-            for number in (word.split(",") if re.fullmatch(r"\d+(,\d+)+", word) else [word])
-        ]
-        with _numbers:
+        words = _apart(sys.argv[1:] if args is None else args, mains)
+        with numbers:
             arguments = tyro.cli(kinds, args=words, prog=prog, description=description)
         mains[type(arguments)](arguments)
 
@@ -63,7 +59,7 @@ def report_errors(action: Callable[[], None], *errors: type[Exception]) -> None:
         action()
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # who read the output has left
+    except BrokenPipeError:  # nobody reads the output any more
         sys.exit(141)
     except expected as error:
         if os.environ.get("EQUIRL_DEBUG"):
@@ -72,10 +68,30 @@ def report_errors(action: Callable[[], None], *errors: type[Exception]) -> None:
         sys.exit(2)
 
 
-_numbers = ConstructorRegistry()
+def _apart(words: Sequence[str], kinds: Iterable[type]) -> list[str]:
+    """The words, with what follows options of several numbers written apart: 0,1,2 is 0 1 2."""
+    fields = [field for kind in kinds for field in dataclasses.fields(kind)]
+    several = [str(f.type) + option(f.name) for f in fields if "tuple[int" in str(f.type)]
+    apart: list[str] = []
+    inside = False
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name.startswith("-") and not name[1:2].isdigit():
+            inside = any(re.search(rf"{re.escape(name)}\b", text) for text in several)
+            if not (inside and equals):
+                apart.append(word)
+                continue
+            apart.append(name)
+            word = value
+        apart += [w for w in word.split(",") if w] if inside else [word]
+    return apart
 
 
-@_numbers.primitive_rule
+numbers = ConstructorRegistry()
+"""How numbers are typed in commands; tyro parses within it."""
+
+
+@numbers.primitive_rule
 def _whole_number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     """How integers are typed: 50000, 50_000 or 5e4."""
     if info.type is not int:

@@ -69,7 +69,7 @@ def error_bars(estimates: Sequence[Estimate]) -> tuple[list[float], list[float]]
 def bars(
     axis: Axes, places: Sequence[float], width: float, estimates: Sequence[Estimate], **style: Any
 ) -> None:
-    """Bars with their intervals, for `stand` to put on their floor."""
+    """Bars with their intervals; `stand` lets them begin at one floor."""
     axis.bar(
         places,
         [e.value for e in estimates],
@@ -82,10 +82,11 @@ def bars(
     )
 
 
-def stand(axis: Axes, estimates: Sequence[Estimate]) -> None:
+def stand(axis: Axes, estimates: Sequence[Estimate]) -> float:
     """Let all bars of an axis begin at one floor, so that higher is better also below 0.
 
-    The floor is 0, or, if an interval reaches below it, somewhat below the lowest.
+    Returns:
+        The floor: 0, or, if an interval reaches below it, somewhat below the lowest.
     """
     ends = np.array([(e.value, e.low, e.high) for e in estimates])
     lowest, highest = np.nanmin(ends), np.nanmax(ends)
@@ -98,6 +99,7 @@ def stand(axis: Axes, estimates: Sequence[Estimate]) -> None:
     axis.set_ylim(floor, max(highest, floor) + 0.05 * max(highest - floor, 1e-9))
     if floor < 0 < highest:
         axis.axhline(0, color="black", linewidth=0.8)
+    return floor
 
 
 def band(

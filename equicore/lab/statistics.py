@@ -1,7 +1,8 @@
 """Means, interquartile means, 95 % intervals and verdicts.
 
 - A few models, each measured often: an array (agents, episodes). The bootstrap draws agents, then
-  episodes of each, so that both sources of chance count.
+  episodes of each, so that both sources of chance count. Of one model the episodes are independent,
+  and the interval of their mean is Student's.
 - Many models in several tasks: for each task an array (runs,) or, where each run was measured k
   times, (runs, k). The bootstrap draws whole runs within each task, as in Agarwal et al., *Deep RL
   at the Edge of the Statistical Precipice* (NeurIPS 2021): the measurements of a run are not
@@ -59,7 +60,12 @@ def t_interval(values: ArrayLike) -> Estimate:
 
 
 def mean(returns: Returns) -> Estimate:
-    """The mean over all episodes of all agents."""
+    """The mean over all episodes of all agents.
+
+    Of one agent the interval is Student's: that of a bootstrap of few episodes is too narrow.
+    """
+    if returns.ndim == 2 and len(returns) == 1:
+        return t_interval(returns[0])
     return _estimate(returns, lambda pooled: pooled.mean(axis=-1))
 
 

@@ -41,8 +41,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Where ``path`` is a link, the file that it points to is written. What is no file, such as
     /dev/null, is not replaced: the content is written to it.
     """
-    suffix, path = Path(path).suffix, Path(os.path.realpath(path))
-    special = path.exists() and not path.is_file() and not path.is_dir()
+    suffix, path = Path(path).suffix, Path(path)
+    special = _is_special(path)
+    path = path if special else Path(os.path.realpath(path))
     folder = Path(tempfile.gettempdir()) if special else path.parent
     folder.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=folder, prefix=".unfinished-", suffix=suffix)
@@ -51,7 +52,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         if special:
-            with path.open("wb") as device:
+            with path.open("ab") as device:
                 device.write(temporary.read_bytes())
         else:
             umask = os.umask(0)
@@ -62,6 +63,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _is_special(path: Path) -> bool:
+    """Whether something is written to as it stands: a device, a pipe, or a standard stream."""
+    if not path.exists() or path.is_dir():
+        return False
+    return not path.is_file() or path.absolute().parts[:2] in (("/", "dev"), ("/", "proc"))
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with replacing(path) as temporary:
@@ -70,10 +78,12 @@ def write_text(path: str | Path, text: str) -> None:
 
 def check_writable(path: str | Path) -> None:
     """Raise ValueError if a file at ``path`` could not be written, before work is done for it."""
-    path = Path(os.path.realpath(path))  # as `replacing` writes it
+    path = Path(path)
+    special = _is_special(path)
+    path = path if special else Path(os.path.realpath(path))  # as `replacing` writes it
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a file")
-    if path.exists() and not path.is_file():
+    if special:
         if not os.access(path, os.W_OK):
             raise ValueError(f"{path} cannot be written: no permission")
         return
@@ -341,15 +351,18 @@ def _plain(settings: Settings) -> dict[str, Any]:
     return json.loads(json.dumps(dict(settings)))
 
 
-_INTEGER = re.compile(r"[-+]?[0-9][0-9_]*")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan")
+_INTEGER = re.compile(r"[-+]?[0-9][0-9_]*|0x[0-9a-fA-F]+|0o[0-7]+")
+_FLOAT = re.compile(
+    r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+)
 _INT_TAG, _FLOAT_TAG = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 
 
 class _PlainLoader(yaml.SafeLoader):
     """Reads the numbers of YAML 1.2: 1e-3 is one, 010 is ten, 1:30 is none; executes nothing.
 
-    Ordered mappings of rl-baselines3-zoo are read as plain ones.
+    The zoo's ordered mappings are read as plain ones, its tuples as lists.
     """
 
 
@@ -372,7 +385,7 @@ def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
     """A number; an integer where it is one and has no decimal point, as in 5e2."""
     text = node.value.replace("_", "").lower()
     if _INTEGER.fullmatch(text):
-        return int(text)
+        return int(text, {"0x": 16, "0o": 8}.get(text[:2], 10))
     number = float(text.replace(".inf", "inf").replace(".nan", "nan"))
     return int(number) if number.is_integer() and "." not in text else number
 
@@ -382,4 +395,8 @@ _PlainLoader.add_constructor(_FLOAT_TAG, _number)
 _PlainLoader.add_constructor(
     "tag:yaml.org,2002:python/object/apply:collections.OrderedDict",
     lambda loader, node: dict(*loader.construct_sequence(node, deep=True)),  # type: ignore[arg-type]
+)
+_PlainLoader.add_constructor(
+    "tag:yaml.org,2002:python/tuple",
+    lambda loader, node: loader.construct_sequence(node, deep=True),  # type: ignore[arg-type]
 )

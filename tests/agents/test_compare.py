@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
+import equicore
 import equirl
 from equicore.lab import statistics
 from equirl.agents import compare, evaluation
@@ -159,7 +160,16 @@ def test_the_same_comparison_again_is_no_other(copied_compare, tmp_path):
     assert (copied_compare.output / "returns.csv").read_bytes() == before
     settings = yaml.safe_load((copied_compare.output / "settings.yml").read_text())
     assert set(settings) == {
-        *("agents", "environments", "episodes", "rules", "seed", "select", "transitions")
+        *(
+            "agents",
+            "environments",
+            "episodes",
+            "rules",
+            "seed",
+            "select",
+            "symmetries",
+            "transitions",
+        )
     }
 
 
@@ -202,6 +212,18 @@ def test_a_comparison_of_other_agents_of_the_same_name_is_refused(copied_compare
     shutil.copy(other / "rl_model_80_steps.zip", other / "equirl-Gridworld-v0.zip")
     with pytest.raises(FileExistsError, match="was made with equirl-Gridworld-v0_0, .* 120 steps"):
         compare.main(dataclasses.replace(copied_compare, agents=(other, copied_compare.agents[1])))
+
+
+def test_a_comparison_under_another_symmetry_is_refused(copied_compare):
+    equirl.register_symmetry(
+        "equirl/Gridworld-v0",
+        lambda spec: equirl.Symmetry(
+            equicore.Trivial(equicore.cyclic(4)),
+            equicore.Permutation.from_generators(equicore.cyclic(4), [[1, 2, 3, 0]]),
+        ),
+    )
+    with pytest.raises(FileExistsError, match="was made with equirl/Gridworld-v0 .*, not"):
+        compare.main(copied_compare)
 
 
 def test_folder_of_other_files_is_refused(tiny_compare):
@@ -292,7 +314,7 @@ def test_a_policy_is_selected_for_each_agent_and_condition(selecting, capsys):
             raw = f"{where}, transformed: use equizero_raw, better than plain by 3.0"
             for line in (plain, raw):
                 assert printed.count(line) == written.count(f"- {line}") == 1
-    advice = "use for each what was chosen for it, by episodes of its own, see above"
+    advice = "original, use plain; transformed, use equizero_raw, by episodes of the race's own"
     assert printed.count(advice) == written.count(advice) == 3
     assert printed.count(": use ") == written.count(": use ") == 2 * 3 * 2
     for text in (printed, written):
@@ -306,7 +328,7 @@ def test_agents_without_a_budget_are_selected_too(selecting, cartpole_zip, capsy
     """Zip files of others do not tell how long they were trained; the agent itself does."""
     arguments, _ = selecting
     compare.main(dataclasses.replace(arguments, agents=(cartpole_zip,), env="CartPole-v1"))
-    assert "mine, CartPole-v1, original: use plain, as no other" in capsys.readouterr().out
+    assert "mine, CartPole-v1, 0 steps, original: use plain" in capsys.readouterr().out
     returns = pd.read_csv(arguments.output / "returns.csv")
     assert set(returns.budget) == {0} and returns.seed.isna().all()
     assert "policy and condition. Estimates" in (arguments.output / "table.md").read_text()

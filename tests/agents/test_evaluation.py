@@ -213,7 +213,8 @@ def test_conditions():
     symmetry = equirl.symmetry_of("equirl/Gridworld-v0")
     texts = ("original", "transformed", "0", "3")
     assert [parse_condition(t, symmetry) for t in texts] == ["original", "transformed", 0, 3]
-    for wrong in ("4", "-1", "r", ""):
+    assert parse_condition("r^2", symmetry) == 2
+    for wrong in ("4", "-1", "q", ""):
         with pytest.raises(ValueError, match=r"0 \(e\), 1 \(r\), 2 \(r\^2\), 3 \(r\^3\); got"):
             parse_condition(wrong, symmetry)
 

@@ -141,6 +141,8 @@ def entry(write, text):
         ("learning_rate: 1", 1),
         ("learning_rate: !!float 5e-4", 0.0005),
         ("gamma: .99", 0.99),
+        ("max_grad_norm: 0.5", 0.5),
+        ("buffer_size: 0x10", 16),
         ("batch_size: 1e2", 100),
         ("batch_size: '64'", 64),
         ("buffer_size: 1.0e+5", 100_000),

@@ -135,6 +135,30 @@ def test_a_symmetry_of_what_the_agent_sees_is_taken_as_such(corridor):
     np.testing.assert_allclose(*values, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:Treating image space as channels-last")
+@pytest.mark.parametrize(("rows", "columns"), [(3, 3), (2, 9), (3, 5), (5, 4), (9, 2)])
+def test_pictures_so_small_that_their_layout_is_not_plain(corridor, tmp_path, rows, columns):
+    """Stable-Baselines3 leaves some as they are; the agent's environment tells."""
+    agent = DQN("MlpPolicy", corridor(rows=rows, columns=columns), buffer_size=1, device="cpu")
+    pictures = np.random.default_rng(0).integers(256, size=(40, rows, columns, 3), dtype=np.uint8)
+    policy = EquizeroPolicy(agent, mirror())
+    actions, _ = policy.predict(pictures, deterministic=True)
+    moved, _ = policy.predict(pictures[:, :, ::-1].copy(), deterministic=True)
+    assert (moved == 1 - actions).all()
+
+
+@pytest.mark.filterwarnings("ignore:Treating image space as channels-last")
+def test_pictures_whose_layout_nothing_tells_are_refused(corridor, tmp_path):
+    env = corridor(rows=5, columns=3)
+    DQN("MlpPolicy", env, buffer_size=1, device="cpu").save(tmp_path / "agent.zip")
+    agent = equirl.load_agent(tmp_path / "agent.zip")
+    assert agent.observation_space.shape == (3, 5, 3)
+    with pytest.raises(ValueError, match=r"may have their channels first or last; .*set_env"):
+        EquizeroPolicy(agent, mirror())
+    agent.set_env(env)
+    EquizeroPolicy(agent, mirror())
+
+
 def test_pictures_turned_along_their_channels_are_refused(corridor):
     env = corridor()
     flip = Image(cyclic(2), [0, 0], [False, True])  # of the last axis, which fits any shape

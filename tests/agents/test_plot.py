@@ -45,8 +45,11 @@ def test_bars_show_each_policy_and_condition(make_returns):
 def test_bars_show_each_agent_at_its_last_budget(make_returns):
     returns = make_returns(envs=("CartPole-v1",), budgets=(100, 2000), agents=2)
     returns = returns[(returns.agent == "agent1") | (returns.budget == 100)]
-    (axis,) = bars(returns).axes
-    assert axis.get_title() == "CartPole-v1\n100 to 2,000 training steps, 2 agents"
+    titles = [axis.get_title() for axis in bars(returns).axes]
+    assert sorted(titles) == [  # what differs is not pooled
+        "CartPole-v1\n100 training steps, 1 agent",
+        "CartPole-v1\n2,000 training steps, 1 agent",
+    ]
     (axis,) = bars(returns[returns.agent == "agent1"]).axes
     assert axis.get_title() == "CartPole-v1\n2,000 training steps, 1 agent"
 

@@ -179,6 +179,7 @@ def zoo_run(cartpole_zip, tmp_path):
         "env_wrapper: sb3_contrib.common.wrappers.TimeFeatureWrapper",
         "env_wrapper: [gymnasium.wrappers.FlattenObservation]",
         "vec_env_wrapper: stable_baselines3.common.vec_env.VecFrameStack",
+        "normalize: true\ntrain_freq: !!python/tuple [1, episode]",
     ],
 )
 def test_an_agent_that_saw_something_else_is_refused(zoo_run, line):
@@ -187,6 +188,12 @@ def test_an_agent_that_saw_something_else_is_refused(zoo_run, line):
     for path in (file.parent, file):
         with pytest.raises(ValueError, match=f"did not see what its environment emits .*{key}: "):
             find_agents(path)
+
+
+def test_a_configuration_that_cannot_be_read_is_refused(zoo_run):
+    file = zoo_run("normalize: true\nwrapper: !!python/object:some.Thing {}")
+    with pytest.raises(ValueError, match=r"config\.yml is not readable as YAML"):
+        find_agents(file)
 
 
 @pytest.mark.parametrize(
@@ -198,6 +205,7 @@ def test_an_agent_that_saw_something_else_is_refused(zoo_run, line):
         "frame_stack: null",
         "env_wrapper: null",
         "env_wrapper: []",
+        "env_wrapper: stable_baselines3.common.monitor.Monitor",
         "gamma: 0.9",
     ],
 )
@@ -213,6 +221,8 @@ def test_an_agent_that_saw_what_the_environment_emits(zoo_run, line):
         ("CartPole-v1.zip", "CartPole-v1/vecnormalize.pkl", True),
         ("mine.zip", "mine.vecnormalize.pkl", True),
         ("mine.zip", "mine_vecnormalize.pkl", True),
+        ("mine.zip", "vec_normalize.pkl", True),
+        ("mine.zip", "mine-vec-normalize.pkl", True),
         ("mine.zip", "other.vecnormalize.pkl", False),
         ("rl_model_100_steps.zip", "rl_model_vecnormalize_100_steps.pkl", True),
         ("rl_model_200_steps.zip", "rl_model_vecnormalize_100_steps.pkl", False),
@@ -226,6 +236,36 @@ def test_statistics_beside_an_agent_tell(zoo_run, agent, statistics, refused):
             find_agents(file)
     else:
         assert find_agents(file)[0].path == file
+
+
+@pytest.mark.parametrize("place", ["config.yml", "CartPole-v1/config.yml"])
+def test_a_configuration_counts_without_the_arguments(cartpole_zip, tmp_path, place):
+    """As beside agents of the hub, whose files stand in one folder."""
+    (tmp_path / "CartPole-v1").mkdir(exist_ok=True)
+    (tmp_path / place).write_text("normalize: true\n")
+    file = cartpole_zip.rename(tmp_path / "CartPole-v1.zip")
+    with pytest.raises(ValueError, match="normalize: True"):
+        find_agents(file, "CartPole-v1")
+
+
+def test_other_folders_do_not_make_a_run(cartpole_zip, tmp_path):
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "args.yml").write_text("env: CartPole-v1\n")
+    (agent,) = find_agents(cartpole_zip, "CartPole-v1")
+    assert agent.name == "mine"
+
+
+def test_names_do_not_depend_on_where_one_stands(zoo_run, monkeypatch):
+    file = zoo_run("gamma: 0.9", "best_model")
+    monkeypatch.chdir(file.parent)
+    (agent,) = find_agents(Path("best_model.zip"))
+    assert agent.name == "CartPole-v1_1/best_model"
+
+
+def test_arguments_that_the_environment_refuses(cartpole_zip):
+    (agent,) = find_agents(cartpole_zip, "CartPole-v1", {"colour": "red"})
+    with pytest.raises(ValueError, match="cannot make CartPole-v1 colour=red: .*colour"):
+        agent.load("cpu")
 
 
 def test_statistics_of_rewards_do_no_harm(zoo_run):
@@ -266,7 +306,13 @@ def test_agents_of_one_name_are_told_apart_by_their_folders(tmp_path):
     assert [a.name for a in told_apart(agents[:2])] == ["s0/dqn", "s1/dqn"]
     assert [a.name for a in told_apart(agents)] == ["x/s0/dqn", "x/s1/dqn", "y/s0/dqn"]
     assert [a.name for a in told_apart(agents[:1])] == ["dqn"]
-    copy = dataclasses.replace(agents[0], name="other", path=tmp_path / "other.zip")
+    links = [tmp_path / "links" / name / "best.zip" for name in "ab"]
+    for link, path in zip(links, paths, strict=False):
+        link.parent.mkdir(parents=True)
+        link.symlink_to(path)
+    best = [SavedAgent("best", link, "CartPole-v1", {}) for link in links]
+    assert [a.name for a in told_apart(best)] == ["a/best", "b/best"]
+    copy = dataclasses.replace(agents[0], name="other", path=tmp_path / "other.zip", budget=7)
     shutil.copy(agents[0].path, copy.path)
     with pytest.raises(ValueError, match=r"dqn\.zip and .*other\.zip are the same agent"):
         told_apart([agents[0], copy])

@@ -355,7 +355,7 @@ def test_a_folder_that_keeps_other_experience_is_refused(tiny_train):
 
 def test_words_of_the_zoo_are_understood(tiny_train):
     """-n and --eval-freq, as in rl_zoo3.train; 0,1 for 0 1; 6e1 for 60."""
-    words = ["--env", "equirl/Gridworld-v0", "-n", "6e1", "--eval-freq", "20", "--seeds", "0,1"]
+    words = ["--env", "equirl/Gridworld-v0", "-n", "6e1", "--eval-freq", "20", "--seeds", "0,1,"]
     seen = []
     command.run({Train: seen.append}, args=words)
     (arguments,) = seen

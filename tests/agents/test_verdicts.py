@@ -4,7 +4,7 @@ import pytest
 
 from equicore.lab.statistics import Estimate
 from equirl.agents.compare import conclusions, summarize
-from equirl.agents.verdicts import advice, cautions, verdicts
+from equirl.agents.verdicts import Chosen, advice, cautions, verdicts
 
 ENV = "CartPole-v1"
 
@@ -49,12 +49,12 @@ def test_what_learned_weights_may_cost_is_said():
         (
             {"equitune": UP, "equizero": (9, 1, 20)},
             None,
-            "use equizero for this agent; of 2",
+            "use equizero for this agent, provided that",
         ),
         (
             {"equitune": UP, "equizero": (9, -1, 20)},
             None,
-            "use equitune for this agent; of 2",
+            "use equitune for this agent, provided that",
         ),
         (
             {"equitune": SAME, "lambda": SAME},
@@ -87,10 +87,23 @@ def test_advice(original, transformed, expected):
 
 def test_advice_where_policies_were_selected():
     summary = summary_of({"equitune": UP, "selected": UP}, agents=2)
-    (line,) = advice(summary, ["equitune", "equitune"])
-    assert line.endswith(": use equitune, by episodes of its own, see above")
-    (line,) = advice(summary, ["equitune", "plain"])
-    assert line.endswith(": use for each what was chosen for it, by episodes of its own, see above")
+
+    def words(*chosen):
+        elsewhere = [Chosen("Acrobot-v1", 1000, "original", "lambda", "")]
+        here = [Chosen(ENV, 1000, condition, policy, "") for condition, policy in chosen]
+        (line,) = advice(summary, elsewhere + here)
+        return line.removeprefix(f"{ENV}, 1,000 steps: ")
+
+    one, two = ("original", "equitune"), ("transformed", "equitune")
+    own = ", by episodes of the race's own"
+    assert words(one, two, one, two) == f"use equitune{own}"
+    assert words(one, ("transformed", "plain")) == (
+        f"original, use equitune; transformed, use plain{own}"
+    )
+    assert words(one, two, ("original", "plain"), two) == (
+        f"use for each agent the policy that was chosen for it, see above{own}"
+    )
+    assert words().startswith("use equitune for these 2 agents")  # nothing was selected here
 
 
 @pytest.fixture

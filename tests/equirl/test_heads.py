@@ -211,6 +211,27 @@ def test_an_actor_critic_draws_from_the_reduced_distribution(made, normalize, ki
     assert 0 < drawn.mean() < 1
 
 
+@pytest.mark.parametrize("name", ["ppo, discrete", "a2c, discrete", "sac"])
+@pytest.mark.filterwarnings("ignore:the weights of this policy are not fitted")
+@pytest.mark.filterwarnings("ignore:equitune averages actions")
+def test_an_empty_batch_gives_no_actions(made):
+    agent, symmetry, observations = made
+    for kind in KINDS:
+        actions, _ = kind(agent, symmetry).predict(observations[:0], deterministic=True)
+        assert actions.shape == (0, *agent.action_space.shape)
+        assert actions.dtype == agent.action_space.dtype
+
+
+@pytest.mark.parametrize("name", ["ppo, discrete", "sac"])
+def test_what_is_not_finite_in_an_observation_is_named(made):
+    agent, symmetry, observations = made
+    for number, what in ((np.inf, "infinity"), (np.nan, "NaN")):
+        wrong = observations.copy()
+        wrong[3, 1] = number
+        with pytest.raises(ValueError, match=rf"{what} in the observation, at index \(3, 1\)"):
+            EquizeroPolicy(agent, symmetry).predict(wrong, deterministic=True)
+
+
 @each_continuous
 def test_continuous_actions_are_not_drawn_but_refused(made):
     agent, symmetry, observations = made

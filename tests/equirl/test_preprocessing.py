@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import wrappers
+from gymnasium.envs.classic_control import CartPoleEnv
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
@@ -28,8 +29,12 @@ def normalized_cartpole():
     return wrappers.NormalizeObservation(cartpole())
 
 
-class Shifted(gym.ObservationWrapper):
+class Shifted(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
     """A wrapper of a user's own."""
+
+    def __init__(self, env):
+        gym.utils.RecordConstructorArgs.__init__(self)
+        gym.ObservationWrapper.__init__(self, env)
 
     def observation(self, observation):
         return observation + 1
@@ -81,15 +86,63 @@ def test_what_stands_before_an_environment_is_named(make, expected):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork in a process with threads
-def test_environments_of_other_processes_tell_by_their_spec():
-    for env in (
-        SubprocVecEnv([normalized_cartpole]),
-        gym.make_vec(
-            "CartPole-v1", 1, "async", wrappers=[lambda env: wrappers.NormalizeObservation(env)]
-        ),
-    ):
-        assert changes(env) == ["NormalizeObservation"]
-        env.close()
+def test_environments_of_other_processes_tell_of_normalisation():
+    env = SubprocVecEnv([normalized_cartpole])
+    agent = dqn(env)
+    assert changes(env) == ["NormalizeObservation"]
+    with pytest.raises(ValueError, match="observations that NormalizeObservation shifts"):
+        EquizeroPolicy(agent, equirl.symmetry_of("CartPole-v1"))
+    env.close()
+    assert changes(env) == []  # cannot be asked any more
+    plain = SubprocVecEnv([CartPoleEnv])  # which has no spec
+    assert changes(plain) == []
+    EquizeroPolicy(dqn(plain), equirl.symmetry_of("CartPole-v1"))
+    assert plain.reset().shape == (1, 4)  # and is as alive as before
+    plain.close()
+    EquizeroPolicy(dqn(cartpole()), equirl.symmetry_of("CartPole-v1"))
+
+
+class SubclassOfNormalize(VecNormalize):
+    """A user's own."""
+
+
+def test_subclasses_normalise_too():
+    agent = dqn(SubclassOfNormalize(DummyVecEnv([cartpole])))
+    assert normalizer_of(agent) == "SubclassOfNormalize"
+
+
+def test_what_an_id_itself_wraps_belongs_to_it():
+    gym.register("test/Shifted-v0", lambda: Shifted(gym.make("CartPole-v1")))
+    gym.register(
+        "test/Added-v0",
+        "gymnasium.envs.classic_control.cartpole:CartPoleEnv",
+        additional_wrappers=(Shifted.wrapper_spec(),),
+    )
+    for name in ("test/Shifted-v0", "test/Added-v0"):
+        equirl.register_symmetry(name, "equirl.envs.classic_control:cartpole_symmetry")
+        for env in (name, gym.make(name)):
+            assert len(equirl.symmetry_of(env).group) == 2
+        with pytest.raises(ValueError, match="is seen through FrameStackObservation here"):
+            equirl.symmetry_of(wrappers.FrameStackObservation(gym.make(name), 2))
+
+
+def test_statistics_beside_a_file_are_known_to_the_agent(tmp_path):
+    dqn(cartpole()).save(tmp_path / "agent.zip")
+    (tmp_path / "vec_normalize.pkl").touch()
+    loaded = equirl.load_agent(tmp_path / "agent.zip")
+    with pytest.raises(ValueError, match=r"VecNormalize \(vec_normalize.pkl stands beside"):
+        EquizeroPolicy(loaded, "CartPole-v1")
+    loaded.set_env(vectors(norm_obs=False))
+    EquizeroPolicy(loaded, "CartPole-v1")
+
+
+def test_an_environment_that_does_not_normalise_hides_nothing(tmp_path):
+    agent = PPO("MlpPolicy", vectors(), n_steps=8, batch_size=8, device="cpu").learn(8)
+    agent.save(tmp_path / "agent.zip")
+    loaded = equirl.load_agent(tmp_path / "agent.zip")
+    loaded.set_env(DummyVecEnv([cartpole]))
+    for found in (loaded, PPO.load(tmp_path / "agent.zip", env=cartpole())):
+        assert normalizer_of(found) == "VecNormalize"
 
 
 def test_wrappers_that_belong_to_an_id():
@@ -144,12 +197,9 @@ def test_a_saved_on_policy_agent_tells_that_it_was_normalised(tmp_path, kind):
     options = {"batch_size": 8} if kind is PPO else {}
     agent = kind("MlpPolicy", vectors(), n_steps=8, device="cpu", **options).learn(20)
     agent.save(tmp_path / "agent.zip")
-    loaded = equirl.load_agent(tmp_path / "agent.zip", "cpu")
-    loaded.save(tmp_path / "again.zip")
     for found in (
-        loaded,
+        equirl.load_agent(tmp_path / "agent.zip", "cpu"),
         kind.load(tmp_path / "agent.zip", device="cpu"),
-        equirl.load_agent(tmp_path / "again.zip", "cpu"),
     ):
         assert normalizer_of(found) == "VecNormalize"
         with pytest.raises(ValueError, match="observations that VecNormalize shifts and scales"):

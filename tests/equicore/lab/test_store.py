@@ -173,6 +173,18 @@ def test_a_device_is_written_to_and_stays_one():
         os.close(slave)
 
 
+def test_a_standard_stream_is_written_to(tmp_path):
+    """Through a pipe, and to a file that the shell has opened, after what is there."""
+    code = "from equicore.lab.store import *; print('first', flush=True); check_writable({0!r})"
+    code = (code + "; write_text({0!r}, 'second')").format("/dev/stdout")
+    piped = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert piped.stdout == "first\nsecond"
+    with (tmp_path / "file").open("w") as file:
+        subprocess.run([sys.executable, "-c", code], stdout=file, check=True)
+    assert (tmp_path / "file").read_text() == "first\nsecond"
+    assert names(tmp_path) == ["file"]
+
+
 def test_a_pipe_is_written_to_and_stays_one(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
