@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import equirl
-from equicore.lab.store import digest, read_yaml, to_yaml, whole
+from equicore.lab.store import digest
+from equicore.lab.values import read_yaml, to_yaml, whole
 from equirl.agents.arguments import Train
 from equirl.agents.evaluation import Protocol
 from equirl.agents.panel import read_scale

@@ -14,7 +14,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 from torch.nn.modules import activation
 
-from equicore.lab.store import from_yaml, read_yaml, whole
+from equicore.lab.values import from_yaml, read_yaml, whole
 
 ALGORITHMS: dict[str, type[OffPolicyAlgorithm]] = {"dqn": DQN}
 """What can be trained; each has a YAML file of its name beside this one."""

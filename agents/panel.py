@@ -19,8 +19,8 @@ from scipy import stats
 
 from equicore.lab import statistics
 from equicore.lab.statistics import Estimate, Returns
-from equicore.lab.store import read_yaml
 from equicore.lab.tables import read_csv
+from equicore.lab.values import read_yaml
 from equirl.agents.hyperparameters import setting_name
 
 KEYS = ["env", "setting", "seed", "budget", "policy", "condition"]

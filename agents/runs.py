@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from equicore.lab.store import read_settings, read_yaml
+from equicore.lab.store import read_settings
+from equicore.lab.values import read_yaml
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from equicore.lab import command
 from equicore.lab.jobs import Workers
-from equicore.lab.store import read_yaml, to_yaml
 from equicore.lab.tables import markdown
+from equicore.lab.values import read_yaml, to_yaml
 from equirl.agents.definition import POLICIES, read_units
 from equirl.agents.hyperparameters import default_file
 from equirl.agents.study import run_units

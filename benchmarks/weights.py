@@ -31,8 +31,9 @@ import equirl
 from equicore import MLPWeight, WeightedMean
 from equicore.lab import CORES, command, figures, statistics
 from equicore.lab.jobs import Workers
-from equicore.lab.store import digest, read_yaml, remembered, write_text
+from equicore.lab.store import digest, remembered, write_text
 from equicore.lab.tables import frame_markdown, write_csv
+from equicore.lab.values import read_yaml
 from equirl.agents.definition import DEFAULT_FILE, Unit, read_units
 from equirl.agents.evaluation import RULES, episode_returns
 from equirl.agents.panel import tasks
@@ -40,7 +41,7 @@ from equirl.agents.plot import STYLES
 from equirl.agents.policies import MAKERS, Subject
 from equirl.agents.saved import find_agents
 from equirl.heads import head_of
-from equirl.policies import SymmetrizedPolicy
+from equirl.symmetrized import SymmetrizedPolicy
 
 SEED = 6_000_000
 """First seed of the episodes; no other evaluation uses these."""

@@ -6,8 +6,8 @@ from equirl.policies import (
     EquitunePolicy,
     EquizeroPolicy,
     LambdaEquitunePolicy,
-    SymmetrizedPolicy,
 )
+from equirl.symmetrized import SymmetrizedPolicy
 from equirl.symmetry import Symmetry, register_symmetry, registered_symmetries, symmetry_of
 from equirl.weights import fit_familiarity, fit_temporal_difference
 from equirl.wrappers import (

@@ -14,7 +14,8 @@ import equicore
 from equicore import MLPWeight, WeightedMean
 from equirl.experience import Experience
 from equirl.heads import QValues
-from equirl.policies import LambdaEquitunePolicy, equituned
+from equirl.policies import LambdaEquitunePolicy
+from equirl.symmetrized import equituned
 
 
 def fit_familiarity(

@@ -20,7 +20,7 @@ from typing import Any
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from equicore.lab.store import whole
+from equicore.lab.values import whole
 
 Main = Callable[[Any], None]
 """What a command does, with its arguments: a dataclass whose docstrings are its ``--help``."""

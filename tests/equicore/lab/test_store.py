@@ -26,7 +26,6 @@ from equicore.lab.store import (
     check_writable,
     claim,
     digest,
-    from_yaml,
     load_state_tensors,
     part_of,
     read_settings,
@@ -35,11 +34,11 @@ from equicore.lab.store import (
     replacing,
     restore_state,
     state_tensors,
-    to_yaml,
     write_state,
     write_tensors,
     write_text,
 )
+from equicore.lab.values import from_yaml, to_yaml
 
 
 def names(folder):
