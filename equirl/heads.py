@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from equicore import Best, Maximum, Representation, Tree, Trivial, max_value
 from equicore.reduce import Reducer
+from equicore.representations.base import is_traced
 from equirl.preprocessing import normalizer_of
 
 Normalization = Literal["softmax"] | None
@@ -31,6 +32,9 @@ Normalization = Literal["softmax"] | None
 
 Scale = Literal["softmax", "log-odds"] | None
 """What a head makes of the values of discrete actions."""
+
+SURE = 0.9
+"""Below it the rounding of a probability is that of its log-odds, by a few units."""
 
 Outputs = NDArray[Any] | dict[str, NDArray[Any]]
 
@@ -247,6 +251,11 @@ def log_odds(values: Tensor) -> Tensor:
     They have the order of the probabilities p, but do not saturate: p is 1 in float32 where a value
     exceeds the others by 17. An action beside which all others have minus infinity has infinity.
     """
+    if values.shape[-1] == 2:
+        return values - values.flip(-1)
+    probabilities = values.softmax(-1)
+    if not is_traced() and probabilities.numel() and probabilities.max().item() < SURE:
+        return probabilities.logit()  # in a third of the time
     own = torch.eye(values.shape[-1], dtype=torch.bool, device=values.device)
     others = values.unsqueeze(-2).masked_fill(own, -torch.inf)  # (..., action, other action)
     return values - others.logsumexp(-1)
