@@ -41,8 +41,8 @@ class Style:
 
 STYLES = {
     "plain": Style("plain", "#d9d9d9", "o", ":", stroke="#8c8c8c"),
-    "equitune": Style("equitune", "#e69f00", "s", "--"),
-    "equizero": Style("equizero", "#0072b2", "^", "-"),
+    "equitune": Style("equitune", "#e69f00", "s", "-"),
+    "equizero": Style("equizero", "#0072b2", "^", "--"),
     "equitune_raw": Style("equitune, raw Q", "#f5ca66", ">", (0, (1, 1)), stroke="#966b00"),
     "equizero_raw": Style("equizero, raw Q", "#88cdf5", "<", (0, (3, 1))),
     "lambda": Style("λ-equitune", "#3a3a3a", "D", "-."),
@@ -146,7 +146,7 @@ def draw_line(
 ) -> None:
     """A policy's line and band."""
     look = STYLES[policy]
-    # those drawn later are thinner, so that lines that coincide are all seen
+    # those drawn later are thinner and broken, so that lines that coincide are all seen
     width = 1.3 + 0.45 * (len(STYLES) - 1 - list(STYLES).index(policy))
     style = {"linestyle": look.line, "label": look.label, "linewidth": width, **style}
     figures.band(axis, x, estimates, look.stroke or look.fill, **style)
