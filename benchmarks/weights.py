@@ -236,7 +236,7 @@ def variants(subject: Subject) -> dict[str, Callable[[], PolicyPredictor]]:
     )
     made["familiarity, top-1"] = powers(1e3)
     made["familiarity, half uniform"] = lambda: SymmetrizedPolicy(
-        model, symmetry, HalfUniform(familiarity())
+        model, symmetry, head_of(model), HalfUniform(familiarity())
     )
     made["familiarity, sureness^3, plain near symmetry"] = lambda: PlainNearSymmetry(
         subject, policy(familiarity(), 3)
