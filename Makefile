@@ -20,7 +20,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $(READY)
 
-demo: $(READY)  ## Train, compare and plot agents in three environments (6 minutes on 2 cores)
+demo: $(READY)  ## Train, compare and plot agents in three environments (7 minutes on 2 cores)
 	$(BIN)/python -m equirl.agents.demo
 
 test: $(READY)  ## The default test suite, on all cores (2 to 3 minutes on 2 cores)

@@ -47,7 +47,7 @@ HOW = "returns are means over the checkpoints of a training; those of each are i
 
 @dataclasses.dataclass
 class Demo:
-    """Train, compare and plot DQN agents in three environments; about 6 minutes on 2 cores.
+    """Train, compare and plot DQN agents in three environments; about 7 minutes on 2 cores.
 
     What to see, as means over the checkpoints of the training: equizero above plain in Acrobot and
     CartPole, where the agents are half trained, and lambda above plain in the transformed
