@@ -84,7 +84,7 @@ def _play(
 ) -> tuple[pd.DataFrame, Chosen | None]:
     """The returns of an agent's policies, with `COLUMNS`; and which was chosen."""
     agent = subject.agent
-    budget = agent.budget or subject.model.num_timesteps
+    budget = subject.budget
     played, choice = play(subject, condition, protocol)
     returns = {name: played[name] for name in protocol.policies}
     chosen = None

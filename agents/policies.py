@@ -46,6 +46,11 @@ class Subject:
         """The agent itself."""
         return self.agent.load(self.device)
 
+    @property
+    def budget(self) -> int:
+        """Environment steps that it was trained for."""
+        return self.agent.budget or self.model.num_timesteps
+
     @cached_property
     def symmetry(self) -> Symmetry:
         """The symmetry of its environment."""
@@ -54,8 +59,7 @@ class Subject:
     @cached_property
     def replay(self) -> Experience:
         """The newest transitions of its replay buffer; of rollouts where it was not kept."""
-        budget = self.agent.budget or self.model.num_timesteps
-        file = self.agent.experience(budget)
+        file = self.agent.experience(self.budget)
         if not file.exists():
             return self.rollouts
         return Experience.load(file).newest(self.transitions)

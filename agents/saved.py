@@ -23,6 +23,7 @@ from equicore.lab.store import digest
 from equirl.agents.arguments import OneAgent
 from equirl.agents.hyperparameters import parse_env_kwargs, setting_name
 from equirl.agents.runs import RunFolder
+from equirl.loading import archive_at
 from equirl.preprocessing import normalizer_of, statistics_beside
 from equirl.symmetry import Symmetry
 
@@ -143,9 +144,9 @@ def find_agents(
             agent saw something else than the environment emits.
     """
     run = RunFolder.find(path)
-    zipped = path.with_name(f"{path.name}.zip")
-    if zipped.is_file() and not path.is_file() and (run is None or not path.is_dir()):
-        path, run = zipped, RunFolder.find(zipped)
+    if run is None or not path.is_dir():
+        path = archive_at(path)
+        run = RunFolder.find(path)
     if not path.exists():
         raise FileNotFoundError(f"no agent at {path}")
     if path.is_dir() and run is None:

@@ -126,9 +126,7 @@ def load_agent(path: str | Path, device: str | torch.device = "auto") -> BaseAlg
             device.
     """
     check_device(device)
-    path = Path(path)
-    if not path.is_file() and path.with_name(f"{path.name}.zip").is_file():
-        path = path.with_name(f"{path.name}.zip")
+    path = archive_at(Path(path))
     content, data, weights = _read(path)
     algorithm, policy_class = _kinds(data, path)
     fields: dict[str, Any] = {
@@ -170,6 +168,12 @@ def load_agent(path: str | Path, device: str | torch.device = "auto") -> BaseAlg
     if (statistics := statistics_beside(path)) is not None:
         model.normalized_by = f"VecNormalize ({statistics.name} stands beside its file)"
     return model
+
+
+def archive_at(path: Path) -> Path:
+    """The file that a path means whose suffix may have been left out."""
+    zipped = path.with_name(f"{path.name}.zip")
+    return zipped if zipped.is_file() and not path.is_file() else path
 
 
 def policy_to_dict(model: BaseAlgorithm | BasePolicy) -> dict[str, Any]:

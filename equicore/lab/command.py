@@ -71,13 +71,14 @@ def report_errors(action: Callable[[], None], *errors: type[Exception]) -> None:
 def _apart(words: Sequence[str], kinds: Iterable[type]) -> list[str]:
     """The words, with what follows options of several numbers written apart: 0,1,2 is 0 1 2."""
     fields = [field for kind in kinds for field in dataclasses.fields(kind)]
-    several = [str(f.type) + option(f.name) for f in fields if "tuple[int" in str(f.type)]
+    of_several = [str(f.type) + option(f.name) for f in fields if "tuple[int" in str(f.type)]
+    several = set(re.findall(r"--?\w[\w-]*", " ".join(of_several)))  # and their other names
     apart: list[str] = []
     inside = False
     for word in words:
         name, equals, value = word.partition("=")
         if name.startswith("-") and not name[1:2].isdigit():
-            inside = any(re.search(rf"{re.escape(name)}\b", text) for text in several)
+            inside = name in several
             if not (inside and equals):
                 apart.append(word)
                 continue
