@@ -19,17 +19,17 @@ from equicore.representations import (
     restrict,
     vector_field,
 )
-from equicore.scores import max_probability, max_value, negative_entropy
+from equicore.scores import Score, confidence, max_value, negative_entropy
 from equicore.symmetrize import Keywords, Symmetrized, equitune, equizero, lambda_equitune
 from equicore.verify import assert_equivariant, check_representation, equivariance_error, report
 from equicore.weights import MLPWeight, fit_familiarity
 
 __all__ = [
     "Best", "Boxes", "DirectSum", "Group", "Identity", "Image", "Keywords", "MLPWeight", "Matrix",
-    "Maximum", "Mean", "Permutation", "Representation", "StraightThrough", "Symmetrized",
+    "Maximum", "Mean", "Permutation", "Representation", "Score", "StraightThrough", "Symmetrized",
     "Tokens", "Tree", "Trivial", "WeightedMean", "assert_equivariant", "check_representation",
-    "cyclic", "dihedral", "equitune", "equivariance_error", "equizero", "fit_familiarity",
-    "image_dihedral", "image_flips", "image_rotations", "image_shifts", "lambda_equitune",
-    "max_probability", "max_value", "negative_entropy", "product", "report", "restrict",
+    "confidence", "cyclic", "dihedral", "equitune", "equivariance_error", "equizero",
+    "fit_familiarity", "image_dihedral", "image_flips", "image_rotations", "image_shifts",
+    "lambda_equitune", "max_value", "negative_entropy", "product", "report", "restrict",
     "symmetric", "trivial", "vector_field",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from equicore.representations import Elements
 from equicore.representations.base import is_traced
+from equicore.scores import Score
 from equicore.trees import leaves, tree_map
 
 Need = Literal["inputs", "features", "outputs"]
@@ -154,8 +155,9 @@ class Best(Reducer):
 
     Where several elements share the best score the result is the mean of theirs. Ties are no
     accident: they are what happens at an input that some g leaves as it is, and picking one of
-    them would break equivariance there. Scores count as equal when they differ by no more than
-    ``tolerance * (1 + magnitude)``.
+    them would break equivariance there. Scores count as equal when they differ by no more than the
+    rounding of what they were made of: ``tolerance * (1 + magnitude)``, with the magnitude of the
+    best score, and for a `Score` also that of the logits.
 
     A NaN among the scores of a sample makes its output NaN.
 
@@ -164,12 +166,11 @@ class Best(Reducer):
     Args:
         score: Maps raw outputs (|G|, B, ...) to scores (|G|, B), higher is better. For a model
             that returns a tree, it is given the tree.
-        tolerance: Difference that is still a tie; when omitted, 32 machine epsilons, in 16-bit
-            types 2.
+        tolerance: Relative difference that is still a tie; when omitted, 32 machine epsilons, in
+            16-bit types 2.
     """
 
     needs = frozenset({"outputs"})
-    zero: Tensor
 
     def __init__(self, score: Callable[[Any], Tensor], tolerance: float | None = None) -> None:
         super().__init__()
@@ -177,7 +178,9 @@ class Best(Reducer):
             raise TypeError(f"score is a function, see equicore.scores; got {score!r}")
         self.score = score
         self.tolerance = tolerance
-        self.register_buffer("zero", torch.zeros(()), persistent=False)
+
+    def extra_repr(self) -> str:
+        return getattr(self.score, "__name__", repr(self.score))
 
     def scores(self, seen: Any, raw: Any) -> Tensor:
         scores = self.score(raw)
@@ -191,18 +194,18 @@ class Best(Reducer):
 
     def whole(self, stack: Any, scores: Tensor | None) -> Any:
         assert scores is not None
-        tied = near(scores, scores.amax(0), self.tolerance)
+        tied = near(scores, scores.amax(0), self.tolerance, self._magnitude(stack))
         count = tied.sum(0)
 
         def average(y: Tensor) -> Tensor:
             # outputs that lost may be infinite, so they are replaced, not multiplied by 0
-            total = wide(y.where(beside(tied, y), self.zero.to(y.dtype))).sum(0)
+            total = wide(y.masked_fill(beside(~tied, y), 0)).sum(0)
             return (total / beside(count, total).to(total.dtype)).to(y.dtype)
 
         return tree_map(average, stack)
 
     def partial(self, stack: Any, scores: Tensor | None, elements: Elements | None) -> Any:
-        """The candidates, as their scores, samples and outputs; and the number of samples.
+        """The candidates, as their scores and magnitudes, samples and outputs; how many samples.
 
         They are kept one by one: what ties with the best so far may not tie with a better one.
         """
@@ -210,37 +213,46 @@ class Best(Reducer):
         order, batch = scores.shape
         samples = torch.arange(batch, device=scores.device).repeat(order)
         outputs = tree_map(lambda y: y.flatten(0, 1), stack)
-        return self._without_losers(scores.flatten(), samples, outputs, batch)
+        magnitude = torch.zeros_like(scores) + self._magnitude(stack)
+        numbers = torch.stack([scores, magnitude]).flatten(1)
+        return self._without_losers(numbers, samples, outputs, batch)
 
     def merge(self, first: Any, second: Any) -> Any:
-        scores, samples = (torch.cat([first[i], second[i]]) for i in (0, 1))
+        numbers = torch.cat([first[0], second[0]], dim=1)
+        samples = torch.cat([first[1], second[1]])
         outputs = tree_map(lambda a, b: torch.cat([a, b]), first[2], second[2])
-        return self._without_losers(scores, samples, outputs, first[3])
+        return self._without_losers(numbers, samples, outputs, first[3])
 
     def finish(self, state: Any) -> Any:
-        scores, samples, outputs, batch = state
-        tied = self._tied(scores, samples, batch)
+        numbers, samples, outputs, batch = state
+        tied = self._tied(numbers, samples, batch)
         count = samples.new_zeros(batch).index_add(0, samples, tied.to(samples.dtype))
 
         def average(y: Tensor) -> Tensor:
-            best = wide(y.where(beside(tied, y), self.zero.to(y.dtype)))
+            best = wide(y.masked_fill(beside(~tied, y), 0))
             total = best.new_zeros(batch, *y.shape[1:]).index_add(0, samples, best)
             return (total / beside(count, total).to(total.dtype)).to(y.dtype)
 
         return tree_map(average, outputs)
 
-    def _without_losers(self, scores: Tensor, samples: Tensor, outputs: Any, batch: int) -> Any:
-        if is_traced():  # a graph has no sizes that depend on values
-            return scores, samples, outputs, batch
-        # a NaN stays, to make its sample's output NaN
-        kept = (self._tied(scores, samples, batch) | scores.isnan()).nonzero().squeeze(1)
-        return scores[kept], samples[kept], tree_map(lambda y: y[kept], outputs), batch
+    def _magnitude(self, stack: Any) -> Tensor | float:
+        """Of what the scores were made of: aligning logits leaves it as it is."""
+        return self.score.magnitude(stack) if isinstance(self.score, Score) else 0.0
 
-    def _tied(self, scores: Tensor, samples: Tensor, batch: int) -> Tensor:
+    def _without_losers(self, numbers: Tensor, samples: Tensor, outputs: Any, batch: int) -> Any:
+        if is_traced():  # a graph has no sizes that depend on values
+            return numbers, samples, outputs, batch
+        # a NaN stays, to make its sample's output NaN
+        kept = self._tied(numbers, samples, batch) | numbers[0].isnan()
+        kept = kept.nonzero().squeeze(1)
+        return numbers[:, kept], samples[kept], tree_map(lambda y: y[kept], outputs), batch
+
+    def _tied(self, numbers: Tensor, samples: Tensor, batch: int) -> Tensor:
         """Which candidates share the best score of their sample."""
+        scores, magnitude = numbers
         lowest = scores.new_full((batch,), -torch.inf)
         best = lowest.scatter_reduce(0, samples, scores, "amax")
-        return near(scores, best[samples], self.tolerance)
+        return near(scores, best[samples], self.tolerance, magnitude)
 
 
 class StraightThrough(Reducer):
@@ -385,13 +397,18 @@ class WeightedMean(Reducer):
         return tree_map(lambda y: _weighted(weights, y).sum(0), stack)
 
 
-def near(scores: Tensor, best: Tensor, tolerance: float | None = None) -> Tensor:
+def near(
+    scores: Tensor,
+    best: Tensor,
+    tolerance: float | None = None,
+    magnitude: Tensor | float = 0.0,
+) -> Tensor:
     """Which scores are as good as the best, up to a tolerance, by default that of `Best`."""
     if tolerance is None:
         epsilon = torch.finfo(scores.dtype).eps
         tolerance = epsilon * (32 if epsilon < 1e-5 else 2)  # 32 of bfloat16 would be a quarter
     # the second comparison is for infinite scores, whose threshold is NaN
-    return (scores >= best - tolerance * (best.abs() + 1)) | (scores == best)
+    return (scores >= best - tolerance * (best.abs() + 1 + magnitude)) | (scores == best)
 
 
 def beside(numbers: Tensor, y: Tensor) -> Tensor:

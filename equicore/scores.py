@@ -1,45 +1,203 @@
 """Proxy scores for equizero: how sure the model is of its output for each g x.
 
-A score maps the model's outputs f(g x) of shape (|G|, B, ..., classes) to numbers of shape
-(|G|, B), higher is better; it is minus the paper's loss (Basu et al., NeurIPS 2023, section 3.2).
-Scores along further axes, such as the words of a sentence, are averaged.
+A score maps the model's outputs f(g x) to numbers of shape (|G|, B), higher is better; it is minus
+the paper's loss (Basu et al., NeurIPS 2023, section 3.2). None of these saturates: a probability of
+1 - 1e-9 is 1 in float32, but its log-odds, 20.7, are far from those of 1 - 1e-10.
+
+Which axis holds the classes, and which entry of a tree is scored, is said by `Score.along` and
+`Score.of`. Further axes, such as the words of a sentence or the pixels of a map, are averaged.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from equicore.trees import entries
+
+FAR = 80.0
+"""Log-odds x beyond which log(1 + e^-x) is e^-x in every type, before that is 0 in float32."""
 
 
-def max_probability(logits: Tensor) -> Tensor:
-    """The largest softmax probability of the last axis."""
-    return _average(_tensor(logits).softmax(-1).amax(-1))
+@dataclasses.dataclass(frozen=True, repr=False)
+class Score(ABC):
+    """A proxy score of a model's outputs.
+
+    Attributes:
+        dim: The axis of the classes, counted from the end. None where outputs have one axis beside
+            the samples, which is then that of the classes.
+        entry: The names that lead to what is scored, where the model returns a tree.
+
+    >>> confidence(torch.tensor([[[2.0, 0.0]], [[0.0, 5.0]]]))  # two elements, one sample
+    tensor([[2.],
+            [5.]])
+    >>> confidence.of("logits").along(-3)
+    confidence.of('logits').along(-3)
+    """
+
+    dim: int | None = None
+    entry: tuple[Any, ...] = ()
+
+    def along(self, dim: int) -> Score:
+        """The same score with the classes on an axis, counted from the end.
+
+        It is -1 for words (B, T, classes) and -3 for maps (B, classes, rows, columns).
+        """
+        if not isinstance(dim, int) or dim >= 0:
+            raise ValueError(
+                f"the axis of the classes is counted from the end, as -1 for the last; got {dim!r}"
+            )
+        return dataclasses.replace(self, dim=dim)
+
+    def of(self, *entry: Any) -> Score:
+        """The same score of an entry of what the model returns, by its name, or names."""
+        return dataclasses.replace(self, entry=entry)
+
+    def __call__(self, outputs: Any) -> Tensor:
+        """How sure the model is.
+
+        Args:
+            outputs: Of shape (|G|, B, ...) with an axis of classes, or a tree of such tensors.
+
+        Returns:
+            Shape (|G|, B), in the type of the outputs.
+
+        Raises:
+            TypeError: If there is no such entry, or it does not hold floating-point numbers.
+            ValueError: If it is not known which axis holds the classes, or there is none.
+        """
+        logits = self._logits(outputs)
+        short = torch.finfo(logits.dtype).bits < 32
+        return self._score(logits.float() if short else logits).to(logits.dtype)
+
+    def magnitude(self, outputs: Any) -> Tensor | float:
+        """The size of the numbers that the score was made of, (|G|, B): it has their rounding."""
+        return _average(self._logits(outputs).detach().amax(-1).abs())
+
+    def __repr__(self) -> str:
+        entry = f".of({', '.join(map(repr, self.entry))})" if self.entry else ""
+        return self._name + entry + ("" if self.dim is None else f".along({self.dim})")
+
+    _name = ""
+
+    @abstractmethod
+    def _score(self, logits: Tensor) -> Tensor:
+        """Scores (|G|, B) of logits (|G|, B, ..., classes)."""
+
+    def _logits(self, outputs: Any) -> Tensor:
+        """What is scored, with the classes on the last axis."""
+        for name in self.entry:
+            found = {} if isinstance(outputs, Tensor) or outputs is None else entries(outputs)
+            if name not in found:
+                what = f"the entries {list(found)}" if found else _said(outputs)
+                raise TypeError(f"{self} looks for {name!r}; the model returned {what}")
+            outputs = found[name]
+        if not isinstance(outputs, Tensor):
+            raise TypeError(
+                f"the model returns {type(outputs).__name__}, of which one entry can be scored: "
+                f'name it, as in score={self._name}.of("logits")'
+            )
+        if not outputs.is_floating_point():
+            raise TypeError(f"{self} scores floating-point numbers; got {outputs.dtype}")
+        axes = outputs.ndim - 2  # beside elements and samples
+        shape = ", ".join(["B", *map(str, outputs.shape[2:])]) + ("," if axes == 0 else "")
+        if axes == 0:
+            raise ValueError(
+                f"outputs of shape ({shape}) have no axis of classes. Where each number is the "
+                "logit of a yes, use score=lambda y: "
+                f"{self._name}(y.unsqueeze(-1)); where it is a quantity, give a score of your own"
+            )
+        if self.dim is None and axes > 1:
+            raise ValueError(
+                f"outputs of shape ({shape}) have several axes: say which holds the classes, as in "
+                f"score={self}.along(-1) for words (B, T, classes) or {self}.along(-3) for maps "
+                "(B, classes, rows, columns)"
+            )
+        dim = -1 if self.dim is None else self.dim
+        if -dim > axes or outputs.shape[dim] == 0:
+            raise ValueError(f"{self} finds no classes on axis {dim} of outputs ({shape})")
+        return outputs if dim == -1 else outputs.movedim(dim, -1)
 
 
-def negative_entropy(logits: Tensor) -> Tensor:
-    """Minus the entropy, in nats, of the softmax over the last axis."""
-    log_probabilities = _tensor(logits).log_softmax(-1)
-    # 0 log 0 = 0, also where a logit is minus infinity
-    terms = log_probabilities.exp() * log_probabilities
-    terms = terms.masked_fill(log_probabilities == -torch.inf, 0)
-    return _average(terms.sum(-1))
+class _Confidence(Score):
+    _name = "confidence"
+
+    def _score(self, logits: Tensor) -> Tensor:
+        odds = _log_odds(logits)
+        if odds.ndim == 2:
+            return odds
+        # the log-odds of the mean probability, whose complement is not computed as a difference
+        odds = odds.flatten(2)
+        sure, unsure = functional.logsigmoid(odds), functional.logsigmoid(-odds)
+        return sure.logsumexp(-1) - unsure.logsumexp(-1)
 
 
-def max_value(values: Tensor) -> Tensor:
-    """The largest entry of the last axis: for Q-values, the value of the greedy action."""
-    return _average(_tensor(values).amax(-1))
+class _NegativeEntropy(Score):
+    _name = "negative_entropy"
+
+    def _score(self, logits: Tensor) -> Tensor:
+        odds = _log_odds(logits)
+        if logits.shape[-1] == 1:
+            logits = torch.cat([logits, torch.zeros_like(logits)], dim=-1)
+        log_p = logits.log_softmax(-1)
+        # log(-p log p) of each class; the winner's -log p would be rounded to 0, so it is made of
+        # its log-odds: log(log(1 + e^-odds)), which is -odds where e^-odds is small
+        terms = log_p + (-log_p).log()
+        small = functional.softplus(-odds.clamp(max=FAR)).log()
+        winner = functional.logsigmoid(odds) + torch.where(odds > FAR, -odds, small)
+        terms = terms.masked_fill(log_p == -torch.inf, -torch.inf)
+        terms = terms.scatter(-1, logits.argmax(-1, keepdim=True), winner.unsqueeze(-1))
+        return -terms.flatten(2).logsumexp(-1) + math.log(max(1, odds[0, 0].numel()))
 
 
-def _average(scores: Tensor) -> Tensor:
-    return scores if scores.ndim == 2 else scores.flatten(2).mean(-1)
+class _MaxValue(Score):
+    _name = "max_value"
+
+    def _score(self, logits: Tensor) -> Tensor:
+        return _average(logits.amax(-1))
+
+    def magnitude(self, outputs: Any) -> Tensor | float:
+        """Its own, which is compared with anyway."""
+        return 0.0
 
 
-def _tensor(raw: Any) -> Tensor:
-    if not isinstance(raw, Tensor):
-        raise TypeError(
-            f"the model returns {type(raw).__name__}; give a score that picks an entry of it, such "
-            "as score=lambda y: max_probability(y.logits)"
-        )
-    return raw
+confidence: Score = _Confidence()
+"""The log-odds log p / (1 - p) of the class with the largest softmax probability p.
+
+Where there is one logit, those of its sigmoid: its absolute value. Over words or pixels the
+log-odds of the mean of p, which has the order of that mean.
+"""
+
+negative_entropy: Score = _NegativeEntropy()
+"""Minus the logarithm of the entropy, in nats, of the softmax: the order of minus the entropy.
+
+Where there is one logit, the entropy is that of its sigmoid. Over words or pixels of the mean
+entropy.
+"""
+
+max_value: Score = _MaxValue()
+"""The largest entry: for Q-values, the value of the greedy action. Averaged over further axes."""
+
+
+def _log_odds(logits: Tensor) -> Tensor:
+    """Log-odds (...) of the most likely of classes (..., classes)."""
+    if logits.shape[-1] == 1:
+        return logits.squeeze(-1).abs()
+    best, place = logits.max(-1, keepdim=True)
+    others = logits.scatter(-1, place, -torch.inf).logsumexp(-1)
+    return best.squeeze(-1) - others
+
+
+def _average(numbers: Tensor) -> Tensor:
+    """Over all axes but those of elements and samples."""
+    return numbers if numbers.ndim == 2 else numbers.flatten(2).mean(-1)
+
+
+def _said(outputs: Any) -> str:
+    return "one tensor" if isinstance(outputs, Tensor) else type(outputs).__name__

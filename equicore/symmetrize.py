@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from equicore.capture import frozen_statistics, run_and_capture
 from equicore.reduce import INPUTS, Best, Mean, Reducer, StraightThrough, WeightedMean, near
 from equicore.representations.base import Action, Elements, check_one_group, orbit_size
-from equicore.scores import max_probability
+from equicore.scores import confidence
 from equicore.trees import leaves, tree_map
 
 Model = nn.Module | Callable[..., Any]
@@ -382,7 +382,7 @@ def equizero(
     model: Model,
     input_rep: Action,
     output_rep: Action,
-    score: Callable[[Any], Tensor] = max_probability,
+    score: Callable[[Any], Tensor] = confidence,
     gradient: Reducer | None = None,
     *,
     chunk: int | None = None,

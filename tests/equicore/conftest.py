@@ -26,13 +26,13 @@ from equicore import (
     Tree,
     Trivial,
     WeightedMean,
+    confidence,
     cyclic,
     dihedral,
     image_dihedral,
     image_flips,
     image_rotations,
     image_shifts,
-    max_probability,
     product,
     restrict,
     symmetric,
@@ -400,7 +400,7 @@ def symmetrized_classifier(
         randomize(weight, seed + 1)  # its last layer is zero at first
         reduce = {
             "equitune": Mean(),
-            "equizero": Best(max_probability),
+            "equizero": Best(confidence),
             "lambda_equitune": WeightedMean(weight),
             "features": WeightedMean(weight, features),
         }[method]

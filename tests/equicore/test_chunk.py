@@ -19,9 +19,9 @@ from equicore import (
     Trivial,
     WeightedMean,
     assert_equivariant,
+    confidence,
     equivariance_error,
     lambda_equitune,
-    max_probability,
     max_value,
     symmetric,
 )
@@ -53,13 +53,13 @@ def weight(size, randomise):
 
 REDUCERS = {
     "mean": lambda _: Mean(),
-    "best": lambda _: Best(max_probability),
+    "best": lambda _: Best(confidence),
     "best of coarse scores": lambda _: Best(lambda y: (4 * max_value(y)).round()),
     "best within a tolerance": lambda _: Best(max_value, tolerance=0.1),
     "maximum": lambda _: Maximum(),
     "identity": lambda _: Identity(),
-    "best through mean": lambda _: StraightThrough(Best(max_probability), Mean()),
-    "best through identity": lambda _: StraightThrough(Best(max_probability), Identity()),
+    "best through mean": lambda _: StraightThrough(Best(confidence), Mean()),
+    "best through identity": lambda _: StraightThrough(Best(confidence), Identity()),
     "maximum through mean": lambda _: StraightThrough(Maximum(), Mean()),
     "weights through identity": lambda randomise: StraightThrough(
         WeightedMean(weight(4, randomise)), Identity()
@@ -278,7 +278,7 @@ def test_checkpoints_change_nothing_for_norms(method, classifier, randomise, mon
         randomise(norm, 4)
         reduce = {
             "equitune": Mean(),
-            "equizero": Best(max_probability),
+            "equizero": Best(confidence),
             "lambda_equitune": WeightedMean(norm),
             "features": WeightedMean(norm, "layer"),
         }[method]
@@ -387,11 +387,11 @@ def test_straight_through_survives_infinite_logits(surrogate):
     mask = torch.tensor([0.0, -torch.inf, 0.0])
     scale = torch.ones((), requires_grad=True)
     f = Symmetrized(
-        lambda x: scale * x + mask, S3, S3, StraightThrough(Best(max_probability), surrogate)
+        lambda x: scale * x + mask, S3, S3, StraightThrough(Best(confidence), surrogate)
     )
     x = torch.tensor([[1.0, 2.0, 5.0]])
     output = f(x)
-    assert torch.equal(output, Symmetrized(f.model, S3, S3, Best(max_probability))(x))
+    assert torch.equal(output, Symmetrized(f.model, S3, S3, Best(confidence))(x))
     assert output.isfinite().sum() == 2
     output[output.isfinite()].sum().backward()
     assert scale.grad.isfinite()

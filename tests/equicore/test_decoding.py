@@ -12,8 +12,8 @@ from equicore import (
     Tree,
     Trivial,
     WeightedMean,
+    confidence,
     cyclic,
-    max_probability,
     max_value,
 )
 from equicore.decoding import PerToken, write_in_step
@@ -218,9 +218,9 @@ class First(nn.Module):
     "reduce",
     [
         Mean(),
-        Best(max_probability),
+        Best(confidence),
         WeightedMean(First(), of_outputs=True),
-        StraightThrough(Best(max_probability), Mean()),
+        StraightThrough(Best(confidence), Mean()),
     ],
     ids=lambda reduce: type(reduce).__name__,
 )

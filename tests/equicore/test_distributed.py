@@ -23,10 +23,10 @@ from equicore import (
     Permutation,
     StraightThrough,
     Symmetrized,
+    confidence,
     equitune,
     equizero,
     lambda_equitune,
-    max_probability,
     symmetric,
 )
 
@@ -48,7 +48,7 @@ def made(name):
     if name == "equizero":
         return equizero(model, plane, rep)
     if name == "through identity":
-        return Symmetrized(model, plane, rep, StraightThrough(Best(max_probability), Identity()))
+        return Symmetrized(model, plane, rep, StraightThrough(Best(confidence), Identity()))
     size, features = (2, None) if name == "lambda_equitune" else (8, "1")
     weight = nn.Sequential(nn.Linear(size, 8), nn.Tanh(), nn.Linear(8, 1)).double()
     chunk = 4 if name == "chunks" else None

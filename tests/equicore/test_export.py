@@ -23,13 +23,13 @@ from equicore import (
     Tree,
     Trivial,
     assert_equivariant,
+    confidence,
     cyclic,
     equitune,
     equizero,
     image_rotations,
     image_shifts,
     lambda_equitune,
-    max_probability,
     symmetric,
     vector_field,
 )
@@ -97,7 +97,7 @@ def words(method, randomise, **options):
     if method == "equitune":
         return equitune(model, TOKENS, rep, **options)
     if method == "equizero":
-        return equizero(model, TOKENS, rep, **options)
+        return equizero(model, TOKENS, rep, confidence.along(-1), **options)
     weight, features = (Pooled(6), "mix") if method == "features" else (OfIds(), None)
     return lambda_equitune(model, TOKENS, rep, weight, features, **options)
 
@@ -232,8 +232,8 @@ def test_compiled_once_for_all_calls_and_sizes(method, randomise):
 
 REDUCERS = {
     "maximum": Maximum(),
-    "through mean": StraightThrough(Best(max_probability), Mean()),
-    "through identity": StraightThrough(Best(max_probability), Identity()),
+    "through mean": StraightThrough(Best(confidence), Mean()),
+    "through identity": StraightThrough(Best(confidence), Identity()),
 }
 
 
@@ -432,7 +432,7 @@ def test_exported_with_keywords_and_trees():
     rep = Tree({"ids": TOKENS, "mask": Trivial(TOKENS.group)})
 
     def score(y):
-        return max_probability(y["logits"])
+        return confidence.along(-1)(y["logits"])
 
     model = equizero(Masked(), rep, Tree({"logits": TOKENS.logits()}), score).eval()
 

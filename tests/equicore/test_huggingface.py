@@ -12,13 +12,13 @@ from equicore import (
     Tree,
     Trivial,
     assert_equivariant,
+    confidence,
     cyclic,
     equitune,
     equivariance_error,
     equizero,
     image_rotations,
     lambda_equitune,
-    max_probability,
     symmetric,
 )
 
@@ -41,7 +41,7 @@ def close(actual, expected):
 
 
 def score(y):
-    return max_probability(y.logits)
+    return confidence.along(-1)(y.logits) if y.logits.ndim == 4 else confidence(y.logits)
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def by_hand(method, f, batch, logits_rep, features):
     if method == "equitune":
         return aligned.mean(0)
     if method == "equizero":
-        best = torch.cat([max_probability(y.unsqueeze(0)) for y in raw]).argmax(0)
+        best = torch.cat([confidence.along(-1)(y.unsqueeze(0)) for y in raw]).argmax(0)
         return aligned[best, torch.arange(len(best))]
     seen = [features(m) for m in moved] if method == "features" else moved
     weights = torch.stack([f.reduce.weight(s).flatten() for s in seen]).softmax(0)

@@ -18,12 +18,12 @@ from equicore import (
     Tree,
     Trivial,
     assert_equivariant,
+    confidence,
     dihedral,
     equitune,
     equizero,
     image_dihedral,
     lambda_equitune,
-    max_probability,
     symmetric,
 )
 
@@ -106,7 +106,7 @@ def weights_by_hand(method, seen, raw, weight):
     if method == "equitune":
         return torch.full(raw.shape[:2], 1 / len(raw), dtype=raw.dtype)
     if method == "equizero":
-        best = torch.cat([max_probability(y.unsqueeze(0)) for y in raw]).argmax(0)
+        best = torch.cat([confidence.along(-1)(y.unsqueeze(0)) for y in raw]).argmax(0)
         return nn.functional.one_hot(best, len(raw)).T.to(raw.dtype)
     return torch.stack([weight(s).flatten() for s in seen]).softmax(0)
 
@@ -131,7 +131,7 @@ def test_outputs_in_containers(method, container, chunk):
         model,
         S3,
         output_rep,
-        lambda y: max_probability(entry(y, first)),
+        lambda y: confidence(entry(y, first)),
         3,
         16,
         "body",
@@ -189,7 +189,7 @@ def test_nested_trees(method):
     vector = DirectSum([(flip, 1), (INVARIANT, 1)])
     input_rep = Tree((triples, {"vector": vector, "number": INVARIANT, "absent": INVARIANT}))
     output_rep = Tree({"best": {"logits": S3}, "rest": [(vector, triples)]})
-    options = {} if method is equitune else {"score": lambda y: max_probability(y["best"].logits)}
+    options = {} if method is equitune else {"score": lambda y: confidence(y["best"].logits)}
     model = Nested().double()
     f = method(model, input_rep, output_rep, **options)
     double = torch.float64
@@ -290,7 +290,7 @@ def test_keywords_of_the_tree_move_and_others_pass(method, chunk):
         def forward(self, seen):
             return self.layer(seen if isinstance(seen, Tensor) else seen["x"])
 
-    f = symmetrized(method, model, rep, S3, max_probability, 3, 3, "layer", chunk=chunk)
+    f = symmetrized(method, model, rep, S3, confidence, 3, 3, "layer", chunk=chunk)
     if method in ("lambda_equitune", "features"):
         f.reduce.weight = Weight()
     f.double()
@@ -383,7 +383,7 @@ def test_lstm_with_the_batch_on_axis_1(method, chunk):
         model := Recurrent(),
         S3,
         output_rep,
-        lambda y: max_probability(y[0]),
+        confidence.of(0).along(-1),
         3,
         3,
         "head",
@@ -425,7 +425,7 @@ def test_transformer_encoder_with_the_sequence_first(method):
     layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0)
     model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).double()
     rep = Permutation.from_generators(dihedral(4), [[1, 2, 3, 0], [0, 3, 2, 1]])
-    f = symmetrized(method, model, rep, rep, max_probability, 4, 4, "layers.0", batch_dim=1)
+    f = symmetrized(method, model, rep, rep, confidence.along(-1), 4, 4, "layers.0", batch_dim=1)
     if method in ("lambda_equitune", "features"):
         f.reduce.weight = Pooled()
     f.double()
@@ -478,7 +478,7 @@ def test_images_and_words_in_one_tree():
             return self.head(seen.tanh())
 
     model = Asked().double()
-    f = equizero(model, rep, words.logits())
+    f = equizero(model, rep, words.logits(), confidence.along(-1))
     batch = {
         "pixels": torch.randn(4, 1, 4, 4, dtype=torch.float64),
         "ids": torch.randint(6, (4, 3)),

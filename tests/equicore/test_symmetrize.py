@@ -14,6 +14,7 @@ from equicore import (
     Symmetrized,
     Trivial,
     assert_equivariant,
+    confidence,
     cyclic,
     dihedral,
     equitune,
@@ -21,7 +22,6 @@ from equicore import (
     image_dihedral,
     image_rotations,
     lambda_equitune,
-    max_probability,
     max_value,
     negative_entropy,
     product,
@@ -29,7 +29,7 @@ from equicore import (
 )
 
 FLOATS = [torch.float32, torch.float64]
-SCORES = [max_probability, negative_entropy, max_value]
+SCORES = [score.along(-1) for score in (confidence, negative_entropy, max_value)]
 
 S3 = Permutation.from_generators(symmetric(3), [[1, 0, 2], [1, 2, 0]])
 S4 = Permutation.from_generators(symmetric(4), [[1, 0, 2, 3], [1, 2, 3, 0]])
@@ -142,7 +142,7 @@ def test_arg_max_alone_is_not_equivariant_on_stabilised_inputs(random_model):
         def whole(self, stack, scores):
             return stack[scores.argmax(0), torch.arange(stack.shape[1])]
 
-    model = Symmetrized(random_model((3,), (3,), 1), S3, S3, First(max_probability))
+    model = Symmetrized(random_model((3,), (3,), 1), S3, S3, First(confidence))
     equal = torch.tensor([[1.0, 1.0, 1.0]])
     with pytest.raises(AssertionError, match="not equivariant"):
         assert_equivariant(model, S3, S3, equal)
@@ -174,11 +174,11 @@ def test_equizero_is_the_best_slice_by_hand(score, rep, random_model):
     assert len(winners) > 1
 
 
-def test_equizero_scores_max_probability_by_default(random_model):
+def test_equizero_scores_confidence_by_default(random_model):
     model = random_model((3,), (3,), 2)
     x = torch.randn(20, 3)
     by_default = equizero(model, S3, S3)(x)
-    assert torch.equal(by_default, equizero(model, S3, S3, score=max_probability)(x))
+    assert torch.equal(by_default, equizero(model, S3, S3, score=confidence)(x))
     assert not torch.equal(by_default, equizero(model, S3, S3, score=max_value)(x))
 
 

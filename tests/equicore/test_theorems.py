@@ -14,12 +14,12 @@ from equicore import (
     Trivial,
     WeightedMean,
     assert_equivariant,
+    confidence,
     cyclic,
     dihedral,
     equitune,
     equizero,
     lambda_equitune,
-    max_probability,
     max_value,
     product,
     symmetric,
@@ -110,7 +110,7 @@ def test_constant_lambda_is_equitune(constant, rep, random_model):
 
 
 @pytest.mark.parametrize("rep", REPS, ids=name)
-@pytest.mark.parametrize("score", [max_probability, max_value])
+@pytest.mark.parametrize("score", [confidence, max_value])
 def test_one_hot_lambda_is_equizero(score, rep, random_model):
     """Lambda is one where the score of f(g x) is the best of the orbit and zero elsewhere."""
     model = random_model((rep.size,), (rep.size,), 3).double()

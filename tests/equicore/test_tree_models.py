@@ -13,11 +13,11 @@ from equicore import (
     Tokens,
     Tree,
     assert_equivariant,
+    confidence,
     equitune,
     equivariance_error,
     equizero,
     lambda_equitune,
-    max_probability,
     max_value,
     symmetric,
 )
@@ -67,7 +67,7 @@ class LogWeights(nn.Module):
 def score(raw):
     """Of two entries of the tree, one of which may be the same."""
     first, last = leaves(raw)[0], leaves(raw)[-1]
-    return max_probability(first.flatten(2)) + max_value(last.flatten(2))
+    return confidence(first.flatten(2)) + max_value(last.flatten(2))
 
 
 def between(random_model, make_in, make_out, seed):
