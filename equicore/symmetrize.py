@@ -11,7 +11,6 @@ of |G| B samples, the aligned outputs g^-1 f(g x) of the whole orbit, and reduce
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -19,14 +18,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from equicore.calls import (
+    BatchAxes,
+    BatchDim,
+    Binding,
+    Call,
+    Model,
+    check_batch,
+    check_unchanged,
+    contents,
+    warn_of_rows,
+)
 from equicore.capture import frozen_statistics, run_and_capture
 from equicore.reduce import INPUTS, Best, Mean, Reducer, StraightThrough, WeightedMean, near
 from equicore.representations.base import Action, Elements, check_one_group, orbit_size
 from equicore.scores import confidence
 from equicore.trees import leaves, tree_map
 
-Model = nn.Module | Callable[..., Any]
-Call = Callable[[Any], Any]
+Run = Callable[[Any], Any]
 Places = range | list[int]
 """Of some elements among all."""
 
@@ -52,8 +61,10 @@ class Symmetrized(nn.Module):
             `Mean`, and for `WeightedMean` of the inputs.
         top_k: Run the model, for each sample, only on the elements of the k largest weights, and
             on those that tie with the last of them. For `WeightedMean` of the inputs.
-        batch_dim: The axis of the batch in the tensors that the model takes and returns.
-            Representations count axes from the end with the batch on axis 0.
+        batch_dim: The axis of the batch in the tensors that the model takes and returns. Where
+            they differ a pair, of the input and of the output: (1, 0) for a classifier of
+            (time, batch, features), (0, [0, [1, 1]]) for an LSTM that has the batch first, but
+            not in its state. Representations count axes from the end with the batch on axis 0.
         elements: Finitely many elements of a continuous group, the identity first. What comes out
             is equivariant only inside `equicore.continuous.Canonicalized`.
 
@@ -75,7 +86,7 @@ class Symmetrized(nn.Module):
         chunk: int | None = None,
         samples: int | None = None,
         top_k: int | None = None,
-        batch_dim: int = 0,
+        batch_dim: BatchDim = 0,
         elements: Elements | None = None,
     ) -> None:
         super().__init__()
@@ -122,6 +133,8 @@ class Symmetrized(nn.Module):
         self.samples = samples
         self.top_k = top_k
         self.batch_dim = batch_dim
+        self._axes = BatchAxes(batch_dim)
+        self._binding = Binding(model, input_rep.names)
         # plain attributes, which are looked up faster than those of a submodule
         self._needs = reduce.needs
         self._features = reduce.features
@@ -137,39 +150,44 @@ class Symmetrized(nn.Module):
         """The equivariant output for a batch.
 
         Args:
-            x: The input, a batch (B, ...) or a tree of batches, B >= 1. It may also be given by
-                keywords: those that ``input_rep``, a `Tree`, names.
-            *args: Passed to the model as they are, and so are other keywords. A tensor with a row
-                for each sample is warned of, as the model is given |G| B samples.
+            x: The input, a batch (B, ...) or a tree of batches, B >= 1. Where ``input_rep`` is a
+                `Tree` that names arguments of the model, it is these: by keyword, or by place.
+                One that is not given is not given to the model.
+            *args: Passed to the model as they are, and so are other keywords. A tensor in them
+                with a row for each sample is warned of, as the model is given |G| B samples.
 
         Raises:
-            ValueError: If the batch is empty, or the model returns another number of samples
-                than it was given.
+            ValueError: If the batch is empty, the model returns another number of samples than it
+                was given, or it runs on a part of the group at a time and changes an argument,
+                such as a cache.
         """
-        x, call = self._bind(x, args, kwargs)
+        x, run, others = self._bind(x, args, kwargs)
         order = self.order
         if self.samples is not None and self.training and self.samples < order:
-            output = self._estimate(x, call, self.samples)
+            with _Unchanged(others, "samples"):
+                output = self._estimate(x, run, self.samples)
         elif self.top_k is not None and self.top_k < order:
-            output = self._heaviest(x, call, self.top_k)
+            with _Unchanged(others, "top_k"):
+                output = self._heaviest(x, run, self.top_k)
         elif self.chunk is not None and self.chunk < order:
-            output = self.reduce.finish(self._stream(x, call, self.chunk))
+            output = self.reduce.finish(self._stream(x, run, others, self.chunk))
         else:
-            output = self._modules["reduce"].whole(*self._branches(x, call))
-        return output if self.batch_dim == 0 else self._batch_back(output)
+            output = self._modules["reduce"].whole(*self._branches(x, run))
+        return self._axes.output_back(output)
 
     def aligned(self, x: Any = None, /, *args: Any, **kwargs: Any) -> Any:
         """What is reduced for an input of `forward`: g^-1 f(g x) of all elements, (|G|, B, ...)."""
-        return self._branches(*self._bind(x, args, kwargs))[0]
+        x, run, _ = self._bind(x, args, kwargs)
+        return self._branches(x, run)[0]
 
     def views(self, x: Any = None, /, *args: Any, **kwargs: Any) -> Any:
         """What the reducer's scores see of an input of `forward`, each (|G|, B, ...).
 
         The orbit g x, or the model's features of it.
         """
-        x, call = self._bind(x, args, kwargs)
+        x, run, _ = self._bind(x, args, kwargs)
         orbit = self._orbit(x)
-        return orbit if self._features is None else self._run(orbit, call)[1]
+        return orbit if self._features is None else self._run(orbit, run)[1]
 
     def scores(self, x: Any = None, /, *args: Any, **kwargs: Any) -> Tensor:
         """Log-weights or proxy scores of each element for an input of `forward`, shape (|G|, B).
@@ -179,68 +197,32 @@ class Symmetrized(nn.Module):
         Raises:
             TypeError: If the reducer treats all elements alike.
         """
-        x, call = self._bind(x, args, kwargs)
+        x, run, _ = self._bind(x, args, kwargs)
         orbit = self._orbit(x)
         known = self._needs == INPUTS
-        scores = self.reduce.scores(orbit, None) if known else self._scored(orbit, call)[1]
+        scores = self.reduce.scores(orbit, None) if known else self._scored(orbit, run)[1]
         if scores is None:
             raise TypeError(f"{type(self.reduce).__name__} treats all elements alike")
         return scores
 
-    def _bind(self, x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Call]:
-        """The input with its batch on axis 0, and the model as a function of the input alone."""
-        model = self._modules.get("model") or self.model
-        if x is not None:
-            plain = not (args or kwargs)
-            call = model if plain else lambda inputs: model(inputs, *args, **kwargs)
-        elif names := self.input_rep.names:
-            x = {name: kwargs.pop(name) for name in names if name in kwargs}
-            if not x:
-                raise TypeError(
-                    f"no input: none of the keywords {list(names)} of input_rep is given; got "
-                    f"{list(kwargs)}"
-                )
-            call = functools.partial(_by_keywords, model, **kwargs)
-        else:
-            raise TypeError(
-                "no input: give it as the first argument, or make input_rep a Tree of the "
-                f"keywords that the group acts on; got the keywords {list(kwargs)}"
-            )
-        if self.batch_dim != 0:
-            x = tree_map(lambda t: t.movedim(self.batch_dim, 0), x)
-        if isinstance(x, Tensor):
-            if x.ndim == 0 or x.shape[0] == 0:
-                raise ValueError(f"empty batch: got an input of shape {tuple(x.shape)}")
-        else:
-            _check_batches(x)
-        if kwargs and not torch.compiler.is_compiling():
-            self._warn_of_batches(x, kwargs)
-        return x, call
+    def _bind(self, x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """The input with its batch on axis 0, and the model as a function of it alone."""
+        call = self._binding(self._modules.get("model") or self.model, x, args, kwargs)
+        x = self._axes.input_first(call.x)
+        batch = check_batch(x)
+        if call.others and not torch.compiler.is_compiling():
+            warn_of_rows(call.others, batch, self._axes.inputs, self.order)
+        return Call(x, call.run, call.others)
 
-    def _warn_of_batches(self, x: Any, kwargs: dict[str, Any]) -> None:
-        """Warn of keywords that look like a part of the input that ``input_rep`` does not name."""
-        batch, dim = leaves(x)[0].shape[0], self.batch_dim
-        suspects = [
-            name
-            for name, value in kwargs.items()
-            if isinstance(value, Tensor) and value.ndim > abs(dim) and value.shape[dim] == batch
-        ]
-        if suspects and self.order > 1:
-            warnings.warn(
-                f"the keywords {suspects} have a row for each of {batch} samples, but are passed "
-                "to the model as they are, which is given |G| times as many; make input_rep a "
-                "Tree that names them (Trivial if no element changes them)",
-                stacklevel=3,
-            )
-
-    def _branches(self, x: Any, call: Call, places: Places | None = None) -> Any:
+    def _branches(self, x: Any, run: Run, places: Places | None = None) -> Any:
         """Aligned outputs (n, B, ...) of all elements, or those at some places; scores (n, B)."""
-        raw, scores = self._scored(self._orbit(x, places), call)
+        raw, scores = self._scored(self._orbit(x, places), run)
         return self._align(raw, places), scores
 
     def _orbit(self, x: Any, places: Places | None = None) -> Any:
         elements = self.elements if places is None else self._at(places)
-        return self._modules["input_rep"].orbit(x, elements)
+        orbit = self._modules["input_rep"].orbit(x, elements)
+        return tree_map(_as_dense, orbit, x) if _has_channels_last(x) else orbit
 
     def _align(self, raw: Any, places: Places | None = None) -> Any:
         elements = self.elements if places is None else self._at(places)
@@ -252,17 +234,17 @@ class Symmetrized(nn.Module):
             return places
         return self.elements[places.cpu() if isinstance(places, Tensor) else list(places)]
 
-    def _scored(self, orbit: Any, call: Call) -> tuple[Any, Tensor | None]:
+    def _scored(self, orbit: Any, run: Run) -> tuple[Any, Tensor | None]:
         """Raw outputs (n, B, ...), and their scores (n, B)."""
         if not self._needs:
-            return self._run(orbit, call)[0], None
+            return self._run(orbit, run)[0], None
         if self._needs == INPUTS:  # before the model runs, which may change its inputs in place
             scores = self.reduce.scores(orbit, None)
-            return self._run(orbit, call)[0], scores
-        raw, seen = self._run(orbit, call)
+            return self._run(orbit, run)[0], scores
+        raw, seen = self._run(orbit, run)
         return raw, self.reduce.scores(seen, raw)
 
-    def _run(self, orbit: Any, call: Call) -> tuple[Any, Any]:
+    def _run(self, orbit: Any, run: Run) -> tuple[Any, Any]:
         """Raw outputs (n, B, ...), and what the reducer's scores see."""
         if isinstance(orbit, Tensor):
             (order, batch), flat = orbit.shape[:2], orbit.flatten(0, 1)
@@ -271,18 +253,18 @@ class Symmetrized(nn.Module):
             flat = tree_map(lambda x: x.flatten(0, 1), orbit)
         name = self._features
         if name is None:
-            return _unflatten(self._call(call, flat), order, batch, "the model"), orbit
+            return _unflatten(self._call(run, flat, order * batch), order, batch), orbit
         assert isinstance(self.model, nn.Module)
         submodule = self.model.get_submodule(name)
-        raw, features = run_and_capture(submodule, name, lambda: self._call(call, flat))
-        if self.batch_dim != 0:
-            features = tree_map(lambda t: t.movedim(self.batch_dim, 0), features)
+        samples = order * batch
+        raw, features = run_and_capture(submodule, name, lambda: self._call(run, flat, samples))
+        features = self._axes.features_first(features, samples)
         seen = _unflatten(features, order, batch, f"its submodule {name}")
-        return _unflatten(raw, order, batch, "the model"), seen
+        return _unflatten(raw, order, batch), seen
 
-    def _call(self, call: Call, flat: Any) -> Any:
+    def _call(self, run: Run, flat: Any, samples: int) -> Any:
         """The model's selected outputs for samples on axis 0, with samples on axis 0."""
-        raw = call(flat if self.batch_dim == 0 else self._batch_back(flat))
+        raw = run(self._axes.input_back(flat))
         raw = self._modules["output_rep"].select(raw)
         if self._averages:
             for leaf in (raw,) if isinstance(raw, Tensor) else leaves(raw):
@@ -291,44 +273,40 @@ class Symmetrized(nn.Module):
                         f"outputs of {leaf.dtype} have no mean; symmetrise the scores that they "
                         "are made of, and leave them out of output_rep"
                     )
-        if self.batch_dim == 0:
-            return raw
-        return tree_map(lambda t: t.movedim(self.batch_dim, 0), raw)
+        return self._axes.output_first(raw, samples)
 
-    def _batch_back(self, tree: Any) -> Any:
-        return tree_map(lambda t: t.movedim(0, self.batch_dim), tree)
-
-    def _partial(self, x: Any, call: Call, places: Places) -> Any:
+    def _partial(self, x: Any, run: Run, places: Places) -> Any:
         """The reducer's state after some elements."""
-        stack, scores = self._branches(x, call, places)
+        stack, scores = self._branches(x, run, places)
         return self.reduce.partial(stack, scores, places)
 
-    def _stream(self, x: Any, call: Call, chunk: int) -> Any:
+    def _stream(self, x: Any, run: Run, others: dict[Any, Any], chunk: int) -> Any:
         """The reducer's state after all elements, ``chunk`` at a time."""
         state: Any = None
         for start in range(0, self.order, chunk):
-            part = self._part(x, call, range(start, min(start + chunk, self.order)))
+            with _Unchanged(others, "chunk"):
+                part = self._part(x, run, range(start, min(start + chunk, self.order)))
             state = part if start == 0 else self.reduce.merge(state, part)
         return state
 
-    def _part(self, x: Any, call: Call, places: Places) -> Any:
+    def _part(self, x: Any, run: Run, places: Places) -> Any:
         """The reducer's state after some elements, checkpointed if there are gradients."""
         refused = torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active()
         if refused or not torch.is_grad_enabled():
-            return self._partial(x, call, places)
+            return self._partial(x, run, places)
         options: dict[str, Any] = {"use_reentrant": False}
         if not torch.compiler.is_compiling():  # which by itself updates statistics only once
             options["context_fn"] = functools.partial(frozen_statistics, self)
-        return checkpoint(self._partial, x, call, places, **options)
+        return checkpoint(self._partial, x, run, places, **options)
 
-    def _estimate(self, x: Any, call: Call, samples: int) -> Any:
+    def _estimate(self, x: Any, run: Run, samples: int) -> Any:
         """An unbiased estimate of the output from a random subset of the group."""
         places = torch.randperm(self.order)[:samples].tolist()
         scores = self.reduce.scores(self._orbit(x), None) if self._needs else None
-        raw, _ = self._run(self._orbit(x, places), call)
+        raw, _ = self._run(self._orbit(x, places), run)
         return self.reduce.estimate(self._align(raw, places), scores, places)
 
-    def _heaviest(self, x: Any, call: Call, top_k: int) -> Any:
+    def _heaviest(self, x: Any, run: Run, top_k: int) -> Any:
         """The weighted mean over the elements of the largest weights, of each sample its own."""
         orbit = self._orbit(x)
         scores = self.reduce.scores(orbit, None)
@@ -339,7 +317,7 @@ class Symmetrized(nn.Module):
         kept = near(below, below.topk(top_k, dim=0).values[-1]) | below.isnan()
         places = kept.flatten().nonzero().squeeze(1)
         chosen = tree_map(lambda t: t.flatten(0, 1)[places], orbit)
-        raw = _unflatten(self._call(call, chosen), 1, len(places), "the model")
+        raw = _unflatten(self._call(run, chosen, len(places)), 1, len(places))
         elements, rows = self._at(places // batch), places % batch
         aligned = self.output_rep.align_each(elements, tree_map(lambda t: t[0], raw))
         weights = scores.masked_fill(~kept, -torch.inf).softmax(0).flatten()[places]
@@ -358,7 +336,7 @@ def equitune(
     *,
     chunk: int | None = None,
     samples: int | None = None,
-    batch_dim: int = 0,
+    batch_dim: BatchDim = 0,
 ) -> Symmetrized:
     """The mean of g^-1 f(g x) over the group (Basu et al., AAAI 2023, eq. 2).
 
@@ -386,7 +364,7 @@ def equizero(
     gradient: Reducer | None = None,
     *,
     chunk: int | None = None,
-    batch_dim: int = 0,
+    batch_dim: BatchDim = 0,
 ) -> Symmetrized:
     """The g^-1 f(g x) whose f(g x) scores best (Basu et al., NeurIPS 2023, eq. 3).
 
@@ -415,7 +393,7 @@ def lambda_equitune(
     chunk: int | None = None,
     samples: int | None = None,
     top_k: int | None = None,
-    batch_dim: int = 0,
+    batch_dim: BatchDim = 0,
 ) -> Symmetrized:
     """The mean of g^-1 f(g x) with learned weights (Basu et al., NeurIPS 2023, eq. 4).
 
@@ -467,7 +445,34 @@ class Keywords(nn.Module):
         return self.model(**batch, **kwargs)
 
 
-def _unflatten(tree: Any, order: int, batch: int, who: str) -> Any:
+def _has_channels_last(x: Any) -> bool:
+    """Whether a batch of images is stored with its channels last, as some models are faster by."""
+    images = isinstance(x, Tensor) and x.ndim == 4
+    return images and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _as_dense(orbit: Tensor, x: Tensor) -> Tensor:
+    """The orbit with images stored in the same order."""
+    flat = orbit.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    return flat.unflatten(0, orbit.shape[:2])
+
+
+class _Unchanged:
+    """The time in which a model may not change its arguments, see `check_unchanged`."""
+
+    def __init__(self, others: dict[Any, Any], option: str) -> None:
+        self.others, self.option = others, option
+
+    def __enter__(self) -> None:
+        self.watched = bool(self.others) and not torch.compiler.is_compiling()
+        self.before = contents(self.others) if self.watched else {}
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.watched and kind is None:
+            check_unchanged(self.others, self.before, self.option)
+
+
+def _unflatten(tree: Any, order: int, batch: int, who: str = "the model") -> Any:
     """Axis 0 of |G| B samples as two axes, or ValueError."""
 
     def split(t: Tensor) -> Tensor:
@@ -475,25 +480,11 @@ def _unflatten(tree: Any, order: int, batch: int, who: str) -> Any:
             raise ValueError(
                 f"the model was given {order} x {batch} = {order * batch} samples and {who} "
                 f"returned shape {tuple(t.shape)}; the output must keep the samples on the "
-                "batch's axis"
+                "batch's axis, which batch_dim says where it is not 0"
             )
         return t.reshape(order, batch, *t.shape[1:])
 
     return split(tree) if isinstance(tree, Tensor) else tree_map(split, tree)
-
-
-def _by_keywords(model: Model, inputs: dict[str, Any], /, **kwargs: Any) -> Any:
-    return model(**inputs, **kwargs)
-
-
-def _check_batches(x: Any) -> None:
-    shapes = [tuple(leaf.shape) for leaf in leaves(x)]
-    if not shapes:
-        raise ValueError(f"the input holds no tensor: {x!r}")
-    if () in shapes or any(shape[0] != shapes[0][0] for shape in shapes):
-        raise ValueError(f"the tensors of the input have different batches: shapes {shapes}")
-    if shapes[0][0] == 0:
-        raise ValueError(f"empty batch: got an input of shapes {shapes}")
 
 
 def _check_submodule(model: Model, name: str) -> None:

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 from torch import Tensor
@@ -46,6 +47,11 @@ def rebuild(tree: Any, children: Mapping[Any, Any]) -> Any:
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         fields = [field.name for field in dataclasses.fields(tree) if field.init]
         return type(tree)(**{name: children.get(name) for name in fields})
+    if isinstance(tree, MutableMapping):  # a defaultdict is not made of its entries alone
+        made = copy.copy(tree)
+        made.clear()
+        made.update(children)
+        return made
     if isinstance(tree, Mapping):
         return type(tree)(children)  # type: ignore[call-arg]
     if hasattr(tree, "_fields"):
@@ -65,6 +71,32 @@ def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
         {
             name: tree_map(function, child, *(column[name] for column in columns))
             for name, child in entries(tree).items()
+        },
+    )
+
+
+def tree_map_along(function: Callable[[Tensor, Any], Any], tree: Any, values: Any) -> Any:
+    """Apply a function to each leaf and to what a shallower tree of integers has for it.
+
+    An integer in the place of a subtree counts for all of it.
+
+    Raises:
+        ValueError: If an entry has no value.
+    """
+    if isinstance(values, int):
+        return tree_map(lambda t: function(t, values), tree)
+    if tree is None:
+        return None
+    named, found = entries(values), entries(tree)
+    if missing := [
+        name for name, child in found.items() if name not in named and child is not None
+    ]:
+        raise ValueError(f"no axis is given for the entries {missing}; got {values}")
+    return rebuild(
+        tree,
+        {
+            name: None if child is None else tree_map_along(function, child, named[name])
+            for name, child in found.items()
         },
     )
 

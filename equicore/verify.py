@@ -14,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from equicore.calls import BatchAxes, BatchDim, check_batch
 from equicore.groups import Group
 from equicore.representations.base import (
     Action,
@@ -53,7 +54,7 @@ def equivariance_error(
     output_rep: Action,
     x: Any,
     *,
-    batch_dim: int = 0,
+    batch_dim: BatchDim = 0,
     elements: Elements | None = None,
 ) -> EquivarianceError:
     """Measure |f(g x) - g f(x)| for every element.
@@ -84,13 +85,11 @@ def equivariance_error(
     """
     group = check_one_group((input_rep, output_rep), "input and output representation")
     order = orbit_size(group, elements)
-    x = tree_map(lambda t: t.movedim(batch_dim, 0), x)
-    batch = leaves(x)[0].shape[0]
-    if batch == 0:
-        raise ValueError(f"empty batch: got an input of shape {tuple(leaves(x)[0].shape)}")
+    axes = BatchAxes(batch_dim)
+    x = axes.input_first(x)
+    batch = check_batch(x)
 
     def by_element(output: Tensor) -> Tensor:
-        output = output.movedim(batch_dim, 0)
         if output.shape[0] != order * batch:
             raise ValueError(
                 f"the model was given {order} x {batch} = {order * batch} samples and returned "
@@ -100,8 +99,9 @@ def equivariance_error(
 
     with torch.no_grad():
         orbit = input_rep.orbit(x, elements)
-        samples = tree_map(lambda t: t.flatten(0, 1).movedim(0, batch_dim), orbit)
-        transformed = tree_map(by_element, output_rep.select(model(samples)))
+        samples = axes.input_back(tree_map(lambda t: t.flatten(0, 1), orbit))
+        outputs = axes.output_first(output_rep.select(model(samples)), order * batch)
+        transformed = tree_map(by_element, outputs)
         expected = output_rep.orbit(tree_map(lambda t: t[0], transformed), elements)
         pairs = list(zip(leaves(transformed), leaves(expected), strict=True))
         absolute = torch.stack([_largest_error(actual, wanted) for actual, wanted in pairs])
@@ -133,7 +133,7 @@ def assert_equivariant(
     x: Any,
     tolerance: float | None = None,
     *,
-    batch_dim: int = 0,
+    batch_dim: BatchDim = 0,
     elements: Elements | None = None,
 ) -> None:
     """Raise AssertionError unless f(g x) = g f(x) for every element and sample.
@@ -210,7 +210,7 @@ def report(
     x: Any,
     symmetrized: Mapping[str, nn.Module] | None = None,
     *,
-    batch_dim: int = 0,
+    batch_dim: BatchDim = 0,
 ) -> Report:
     """Errors of equivariance per element before and after symmetrization.
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from equicore.calls import BatchAxes
 from equicore.finetuning import kept_modes
 from equicore.reduce import WeightedMean
 from equicore.symmetrize import Symmetrized
@@ -149,7 +150,8 @@ def fit_familiarity(
         first = next(model.parameters(), first)
     dtype = first.dtype
     inputs = tree_map(lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype), inputs)
-    inputs = tree_map(lambda t: t.movedim(symmetrized.batch_dim, 0), inputs)
+    axes = BatchAxes(symmetrized.batch_dim)
+    inputs = axes.input_first(inputs)
     tensors = leaves(inputs)
     shape = tuple(tensors[0].shape)
     if len(shape) < 1 or shape[0] < 10:
@@ -164,7 +166,7 @@ def fit_familiarity(
     split = min(max(1, round(held_out * shape[0])), shape[0] - 1)
 
     def views(x: Any) -> Any:
-        return symmetrized.views(tree_map(lambda t: t.movedim(0, symmetrized.batch_dim), x))
+        return symmetrized.views(axes.input_back(x))
 
     if reduce.features is None:
         look = views

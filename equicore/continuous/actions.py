@@ -19,6 +19,9 @@ from torch import Tensor
 
 from equicore.representations.base import Action, check_dim, exact_product
 
+ORTHOGONAL = 1e-5
+"""How much R R^T of a rotation R may differ from 1."""
+
 
 class _Batch:
     """A batch of elements, as a dataclass of tensors whose first axis is the samples."""
@@ -28,6 +31,11 @@ class _Batch:
 
     def __len__(self) -> int:
         return len(next(iter(vars(self).values())))
+
+    @property
+    def samples(self) -> int:
+        """How many elements: as `len`, which in a graph would be a constant."""
+        return next(iter(vars(self).values())).shape[0]
 
 
 @dataclass(frozen=True)
@@ -56,10 +64,12 @@ class Motion(_Batch):
         if stack.ndim != 3 or stack.shape[1] != stack.shape[2] or stack.shape[1] == 0:
             raise ValueError(f"matrices have the shape (B, n, n); got {tuple(stack.shape)}")
         off = (stack @ stack.mT - torch.eye(stack.shape[1]).to(stack)).abs().amax((1, 2))
-        if not bool((off < 1e-5).all()):  # true for NaN
+        if not bool((off < ORTHOGONAL).all()):  # true for NaN
             worst = int(off.nan_to_num(nan=torch.inf).argmax())
             raise ValueError(
-                f"matrix {worst} is not orthogonal, R R^T differs from 1 by {float(off[worst]):.3g}"
+                f"matrix {worst} is not orthogonal, R R^T differs from 1 by "
+                f"{float(off[worst]):.3g} and may by {ORTHOGONAL:g}; the orthogonal matrix that is nearest to it is U V^T "
+                "of its singular value decomposition U S V^T"
             )
         return cls(stack, stack.new_zeros(stack.shape[:2]))
 
@@ -109,7 +119,7 @@ class Vectors(Action):
     def act_each(self, elements: Motion, x: Tensor) -> Tensor:
         """Turn each vector; raise TypeError if x does not hold floating-point numbers."""
         name, size = type(self).__name__, elements.rotation.shape[-1]
-        _check_batch(name, x, self.dim, len(elements), size, "dimensions")
+        _check_batch(name, x, self.dim, elements.samples, size, "dimensions")
         if not x.is_floating_point():
             raise TypeError(f"{name} acts on floating-point tensors; got {x.dtype}")
         rotation = elements.rotation.to(x)
@@ -146,10 +156,11 @@ class Rows(Action):
 
     def act_each(self, elements: Reordering, x: Tensor) -> Tensor:
         origin = elements.inverse().places.to(x.device)
-        _check_batch("Rows", x, self.dim, len(elements), origin.shape[-1], "rows")
+        _check_batch("Rows", x, self.dim, elements.samples, origin.shape[-1], "rows")
         shape = [1] * x.ndim
         shape[0], shape[self.dim] = origin.shape
-        return x.take_along_dim(origin.view(shape), self.dim)
+        # not take_along_dim, which has constant sizes in an exported graph
+        return x.gather(self.dim, origin.view(shape).expand(x.shape))
 
 
 def rotations_2d(count: int) -> Motion:

@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import nn
 
+from equicore.calls import Binding, Model, check_batch
 from equicore.reduce import Mean, Reducer, WeightedMean
 from equicore.representations.base import Action, Elements
 from equicore.symmetrize import Symmetrized
 
-Model = nn.Module | Callable[..., Any]
 Canonicalizer = nn.Module | Callable[[Any], Elements]
 
 
@@ -44,11 +44,16 @@ class Canonicalized(nn.Module):
         self.input_action = input_action
         self.output_action = output_action
 
-    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """The equivariant output for a batch (B, ...); further arguments are the model's."""
+        self._binding = Binding(model, input_action.names)
+
+    def forward(self, x: Any = None, /, *args: Any, **kwargs: Any) -> Any:
+        """The equivariant output for a batch (B, ...); arguments are those of `Symmetrized`."""
+        model = self._modules.get("model") or self.model
+        x, run, _ = self._binding(model, x, args, kwargs)
+        check_batch(x)
         h = self.canonicalizer(x)
-        canonical = self.input_action.act_each(h.inverse(), x)
-        return self.output_action.act_each(h, self.model(canonical, *args, **kwargs))
+        output = self.output_action.select(run(self.input_action.act_each(h.inverse(), x)))
+        return self.output_action.act_each(h, output)
 
 
 def canonical_lambda_equitune(

@@ -123,8 +123,9 @@ class PrincipalAxes(_OfVectors):
 
     def forward(self, x: Any) -> Motion:
         """The axes as columns."""
-        _, axes = torch.linalg.eigh(self._moments(x))
-        axes = axes.flip(-1)
+        moments, finite = self._moments(x)
+        _, axes = torch.linalg.eigh(moments)
+        axes = axes.flip(-1).where(finite, torch.nan)
         if self.kind == "SO":
             sign = torch.linalg.det(axes.detach()).sign()
             axes = torch.cat([axes[..., :-1], axes[..., -1:] * sign.view(-1, 1, 1)], dim=-1)
@@ -132,13 +133,21 @@ class PrincipalAxes(_OfVectors):
 
     def gap(self, x: Any) -> Tensor:
         """The smallest relative difference of two second moments, shape (B,); 0 is degenerate."""
-        moments = torch.linalg.eigvalsh(self._moments(x))
+        matrices, finite = self._moments(x)
+        moments = torch.linalg.eigvalsh(matrices)
         largest = moments[..., -1]
-        return moments.diff(dim=-1).amin(-1) / largest.where(largest > 0, 1)
+        gap = moments.diff(dim=-1).amin(-1) / largest.where(largest > 0, 1)
+        return gap.where(finite.view(-1), torch.nan)
 
-    def _moments(self, x: Any) -> Tensor:
+    def _moments(self, x: Any) -> tuple[Tensor, Tensor]:
+        """Second moments (B, n, n), and where they are finite (B, 1, 1); zero where they are not.
+
+        One sample that is not finite would make an error of the whole batch.
+        """
         vectors = _picked(self.vectors, x)
-        return exact_product(vectors.mT, vectors)
+        moments = exact_product(vectors.mT, vectors)
+        finite = moments.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+        return moments.where(finite, 0), finite
 
 
 class Centred(nn.Module):
@@ -161,7 +170,7 @@ class Centred(nn.Module):
         centre = points.mean(1)
         if self.inner is None:
             size = points.shape[-1]
-            return Motion(torch.eye(size).to(points).expand(len(points), size, size), centre)
+            return Motion(torch.eye(size).to(points).expand(points.shape[0], size, size), centre)
         return Motion(self.inner(points - centre.unsqueeze(1)).rotation, centre)
 
 
@@ -189,6 +198,8 @@ class Sorting(nn.Module):
             raise ValueError(
                 f"sorting needs one key for each row, shape (B, rows); got {tuple(keys.shape)}"
             )
+        if torch.compiler.is_exporting():  # the sort of ONNX is stable, but has no way to say so
+            return Reordering(keys.argsort(dim=-1))
         return Reordering(keys.argsort(dim=-1, stable=True))
 
 
@@ -224,7 +235,7 @@ def _farthest_axis(columns: Tensor) -> Tensor:
     """The longest of what the coordinate axes have outside the span of orthonormal columns."""
     outside = torch.eye(columns.shape[-2]).to(columns) - exact_product(columns, columns.mT)
     longest = outside.detach().norm(dim=-1).argmax(-1)
-    return outside[torch.arange(len(outside), device=outside.device), longest]
+    return outside[torch.arange(outside.shape[0], device=outside.device), longest]
 
 
 def _completing(columns: Tensor) -> Tensor:

@@ -138,6 +138,7 @@ class Pullback(Representation):
             self.images, 0, representation.group.compose, operator.eq, "images of the elements"
         )
         self.axes = representation.axes
+        self.names = representation.names
 
     def act(self, g: int, x: Any) -> Any:
         return self.representation.act(self.images[self.group.check_element(g)], x)

@@ -116,7 +116,7 @@ def test_outputs_that_are_no_numbers_are_refused(dtype):
 
 
 def test_empty_batches_of_trees_are_refused():
-    with pytest.raises(ValueError, match=r"empty batch: .* \(0, 3\)"):
+    with pytest.raises(ValueError, match=r"empty batch: .*\(0, 3\)"):
         equivariance_error(lambda x: x, Tree([SHIFT]), Tree([SHIFT]), [torch.zeros(0, 3)])
 
 

@@ -1,0 +1,333 @@
+"""How the arguments of a symmetrised model reach the model, and where the batch is."""
+
+import functools
+import itertools
+import warnings
+from collections import defaultdict, namedtuple
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from equicore import (
+    Matrix,
+    MLPWeight,
+    Permutation,
+    Tree,
+    Trivial,
+    assert_equivariant,
+    cyclic,
+    equitune,
+    equizero,
+    image_flips,
+    image_rotations,
+    lambda_equitune,
+    restrict,
+    symmetric,
+)
+
+S3 = Permutation.from_generators(symmetric(3), [[1, 0, 2], [1, 2, 0]])
+SAME = Trivial(S3.group)
+C3 = Permutation.from_generators(cyclic(3), [[1, 2, 0]])
+METHODS = ["equitune", "equizero", "lambda"]
+
+
+def close(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+
+class Two(nn.Module):
+    """Not equivariant; the second input is optional, and None is not its default."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3).double()
+
+    def forward(self, a, b=0.0, scale=1.0):
+        return scale * self.layer(a).tanh() * (1 + b) + (a if isinstance(b, float) else a * b)
+
+
+def mean_by_hand(model, *inputs, reps=(S3, S3), **others):
+    terms = []
+    for g in range(6):
+        moved = [rep.act(g, x) for rep, x in zip(reps, inputs, strict=False)]
+        terms.append(S3.act(S3.group.inverse(g), model(*moved, **others)))
+    return torch.stack(terms).mean(0)
+
+
+@pytest.mark.parametrize("names", [("a", "b"), (0, 1), (0, "b")], ids=str)
+def test_inputs_by_place_and_by_keyword(names):
+    model = Two()
+    f = equitune(model, Tree(dict(zip(names, (S3, S3), strict=True))), S3)
+    a, b = torch.randn(2, 4, 3, dtype=torch.float64)
+    close(f(a, b=b) if names[1] == "b" else f(a, b), mean_by_hand(model, a, b))
+    if names != (0, 1):
+        close(f(a, b, scale=2.0), mean_by_hand(model, a, b, scale=2.0))
+        close(f(a, b, 2.0), mean_by_hand(model, a, b, scale=2.0))
+    close(f(a), mean_by_hand(model, a))
+    if names == ("a", "b"):
+        close(f(a=a, b=b), mean_by_hand(model, a, b))
+        close(f(b=b, a=a), mean_by_hand(model, a, b))
+        close(f(a=a), mean_by_hand(model, a))
+    for method in (equizero, functools.partial(lambda_equitune, weight=OfFirst())):
+        g = method(model, Tree({"a": S3, "b": S3}), S3).double()
+        assert_equivariant(lambda x, g=g: g(*x), Tree([S3, S3]), S3, (a, b))
+        close(g(a, b), g(a=a, b=b))
+
+
+class OfFirst(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+
+    def forward(self, x):
+        return self.layer(x["a"])
+
+
+def test_places_of_functions_without_names():
+    f = equitune(lambda *inputs: inputs[0] * inputs[1].cumsum(-1), Tree([S3, S3]), S3)
+    a, b = torch.randn(2, 4, 3, dtype=torch.float64)
+    close(f(a, b), mean_by_hand(f.model, a, b))
+
+
+def test_one_argument_that_is_a_tree_stays_one():
+    def model(pair, scale=1.0):
+        return scale * pair[0] * pair[1].cumsum(-1)
+
+    f = equitune(model, Tree([S3, S3]), S3)
+    a, b = torch.randn(2, 4, 3, dtype=torch.float64)
+    expected = mean_by_hand(lambda a, b: model((a, b)), a, b)
+    close(f((a, b)), expected)
+    close(f([a, b]), expected)
+    close(f((a, b), scale=2.0), 2 * expected)
+
+
+def test_a_restriction_of_a_tree_has_its_names():
+    half = S3.group.subgroup([1])
+    f = equitune(Two(), restrict(Tree({"a": S3, "b": S3}), half), restrict(S3, half))
+    a, b = torch.randn(2, 4, 3, dtype=torch.float64)
+    expected = torch.stack([S3.act(g, f.model(S3.act(g, a), S3.act(g, b))) for g in (0, 1)]).mean(0)
+    close(f(a, b=b), expected)
+
+
+def test_one_tensor_that_no_name_is_of():
+    f = equitune(lambda *x, **k: x[0], Tree({"a": S3, "b": S3}), S3)
+    with pytest.raises(TypeError, match="first argument is one tensor, which none of these names"):
+        f(torch.randn(4, 3))
+
+
+Pair = namedtuple("Pair", "first second")
+
+
+@dataclass
+class Cache:
+    keys: torch.Tensor
+
+
+class Opaque:
+    def __init__(self, tensor):
+        self.layers = [{"keys": tensor}]
+
+
+ROWS = torch.ones(4, 5)
+CARRIERS = {
+    "ctx": ROWS,
+    "ctx[0]": (ROWS,),
+    "ctx['rows']": {"rows": ROWS},
+    "ctx['a'][1]": defaultdict(list, a=[None, ROWS]),
+    "ctx[1]": Pair(None, ROWS),
+    "ctx.keys": Cache(ROWS),
+    "ctx.layers[0]['keys']": Opaque(ROWS),
+}
+
+
+@pytest.mark.parametrize("path", CARRIERS)
+def test_rows_anywhere_in_the_arguments_are_warned_of_at_the_callers_line(path):
+    f = equitune(lambda x, ctx=None: x, S3, S3)
+    x = torch.ones(4, 3)
+    with pytest.warns(UserWarning) as caught:
+        f(x, ctx=CARRIERS[path])
+    with pytest.warns(UserWarning) as by_place:
+        f(x, CARRIERS[path])
+    assert str(caught[0].message).startswith(f"{path}: a row for each of 4 samples")
+    assert str(by_place[0].message).startswith(path.replace("ctx", "argument 1", 1) + ":")
+    for warning in (caught[0], by_place[0]):
+        assert warning.filename == __file__
+    assert len(caught) == len(by_place) == 1
+
+
+def test_what_is_no_row_of_a_sample_is_not_warned_of():
+    f = equitune(lambda x, *a, **k: x, S3, S3)
+    x = torch.ones(4, 3)
+    f(
+        x,
+        torch.ones(5, 4),
+        torch.tensor(4),
+        table=torch.ones(3, 4),
+        names=["a"] * 4,
+        layer=nn.Linear(3, 4),
+    )
+    bound = equitune(functools.partial(lambda x, ctx: x, ctx=ROWS), S3, S3)
+    bound(x)
+
+
+def test_a_warning_of_rows_gives_both_ways_out():
+    """As many texts as images: texts that all images share must not be repeated."""
+    f = equitune(lambda pixels, texts=None: pixels, S3, S3)
+    with pytest.warns(UserWarning) as caught:
+        f(torch.ones(4, 3), texts=ROWS)
+    message = str(caught[0].message)
+    assert "make input_rep a Tree" in message and "share is better bound to the model" in message
+
+
+class Growing:
+    """A cache as transformers has them: what the model is given is added to it."""
+
+    def __init__(self):
+        self.layers = []
+
+    def update(self, x):
+        self.layers.append(x)
+        return torch.stack(self.layers).sum(0)
+
+
+OPTIONS = [
+    ("chunk", lambda f: equitune(f, S3, S3, chunk=2)),
+    ("samples", lambda f: equitune(f, S3, S3, samples=2).train()),
+    ("top_k", lambda f: lambda_equitune(f, S3, S3, MLPWeight((3,)), top_k=1)),
+]
+
+
+@pytest.mark.parametrize("option, make", OPTIONS, ids=[name for name, _ in OPTIONS])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_state_that_the_model_changes_is_refused_where_it_runs_on_parts(option, make, gradients):
+    def model(x, state=None):
+        return state.update(x)
+
+    x = torch.ones(4, 3)
+    with torch.set_grad_enabled(gradients):
+        with pytest.raises(ValueError, match=rf"changes an argument .* state.*leave {option} out"):
+            make(model)(x, state=Growing())
+
+        def in_place(x, state=None):
+            state[0] += 1
+            return x
+
+        with pytest.raises(ValueError, match=r"changes an argument while it runs, state\[0\]"):
+            make(in_place)(x, state=[torch.zeros(7)])
+        make(lambda x, state: x)(x, state=Growing())
+        equitune(model, S3, S3)(x, state=Growing())
+
+
+class TimeFirst(nn.Module):
+    """(T, B, F) to (B, C)."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3).double()
+        self.inner = nn.Identity()
+
+    def forward(self, x):
+        return self.inner(
+            (self.layer(x).tanh() * torch.arange(1.0, len(x) + 1)[:, None, None]).sum(0)
+        )
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("chunk", [None, 4])
+def test_input_and_output_have_their_batch_on_different_axes(method, chunk):
+    model = TimeFirst()
+    options = {"batch_dim": (1, 0), "chunk": chunk}
+    f = {
+        "equitune": lambda: equitune(model, S3, S3, **options),
+        "equizero": lambda: equizero(model, S3, S3, **options),
+        "lambda": lambda: lambda_equitune(model, S3, S3, MLPWeight((3,)), "inner", **options),
+    }[method]().double()
+    for batch in (1, 2, 3):
+        x = torch.randn(5, batch, 3, dtype=torch.float64)
+        assert f(x).shape == (batch, 3)
+        assert_equivariant(f, S3, S3, x, batch_dim=(1, 0))
+        if method != "equizero":  # all weights are equal
+            close(f(x), mean_by_hand(model, x, reps=(S3,)))
+
+
+def test_a_result_with_as_many_columns_is_not_transposed():
+    """|G| B = 6 * 1 = 6 samples of 6 classes."""
+    rep = Trivial(S3.group)
+
+    def model(x):  # (T, B, F) to (B, 6)
+        return x.sum(0) @ torch.arange(18.0).view(3, 6)
+
+    x = torch.randn(5, 1, 3)
+    expected = torch.stack([model(S3.act(g, x)) for g in range(6)]).mean(0)
+    torch.testing.assert_close(equitune(model, S3, rep, batch_dim=(1, 0))(x), expected)
+    with pytest.raises(ValueError, match=r"on axis 0 or 1: say .*batch_dim=\(1, 0\)"):
+        equitune(model, S3, rep, batch_dim=1)(x)
+    with pytest.raises(ValueError, match=r"returned shape \(6, 12\)"):
+        equitune(model, S3, rep, batch_dim=1)(torch.randn(5, 2, 3))
+
+
+def test_an_lstm_with_the_batch_first_and_its_state_second():
+    flip = Matrix(cyclic(2), [[[1.0, 0], [0, 1]], [[-1, 0], [0, -1]]])
+    same = Trivial(flip.group)
+    model = nn.LSTM(2, 2, num_layers=2, batch_first=True).double()
+    outputs = Tree([same, [same, same]])
+    f = equitune(model, flip, outputs, batch_dim=(0, [0, [1, 1]]))
+    for batch in (1, 3):  # with one sample the state has |G| B = 2 layers and 2 samples
+        x = torch.randn(batch, 7, 2, dtype=torch.float64)
+        output, (hidden, cell) = f(x)
+        assert output.shape == (batch, 7, 2) and hidden.shape == cell.shape == (2, batch, 2)
+        close(hidden, (model(x)[1][0] + model(-x)[1][0]) / 2)
+        close(output, (model(x)[0] + model(-x)[0]) / 2)
+        assert_equivariant(f, flip, outputs, x, batch_dim=(0, [0, [1, 1]]))
+
+
+def test_inputs_with_their_batch_on_different_axes():
+    """A state of (layers, batch, hidden) beside a series of (batch, time, features)."""
+    flip = Matrix(cyclic(2), [[[1.0, 0], [0, 1]], [[-1, 0], [0, -1]]])
+    same = Trivial(flip.group)
+    model = nn.GRU(2, 2, num_layers=3, batch_first=True).double()
+    axes = ({"input": 0, "hx": 1}, [0, 1])
+    f = equitune(model, Tree({"input": flip, "hx": flip}), Tree([same, same]), batch_dim=axes)
+    x, state = torch.randn(4, 7, 2).double(), torch.randn(3, 4, 2).double()
+    output, after = f(x, state)
+    close(output, (model(x, state)[0] + model(-x, -state)[0]) / 2)
+    close(after, (model(x, state)[1] + model(-x, -state)[1]) / 2)
+    with pytest.raises(ValueError, match=r"no axis is given for the entries \['hx'\]"):
+        equitune(model, f.input_rep, f.output_rep, batch_dim=({"input": 0}, [0, 1]))(x, state)
+
+
+@pytest.mark.parametrize("wrong", [(0, 1, 2), "1", 1.0, (0, ["a"]), None, True])
+def test_a_batch_dim_that_is_none_is_refused(wrong):
+    with pytest.raises(TypeError, match="batch_dim is the axis of the batch, or a pair"):
+        equitune(nn.Identity(), S3, S3, batch_dim=wrong)
+
+
+def test_channels_last_reaches_the_model():
+    seen = []
+
+    def model(x):
+        seen.append(x.is_contiguous(memory_format=torch.channels_last))
+        return x.mean((-3, -2, -1)).unsqueeze(-1)
+
+    x = torch.rand(2, 3, 4, 4)
+    for rep, chunk in itertools.product((image_rotations(), image_flips()), (None, 1)):
+        f = equitune(model, rep, Trivial(rep.group), chunk=chunk)
+        expected = f(x)
+        seen.clear()
+        torch.testing.assert_close(f(x.to(memory_format=torch.channels_last)), expected)
+        assert seen and all(seen)
+    seen.clear()
+    f(x)
+    assert not any(seen)
+
+
+def test_a_defaultdict_as_input():
+    f = equitune(lambda d: d["a"] * d["b"].cumsum(-1), Tree({"a": S3, "b": S3}), S3)
+    a, b = torch.randn(2, 4, 3, dtype=torch.float64)
+    expected = f({"a": a, "b": b})
+    close(f(defaultdict(lambda: None, a=a, b=b)), expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        f(defaultdict(int, {"a": a, "b": b}))
