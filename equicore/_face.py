@@ -5,18 +5,23 @@ from equicore.reduce import Best, Identity, Maximum, Mean, StraightThrough, Weig
 from equicore.representations import (
     Boxes,
     DirectSum,
+    Exchange,
+    Flip,
     Image,
+    Keypoints,
     Matrix,
     Permutation,
     Representation,
     Tokens,
     Tree,
     Trivial,
+    flip,
     image_dihedral,
     image_flips,
     image_rotations,
     image_shifts,
     restrict,
+    staggered_field,
     vector_field,
 )
 from equicore.scores import Score, confidence, max_value, negative_entropy
@@ -25,11 +30,11 @@ from equicore.verify import assert_equivariant, check_representation, equivarian
 from equicore.weights import MLPWeight, fit_familiarity
 
 __all__ = [
-    "Best", "Boxes", "DirectSum", "Group", "Identity", "Image", "Keywords", "MLPWeight", "Matrix",
-    "Maximum", "Mean", "Permutation", "Representation", "Score", "StraightThrough", "Symmetrized",
-    "Tokens", "Tree", "Trivial", "WeightedMean", "assert_equivariant", "check_representation",
-    "confidence", "cyclic", "dihedral", "equitune", "equivariance_error", "equizero",
-    "fit_familiarity", "image_dihedral", "image_flips", "image_rotations", "image_shifts",
-    "lambda_equitune", "max_value", "negative_entropy", "product", "report", "restrict",
-    "symmetric", "trivial", "vector_field",
+    "Best", "Boxes", "DirectSum", "Exchange", "Flip", "Group", "Identity", "Image", "Keypoints",
+    "Keywords", "MLPWeight", "Matrix", "Maximum", "Mean", "Permutation", "Representation", "Score",
+    "StraightThrough", "Symmetrized", "Tokens", "Tree", "Trivial", "WeightedMean",
+    "assert_equivariant", "check_representation", "confidence", "cyclic", "dihedral", "equitune",
+    "equivariance_error", "equizero", "fit_familiarity", "flip", "image_dihedral", "image_flips",
+    "image_rotations", "image_shifts", "lambda_equitune", "max_value", "negative_entropy",
+    "product", "report", "restrict", "staggered_field", "symmetric", "trivial", "vector_field",
 ]  # fmt: skip

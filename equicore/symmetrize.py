@@ -75,6 +75,8 @@ class Symmetrized(nn.Module):
     """
 
     _modules: dict[str, Any]  # faster to look up in than attributes
+    accepts_loss_kwargs = False
+    """Tells the Trainer of Hugging Face to keep arguments of the loss from the model."""
 
     def __init__(
         self,

@@ -68,8 +68,8 @@ class Motion(_Batch):
             worst = int(off.nan_to_num(nan=torch.inf).argmax())
             raise ValueError(
                 f"matrix {worst} is not orthogonal, R R^T differs from 1 by "
-                f"{float(off[worst]):.3g} and may by {ORTHOGONAL:g}; the orthogonal matrix that is nearest to it is U V^T "
-                "of its singular value decomposition U S V^T"
+                f"{float(off[worst]):.3g} and may by {ORTHOGONAL:g}; nearest to it is U V^T of its "
+                "singular value decomposition U S V^T"
             )
         return cls(stack, stack.new_zeros(stack.shape[:2]))
 

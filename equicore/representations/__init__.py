@@ -12,15 +12,19 @@ All agree with g . (h . x) = (g h) . x, which is verified at construction.
 """
 
 from equicore.representations.base import Action, Elements, Representation, Trivial
-from equicore.representations.combine import DirectSum, Pullback, TensorProduct, Tree, restrict
+from equicore.representations.combine import DirectSum, Pullback, TensorProduct, restrict
+from equicore.representations.coordinates import Boxes, Keypoints
+from equicore.representations.entries import Exchange, Tree
 from equicore.representations.images import (
-    Boxes,
+    Flip,
     Image,
+    flip,
     image_dihedral,
     image_flips,
     image_rotations,
     image_shifts,
     image_wallpaper,
+    staggered_field,
     vector_field,
 )
 from equicore.representations.linear import Matrix, Permutation, regular

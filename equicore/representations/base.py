@@ -3,20 +3,68 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from equicore.groups import Group
-from equicore.trees import tree_map
+from equicore.trees import leaves, tree_map
 
 Elements = Any
 """Some elements: of a finite group integers, of a continuous one see `equicore.continuous`."""
 
 
-class Action(nn.Module, ABC):
+class Tables(nn.Module):
+    """A module that keeps tables of constants, as buffers that are made again wherever it moves.
+
+    They have their types whatever the module is moved to, and their values after ``to_empty`` and
+    on leaving the device ``meta``. They are not part of the ``state_dict``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tables: dict[str, NDArray[Any]] = {}
+
+    def keep(self, name: str, table: NDArray[Any]) -> None:
+        """Keep a table under a name."""
+        if np.issubdtype(table.dtype, np.integer):  # the buffer has 8 bytes for each entry
+            smallest = np.min_scalar_type(int(table.max(initial=0)))
+            table = table.astype(smallest) if table.min(initial=0) >= 0 else table
+        self._tables[name] = table
+        self._place(torch.device("cpu"))
+
+    def reset_parameters(self) -> None:
+        """Make the tables again; FSDP calls this after it has made room for them."""
+        self._place(self._device())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        device = self._device()
+        for name in self._tables:  # else .half().double() would leave them rounded
+            self._buffers.pop(name)
+        super()._apply(fn, recurse)
+        self._place(fn(torch.zeros(1, device=device)).device)
+        return self
+
+    def _device(self) -> torch.device:
+        name = next(iter(self._tables), None)
+        buffer = None if name is None else self._buffers[name]
+        return torch.device("cpu") if buffer is None else buffer.device
+
+    def _place(self, device: torch.device) -> None:
+        for name, table in self._tables.items():
+            dtype: Any = None
+            if np.issubdtype(table.dtype, np.integer):
+                table, dtype = table.astype(np.int64), torch.int64
+            elif table.dtype == np.float64 and device.type == "mps":  # which has no float64
+                dtype = torch.float32
+            self.register_buffer(name, torch.tensor(table, dtype=dtype, device=device), False)
+
+
+class Action(Tables, ABC):
     """How the elements of a group act on a batch, each on a sample of its own.
 
     Base of the representations of finite groups, and of the actions of continuous ones
@@ -78,32 +126,32 @@ class Action(nn.Module, ABC):
         """What a model returned without what is not acted on, see `Tree`.
 
         Raises:
-            TypeError: If it is no tensor.
+            TypeError: If it is a tree, and this acts on one tensor.
         """
-        if not isinstance(y, Tensor):
-            raise TypeError(
-                f"the model returned {type(y).__name__}; make output_rep a Tree that names the "
-                "entries to keep"
-            )
+        if self.axes and not isinstance(y, Tensor):
+            raise TypeError(_no_tensor(y))
         return y
 
 
 class Representation(Action):
     """How each element of a finite group acts on a batch of tensors.
 
-    A subclass defines `act`; it may replace the other verbs by faster ones.
+    A subclass defines `act`, on a batch or a tree of batches; it may replace the other verbs by
+    faster ones. One that acts on a tensor says which ``axes`` it mixes.
 
     Args:
         group: The group that acts.
     """
 
     group: Group
+    inverse_elements: Tensor
 
     def __init__(self, group: Group) -> None:
         super().__init__()
         if not isinstance(group, Group):
             raise TypeError(f"{type(self).__name__} needs a Group to represent; got {group!r}")
         self.group = group
+        self.keep("inverse_elements", group.inverses)
 
     @abstractmethod
     def act(self, g: int, x: Any) -> Any:
@@ -114,7 +162,8 @@ class Representation(Action):
             x: Batch of shape (B, ...).
 
         Returns:
-            A tensor of the same shape and type.
+            A tensor of the same type, and the same shape if elements are to be stacked: a grid
+            that is not square may be turned.
         """
 
     def arguments(self) -> dict[str, Any]:
@@ -130,25 +179,45 @@ class Representation(Action):
         )
 
     def act_each(self, elements: Tensor, x: Any) -> Any:
-        elements = check_elements(self.group, elements, x.shape[0])
+        elements = check_elements(self.group, elements, leaves(x)[0].shape[0])
         order = elements.argsort()
         counts = torch.bincount(elements, minlength=len(self.group)).tolist()
-        pieces = x[order].split(counts)
-        acted = [self.act(g, piece) for g, piece in enumerate(pieces) if counts[g]]
-        return torch.cat(acted)[order.argsort()] if acted else x
+        ends = np.cumsum([0, *counts])
+        sorted_x = tree_map(lambda t: t[order], x)
+        acted = [
+            self.act(g, tree_map(lambda t, g=g: t[ends[g] : ends[g + 1]], sorted_x))
+            for g in range(len(self.group))
+            if counts[g]
+        ]
+        back = order.argsort()
+        return tree_map(lambda t: t[back], self._together(torch.cat, acted, x)) if acted else x
 
     def align_each(self, elements: Tensor, y: Any) -> Any:
-        inverses = torch.from_numpy(self.group.inverses.copy()).to(elements.device)
-        return self.act_each(inverses[check_elements(self.group, elements)], y)
+        return self.act_each(self.inverse_elements[check_elements(self.group, elements)], y)
 
     def orbit(self, x: Any, elements: Elements | None = None) -> Any:
-        return torch.stack([self.act(g, x) for g in self._listed(elements)])
+        return self._together(torch.stack, [self.act(g, x) for g in self._listed(elements)], x)
 
     def align(self, y: Any, elements: Elements | None = None) -> Any:
         listed = self._listed(elements)
-        self._check_slices(y.shape, len(listed))
+        for leaf in leaves(y):
+            self._check_slices(leaf.shape, len(listed))
         inverse = self.group.inverse
-        return torch.stack([self.act(inverse(g), y[i]) for i, g in enumerate(listed)])
+        slices = [tree_map(lambda t, i=i: t[i], y) for i in range(len(listed))]
+        acted = [self.act(inverse(g), slices[i]) for i, g in enumerate(listed)]
+        return self._together(torch.stack, acted, slices[0])
+
+    def _together(self, join: Callable[[list[Tensor]], Tensor], acted: list[Any], x: Any) -> Any:
+        """Batches that were acted on as one, or ValueError if some have another shape than x."""
+        shapes = [[t.shape[1:] for t in leaves(moved)] for moved in acted]
+        expected = [t.shape[1:] for t in leaves(x)]
+        if wrong := [s for s in shapes if s != expected]:
+            raise ValueError(
+                f"{type(self).__name__} of {self.group.name} makes {_listed(wrong[0])} of samples "
+                f"of shape {_listed(expected)}, so that they cannot be in one batch; a grid that "
+                "makes quarter turns must be square"
+            )
+        return tree_map(lambda *parts: join(list(parts)), acted[0], *acted[1:])
 
     def extra_repr(self) -> str:
         return "" if self.group is None else self.group.name
@@ -186,6 +255,11 @@ class Trivial(Representation):
         else:
             super().__init__(group)
 
+    def select(self, y: Any) -> Any:
+        if not isinstance(y, Tensor):
+            raise TypeError(_no_tensor(y))
+        return y
+
     def act(self, g: int, x: Tensor) -> Tensor:
         self.group.check_element(g)
         return x
@@ -210,6 +284,17 @@ class Trivial(Representation):
 
     def arguments(self) -> dict[str, Any]:
         return {}
+
+
+def _listed(shapes: Sequence[Sequence[int]]) -> str:
+    return ", ".join(str(tuple(shape)) for shape in shapes)
+
+
+def _no_tensor(y: Any) -> str:
+    return (
+        f"the model returned {type(y).__name__}; make output_rep a Tree that names the entries to "
+        "keep"
+    )
 
 
 def check_dim(dim: int) -> int:
@@ -254,11 +339,15 @@ def check_elements(group: Group, elements: Tensor, samples: int | None = None) -
             f"expected one element for each of {size} samples, integers of shape ({size},); "
             f"got shape {tuple(elements.shape)} of {elements.dtype}"
         )
+    elements = elements.long()  # torch takes uint8 for a mask, and 256 for its 0
     # negative ones would count from the end
     if not is_traced() and elements.numel():
-        for extreme in elements.aminmax():
-            group.check_element(int(extreme))
-    return elements.long()  # torch takes uint8 for a mask
+        low, high = elements.aminmax()
+        if elements.device.type != "cpu":  # does not wait for the device
+            torch._assert_async((low >= 0) & (high < len(group)), "no elements of the group")
+        elif low < 0 or high >= len(group):
+            group.check_element(int(low if low < 0 else high))
+    return elements
 
 
 def is_traced() -> bool:

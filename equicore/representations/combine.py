@@ -19,7 +19,6 @@ from equicore.representations.base import (
     check_one_group,
 )
 from equicore.representations.linear import Matrix
-from equicore.trees import entries, rebuild
 
 
 class DirectSum(Representation):
@@ -178,106 +177,6 @@ def restrict(representation: Representation, subgroup: Subgroup) -> Pullback:
     if subgroup.parent != representation.group:
         raise ValueError(f"{subgroup} is no subgroup of {representation.group}")
     return Pullback(subgroup, representation, subgroup.embedding.tolist())
-
-
-class Tree(Representation):
-    """Representations for the entries of dicts, sequences, dataclasses and model outputs.
-
-    Args:
-        parts: A representation for each key, field or place; nested dicts, sequences and
-            dataclasses of representations stand for nested trees. An entry that is None stays
-            None.
-
-    Raises:
-        TypeError: If a part is neither a representation nor a tree of them.
-        ValueError: If there is no part, or the parts are of different groups.
-
-    >>> from equicore import Tokens, Trivial, cyclic
-    >>> tokens = Tokens.from_cycles(cyclic(2), [[[1, 4]]], size=6)
-    >>> batch = Tree({"ids": tokens, "mask": Trivial(tokens.group)})
-    >>> batch.act(1, {"ids": torch.tensor([[0, 1]]), "mask": torch.tensor([[1, 1]])})
-    {'ids': tensor([[0, 4]]), 'mask': tensor([[1, 1]])}
-    """
-
-    def __init__(self, parts: Any) -> None:
-        try:
-            named = entries(parts)
-        except TypeError as error:
-            raise TypeError(
-                "a tree is made of representations, and of dicts, sequences or dataclasses of "
-                f"them; got {parts!r}"
-            ) from error
-        made = [p if isinstance(p, Action) else Tree(p) for p in named.values()]
-        if (group := _one_group(made, "a tree")) is None:
-            Action.__init__(self)
-        else:
-            super().__init__(group)
-        self.names = tuple(named)
-        self.parts = nn.ModuleList(made)
-        self.axes = tuple({axis for part in made for axis in part.axes})
-
-    def act(self, g: int, x: Any) -> Any:
-        return self._each(x, lambda part, entry: part.act(g, entry))
-
-    def act_each(self, elements: Elements, x: Any) -> Any:
-        return self._each(x, lambda part, entry: part.act_each(elements, entry))
-
-    def align_each(self, elements: Elements, y: Any) -> Any:
-        return self._each(y, lambda part, entry: part.align_each(elements, entry))
-
-    def orbit(self, x: Any, elements: Elements | None = None) -> Any:
-        return self._each(x, lambda part, entry: part.orbit(entry, elements))
-
-    def align(self, y: Any, elements: Elements | None = None) -> Any:
-        return self._each(y, lambda part, entry: part.align(entry, elements))
-
-    def select(self, y: Any) -> Any:
-        """The entries that are acted on.
-
-        Of the others, keys of a dict are left out, and fields of a model output and places of a
-        sequence before the last that is acted on become None.
-
-        Raises:
-            ValueError: If an entry is missing.
-        """
-        found = entries(y)
-        self._check_names(found)
-
-        def kept(part: Any, entry: Any) -> Any:
-            return part.select(entry) if part.names and entry is not None else entry
-
-        parts = zip(self.names, self.parts, strict=True)
-        return rebuild(y, {name: kept(part, found[name]) for name, part in parts})
-
-    def arguments(self) -> dict[str, Any]:
-        """The parts: a list where they are the places of a sequence, else by name."""
-        places = self.names == tuple(range(len(self.names)))
-        return {
-            "parts": list(self.parts) if places else dict(zip(self.names, self.parts, strict=True))
-        }
-
-    def _each(self, x: Any, verb: Callable[[Any, Any], Any]) -> Any:
-        found = entries(x)
-        self._check_names(found)
-        unknown = [n for n, entry in found.items() if n not in self.names and entry is not None]
-        if unknown:
-            raise ValueError(
-                f"no representation is given for the entries {unknown}; the tree has "
-                f"{list(self.names)}. Entries that no element changes are Trivial(group)"
-            )
-        changed = {
-            name: None if found[name] is None else verb(part, found[name])
-            for name, part in zip(self.names, self.parts, strict=True)
-        }
-        return rebuild(x, {name: changed.get(name) for name in found})
-
-    def _check_names(self, found: dict[Any, Any]) -> None:
-        missing = [name for name in self.names if name not in found]
-        if missing:
-            raise ValueError(
-                f"the tree has representations for the entries {list(self.names)}, of which "
-                f"{missing} are missing; got {list(found)}"
-            )
 
 
 def _one_group(parts: Sequence[Action], what: str) -> Any:

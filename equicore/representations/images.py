@@ -1,4 +1,4 @@
-"""Images, fields of vectors on a grid, and boxes: what turns, mirrors and shifts with a picture."""
+"""Grids that turn, mirror and shift: pictures, fields of vectors, and series in reverse."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from equicore.groups import Group, cyclic, dihedral, product, semidirect
-from equicore.representations.base import Elements, Representation, check_elements, some_rows
+from equicore.representations.base import Representation, check_dim
 from equicore.representations.combine import TensorProduct
+from equicore.representations.entries import Exchange
 from equicore.representations.linear import Matrix
 
 Move = tuple[int, bool, tuple[int, int]]
@@ -89,14 +89,17 @@ class Image(Representation):
         group.check_homomorphism(self.moves, identity, compose, operator.eq, "image moves")
 
     def act(self, g: int, x: Tensor) -> Tensor:
-        """Mirror, turn and shift the rows and columns."""
+        """Mirror, turn and shift the rows and columns.
+
+        A quarter turn exchanges how many there are; see `orbit` and `act_each`, which need
+        squares for it.
+        """
         turns, mirror, shift = self.moves[self.group.check_element(g)]
         row, column = self.axes
-        if x.ndim <= -min(self.axes) or (turns % 2 and x.shape[row] != x.shape[column]):
+        if x.ndim <= -min(self.axes):
             raise ValueError(
                 f"Image acts on the axes {row} and {column} of a batch (B, ...), its rows and "
-                "columns, which must be equally long for quarter turns; got shape "
-                f"{tuple(x.shape)}"
+                f"columns; got shape {tuple(x.shape)}"
             )
         if self.size is not None and (x.shape[row], x.shape[column]) != self.size:
             raise ValueError(
@@ -164,6 +167,7 @@ def image_shifts(rows: int, columns: int, step: int = 1) -> Image:
     Raises:
         ValueError: If the step does not divide rows and columns.
 
+    >>> import torch
     >>> shifts = image_shifts(2, 2)
     >>> shifts.act(1, torch.tensor([[[1, 2], [3, 4]]]))
     tensor([[[2, 1],
@@ -212,6 +216,52 @@ def image_wallpaper(point: Image, side: int, step: int = 1) -> Image:
     )
 
 
+class Flip(Representation):
+    """Elements reverse the order of axes: time in a series, any sides of a volume.
+
+    Args:
+        group: The group that acts.
+        flips: Whether each element reverses.
+        dims: The axes that are reversed together, counted from the end.
+
+    Raises:
+        ValueError: If the flips do not follow the group's multiplication, or an axis is not
+            counted from the end.
+
+    >>> import torch
+    >>> backwards = flip()
+    >>> backwards.act(1, torch.tensor([[1, 2, 3]]))
+    tensor([[3, 2, 1]])
+    """
+
+    def __init__(self, group: Group, flips: Sequence[bool], dims: int | Sequence[int] = -1) -> None:
+        super().__init__(group)
+        self.flips = [bool(f) for f in flips]
+        group.check_homomorphism(self.flips, False, operator.xor, operator.eq, "flips")
+        self.axes = tuple(check_dim(d) for d in ((dims,) if isinstance(dims, int) else dims))
+
+    def act(self, g: int, x: Tensor) -> Tensor:
+        """Reverse the axes, or not."""
+        if x.ndim <= -min(self.axes):
+            raise ValueError(
+                f"Flip reverses the axes {self.axes} of a batch (B, ...); got shape "
+                f"{tuple(x.shape)}"
+            )
+        return x.flip(self.axes) if self.flips[self.group.check_element(g)] else x
+
+    def arguments(self) -> dict[str, Any]:
+        return {"flips": self.flips, "dims": list(self.axes)}
+
+
+def flip(dims: int | Sequence[int] = -1) -> Flip:
+    """C2 whose element 1 reverses axes, counted from the end: -1 for time in series (B, T).
+
+    Several axes are reversed together; for each by itself, make a `Flip` of a product of groups
+    for each and join them by `TensorProduct`.
+    """
+    return Flip(cyclic(2), [False, True], dims)
+
+
 def vector_field(grid: Image) -> TensorProduct:
     """Fields of vectors on a grid, (B, ..., 2, rows, columns): the grid moves, the vectors turn.
 
@@ -220,6 +270,7 @@ def vector_field(grid: Image) -> TensorProduct:
     Component 0 of a vector points along the rows' axis, downwards, component 1 along the
     columns' axis, to the right.
 
+    >>> import torch
     >>> field = vector_field(image_rotations())
     >>> to_the_right = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
     >>> field.act(1, to_the_right).flatten().tolist()  # up, after a quarter turn
@@ -230,70 +281,33 @@ def vector_field(grid: Image) -> TensorProduct:
     return TensorProduct(Matrix(grid.group, matrices, dim=vectors), grid)
 
 
-class Boxes(Representation):
-    """Boxes in an image, along the last axis, in coordinates relative to the image's sides.
-
-    The origin is the upper left corner, x runs to the right and y downwards, both from 0 to 1.
+def staggered_field(grid: Image, right: Any, down: Any) -> Exchange:
+    """Fields of vectors whose components stand on the edges between cells, as two named entries.
 
     Args:
-        grid: How the image moves: turns and mirrors.
-        form: ``"center"`` for (x, y, width, height) of the centre and the sides, ``"corners"``
-            for (x, y, x, y) of the upper left and lower right corner.
+        grid: How the grid of cells, (B, ..., rows, columns), moves; it has no shifts.
+        right: Name of the component along the columns' axis, to the right, which stands between
+            columns: (B, ..., rows, columns + 1).
+        down: Name of the component along the rows' axis, downwards: (B, ..., rows + 1, columns).
 
-    Raises:
-        ValueError: If the form is neither, or the image has shifts (a box at the edge would
-            fall apart).
-
-    >>> Boxes(image_rotations()).act(1, torch.tensor([[0.75, 0.5, 0.25, 0.125]]))
-    tensor([[0.5000, 0.2500, 0.1250, 0.2500]])
-    >>> Boxes(image_rotations(), "corners").act(1, torch.tensor([[0.5, 0.25, 1.0, 0.5]]))
-    tensor([[0.2500, 0.0000, 0.5000, 0.5000]])
+    >>> import torch
+    >>> field = staggered_field(image_rotations(), "u", "v")
+    >>> still = torch.zeros(1, 2, 1)
+    >>> turned = field.act(1, {"u": torch.ones(1, 1, 2), "v": still})
+    >>> turned["u"].flatten().tolist(), turned["v"].flatten().tolist()  # upwards
+    ([0.0, 0.0], [-1.0, -1.0])
     """
-
-    axes = (-1, 0)
-    offsets: Tensor
-
-    def __init__(self, grid: Image, form: str = "center") -> None:
-        super().__init__(grid.group)
-        if form not in ("center", "corners"):
-            raise ValueError(f'form is "center" or "corners"; got {form!r}')
-        if grid.size is not None:
-            raise ValueError("boxes turn and mirror with an image; cyclic shifts cut them")
-        self.grid = grid
-        self.form = form
-        # from (rows, columns) to (x, y)
-        axes = [grid.linear_part(g)[::-1, ::-1] for g in range(len(grid.group))]
-        middle = np.array([0.5, 0.5, 0, 0]) if form == "center" else np.full(4, 0.5)
-        matrices = np.stack(
-            [_center_matrix(a) if form == "center" else _corner_matrix(a) for a in axes]
-        )
-        self.linear = Matrix(grid.group, matrices)
-        offsets = torch.from_numpy(middle - matrices @ middle).float()  # 0 or 1, exactly
-        self.register_buffer("offsets", offsets, persistent=False)
-
-    def act(self, g: int, x: Tensor) -> Tensor:
-        """Move each box with its image."""
-        return self.linear.act(g, x) + self.offsets[g].to(x.dtype)
-
-    def act_each(self, elements: Tensor, x: Tensor) -> Tensor:
-        elements = check_elements(self.group, elements, x.shape[0])
-        return self.linear.act_each(elements, x) + self._laid(self.offsets[elements], x)
-
-    def orbit(self, x: Tensor, elements: Elements | None = None) -> Tensor:
-        moved = self.linear.orbit(x, elements)
-        return moved + self._laid(some_rows(self.offsets, elements), moved)
-
-    def align(self, y: Tensor, elements: Elements | None = None) -> Tensor:
-        inverses = [self.group.inverse(g) for g in self._listed(elements)]
-        return self.linear.align(y, elements) + self._laid(self.offsets[inverses], y)
-
-    def arguments(self) -> dict[str, Any]:
-        return {"grid": self.grid, "form": self.form}
-
-    @staticmethod
-    def _laid(offsets: Tensor, x: Tensor) -> Tensor:
-        """Offsets (n, 4) along the first and the last axis of x."""
-        return offsets.to(x.dtype).view(-1, *(1,) * (x.ndim - 2), 4)
+    if grid.size is not None:
+        raise ValueError("cyclic shifts have no edges; staggered_field takes turns and mirrors")
+    names = (down, right)
+    moves: list[dict[Any, Any]] = []
+    signs: list[list[Any]] = []
+    for g in grid.group.generators:
+        matrix = grid.linear_part(g)  # column j is where a unit along component j goes
+        places = np.abs(matrix).argmax(0)
+        moves.append({names[j]: names[places[j]] for j in range(2)})
+        signs.append([names[j] for j in range(2) if matrix[places[j], j] < 0])
+    return Exchange({right: grid, down: grid}, moves, signs)
 
 
 def _carry(move: Move, displacement: tuple[int, int]) -> tuple[int, int]:
@@ -304,17 +318,6 @@ def _carry(move: Move, displacement: tuple[int, int]) -> tuple[int, int]:
     for _ in range(move[0]):
         row, column = -column, row
     return row, column
-
-
-def _center_matrix(axes: np.ndarray) -> np.ndarray:
-    """How (x, y, width, height) moves about the middle; sides have no sign."""
-    return np.block([[axes, np.zeros((2, 2))], [np.zeros((2, 2)), abs(axes)]])
-
-
-def _corner_matrix(axes: np.ndarray) -> np.ndarray:
-    """How (left, top, right, bottom) moves about the middle: a mirror exchanges the corners."""
-    kept, exchanged = axes.clip(min=0), axes.clip(max=0)
-    return np.block([[kept, exchanged], [exchanged, kept]])
 
 
 def _checked_size(size: Sequence[int]) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -55,8 +55,8 @@ class PermutationTable(Representation):
             np.array_equal,
             "permutations",
         )
-        self.register_buffer("permutations", torch.from_numpy(rows), persistent=False)
-        self.register_buffer("inverses", torch.from_numpy(rows[group.inverses]), persistent=False)
+        self.keep("permutations", rows)
+        self.keep("inverses", rows[group.inverses])
 
     @classmethod
     def from_generators(
@@ -100,11 +100,17 @@ class PermutationTable(Representation):
         """Return labels, to index with, or raise TypeError or ValueError if they are not 0..d-1."""
         if not is_integer(labels):
             raise TypeError(f"labels are integers; got {labels.dtype}")
+        labels = labels.long()  # torch takes uint8 for a mask, and 256 for its 0
         if not is_traced() and labels.numel():
-            low, high = (int(label) for label in labels.aminmax())
-            if low < 0 or high >= self.size:
-                raise ValueError(f"labels are 0..{self.size - 1}; got {low if low < 0 else high}")
-        return labels.long()  # torch takes uint8 for a mask
+            low, high = labels.aminmax()
+            if labels.device.type != "cpu":  # does not wait for the device
+                torch._assert_async((low >= 0) & (high < self.size), self._range())
+            elif low < 0 or high >= self.size:
+                raise ValueError(f"{self._range()}; got {int(low if low < 0 else high)}")
+        return labels
+
+    def _range(self) -> str:
+        return f"labels are 0..{self.size - 1}"
 
 
 class Permutation(PermutationTable):
@@ -151,6 +157,11 @@ class Permutation(PermutationTable):
         self._check_axis(x.shape, self.dim, self.size)
         return self._gathered(x, self.inverses[elements])
 
+    def align_each(self, elements: Tensor, y: Tensor) -> Tensor:
+        elements = check_elements(self.group, elements, y.shape[0])
+        self._check_axis(y.shape, self.dim, self.size)
+        return self._gathered(y, self.permutations[elements])
+
     def orbit(self, x: Tensor, elements: Elements | None = None) -> Tensor:
         self._check_axis(x.shape, self.dim, self.size)
         table = some_rows(self.inverses, elements)
@@ -166,7 +177,7 @@ class Permutation(PermutationTable):
         return self._gathered(y, table)
 
     def arguments(self) -> dict[str, Any]:
-        return {"permutations": self.permutations.tolist(), "dim": self.dim}
+        return {"permutations": self._tables["permutations"].tolist(), "dim": self.dim}
 
     def _gathered(self, y: Tensor, table: Tensor) -> Tensor:
         """Slice i of y, along its first axis, with its entries taken from the places table[i]."""
@@ -185,10 +196,10 @@ class Matrix(Representation):
 
     Args:
         group: The group that acts.
-        matrices: Real numbers of shape (|G|, d, d): under g, a vector v along the axis becomes
-            ``matrices[g] @ v``. Whatever type the module is moved to, they are kept in float32
-            where that holds them exactly, else in float64, and used in the type of the input,
-            also under autocast.
+        matrices: Numbers of shape (|G|, d, d), real or complex: under g, a vector v along the axis
+            becomes ``matrices[g] @ v``. Whatever type the module is moved to, they are kept in
+            float32 (complex64) where that holds them exactly, else in float64 (complex128), and
+            used in the type of the input, also under autocast.
         dim: The axis, counted from the end.
 
     Raises:
@@ -206,7 +217,7 @@ class Matrix(Representation):
 
     def __init__(self, group: Group, matrices: ArrayLike, dim: int = -1) -> None:
         super().__init__(group)
-        stack = np.asarray(matrices, dtype=np.float64)
+        stack = _numbers(matrices)
         if stack.ndim != 3 or stack.shape[1] != stack.shape[2]:
             raise ValueError(
                 f"matrices have the shape ({len(group)}, d, d), one square matrix for each "
@@ -220,9 +231,11 @@ class Matrix(Representation):
         self.dim = check_dim(dim)
         self.axes = (dim,)
         self.size = stack.shape[1]
-        self._exact = stack
-        self._is_float32 = bool((stack.astype(np.float32) == stack).all())
-        self._place(torch.device("cpu"))
+        single = stack.astype(np.complex64 if np.iscomplexobj(stack) else np.float32)
+        stack = single if (single == stack).all() else stack
+        self.keep("matrices", stack)
+        # [M_0^T | M_1^T | ...]: a row vector times it is the whole orbit of the vector
+        self.keep("side_by_side", stack.transpose(2, 0, 1).reshape(self.size, -1))
 
     @classmethod
     def from_generators(cls, group: Group, matrices: Sequence[ArrayLike], dim: int = -1) -> Matrix:
@@ -231,7 +244,7 @@ class Matrix(Representation):
         Raises:
             ValueError: If they do not extend to all of the group.
         """
-        images: list[NDArray[Any]] = [np.asarray(m, dtype=np.float64) for m in matrices]
+        images: list[NDArray[Any]] = [_numbers(m) for m in matrices]
         for i, image in enumerate(images):
             if image.ndim != 2 or image.shape != (len(images[0]), len(images[0])):
                 raise ValueError(
@@ -268,13 +281,15 @@ class Matrix(Representation):
         return moved if self.dim == -1 else moved.movedim(-1, self.dim)
 
     def align(self, y: Tensor, elements: Elements | None = None) -> Tensor:
-        inverses = [self.group.inverse(g) for g in self._listed(elements)]
-        self._check_slices(y.shape, len(inverses))
+        inverses = some_rows(self.inverse_elements, elements)
+        self._check_slices(y.shape, inverses.shape[0])
         self._check_axis(y.shape, self.dim, self.size, stacked=True)
         return self._multiply(y, self.matrices[inverses])
 
     def arguments(self) -> dict[str, Any]:
-        return {"matrices": self.matrices.tolist(), "dim": self.dim}
+        if self.matrices.is_complex():
+            raise NotImplementedError("complex matrices have no plain JSON values")
+        return {"matrices": self._tables["matrices"].tolist(), "dim": self.dim}
 
     def _multiply(self, y: Tensor, matrices: Tensor) -> Tensor:
         """Slice i of y, along its first axis, times matrix i."""
@@ -287,24 +302,10 @@ class Matrix(Representation):
         """The matrices in the type of x."""
         if matrices.dtype == x.dtype:
             return matrices
-        if not x.is_floating_point():
-            raise TypeError(f"Matrix acts on floating-point tensors; got {x.dtype}")
+        if not (x.is_complex() or (x.is_floating_point() and not matrices.is_complex())):
+            kind = "complex" if matrices.is_complex() else "floating-point"
+            raise TypeError(f"this Matrix acts on {kind} tensors; got {x.dtype}")
         return matrices.to(x.dtype)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Matrix:
-        # .half().double() would leave the matrices rounded, and some devices have no float64
-        self._place(fn(torch.zeros(1)).device)
-        return self
-
-    def _place(self, device: torch.device) -> None:
-        single = self._is_float32 or device.type == "mps"
-        stack = torch.tensor(
-            self._exact, dtype=torch.float32 if single else torch.float64, device=device
-        )
-        # [M_0^T | M_1^T | ...]: a row vector times it is the whole orbit of the vector
-        side_by_side = stack.permute(2, 0, 1).reshape(self.size, -1)
-        self.register_buffer("matrices", stack, persistent=False)
-        self.register_buffer("side_by_side", side_by_side, persistent=False)
 
 
 def regular(group: Group, dim: int = -1) -> Permutation:
@@ -333,6 +334,12 @@ def permutation_of(cycles: Sequence[Sequence[int]], size: int) -> NDArray[np.int
 def compose_permutations(after: NDArray[Any], before: NDArray[Any]) -> NDArray[Any]:
     """First ``before``, then ``after``."""
     return after[before]
+
+
+def _numbers(matrices: ArrayLike) -> NDArray[Any]:
+    """Real or complex numbers."""
+    array = np.asarray(matrices)
+    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
 
 
 def _close(a: NDArray[Any], b: NDArray[Any]) -> bool:

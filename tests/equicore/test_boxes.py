@@ -131,7 +131,9 @@ def test_half_precision_is_kept_and_moving_loses_nothing(dtype):
 
 
 def test_forms_are_named():
-    with pytest.raises(ValueError, match='form is "center" or "corners"; got \'xywh\''):
+    with pytest.raises(
+        ValueError, match=r"form is one of \['center', 'corners', 'corner'\]; got 'xywh'"
+    ):
         Boxes(image_rotations(), "xywh")
 
 
@@ -139,7 +141,7 @@ def test_forms_are_named():
     "grid", [image_shifts(2, 2), Image(cyclic(1), [0], [False], [(0, 0)], (2, 2))]
 )
 def test_boxes_do_not_shift(grid):
-    with pytest.raises(ValueError, match="cyclic shifts cut them"):
+    with pytest.raises(ValueError, match="cyclic shifts cut it"):
         Boxes(grid)
 
 

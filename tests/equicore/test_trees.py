@@ -294,6 +294,6 @@ def test_slices_must_be_as_many_as_elements():
 
 def test_parts_move_with_the_tree():
     rep = copy.deepcopy(Tree({"a": POINTS, "b": {"c": SIGN}})).to("meta")
-    assert len(list(rep.buffers())) == 4
+    assert {"permutations", "matrices"} <= {n.split(".")[-1] for n, _ in rep.named_buffers()}
     assert all(buffer.device.type == "meta" for buffer in rep.buffers())
     assert rep.state_dict() == {}
