@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+MAX_ORDER = 5040
+"""The largest group, that of all permutations of 7 points: its table has 25 million entries."""
 
-def square_table(table: ArrayLike) -> NDArray[np.int64]:
+
+def check_order(order: int, name: str, hint: str = "use a subgroup of it") -> None:
+    """Raise ValueError where a group would be too large for a table."""
+    if order > MAX_ORDER:
+        raise ValueError(
+            f"{name} has {order} elements; groups are tables of at most {MAX_ORDER} elements: "
+            f"{hint}"
+        )
+
+
+def integers(order: int) -> np.dtype[Any]:
+    """The smallest type for the numbers of so many elements, and for sums of two of them."""
+    return np.min_scalar_type(-2 * order)
+
+
+def square_table(table: ArrayLike, name: str) -> NDArray[Any]:
     """The table as integers, or ValueError where it is not square or not closed."""
-    array = np.array(table)
+    array = np.asarray(table)
+    check_order(len(array) if array.ndim else 1, name)
     if array.ndim != 2 or array.shape[0] != array.shape[1] or len(array) == 0:
         raise ValueError(f"a Cayley table is square, shape (n, n) with n >= 1; got {array.shape}")
     if not np.issubdtype(array.dtype, np.integer):
@@ -22,10 +41,10 @@ def square_table(table: ArrayLike) -> NDArray[np.int64]:
             f"not closed: the product of {g} and {h} is {array[g, h]}, "
             f"which is none of the elements 0..{len(array) - 1}"
         )
-    return array.astype(np.int64)
+    return array.astype(integers(len(array)))  # a copy
 
 
-def verified_inverses(table: NDArray[np.int64]) -> NDArray[np.int64]:
+def verified_inverses(table: NDArray[Any]) -> NDArray[np.int64]:
     """The inverse of each element, or ValueError where 0 is no identity or one has none."""
     elements = np.arange(len(table))
     for side, products in (("0 g", table[0]), ("g 0", table[:, 0])):
@@ -43,7 +62,7 @@ def verified_inverses(table: NDArray[np.int64]) -> NDArray[np.int64]:
     return inverses
 
 
-def reached(table: NDArray[np.int64], generators: Sequence[int]) -> list[tuple[int, int, int]]:
+def reached(table: NDArray[Any], generators: Sequence[int]) -> list[tuple[int, int, int]]:
     """Breadth-first (g, parent, position) with g = parent times generators[position]."""
     seen = {0}
     factors: list[tuple[int, int, int]] = []
@@ -58,7 +77,7 @@ def reached(table: NDArray[np.int64], generators: Sequence[int]) -> list[tuple[i
     return factors
 
 
-def find_generators(table: NDArray[np.int64]) -> tuple[int, ...]:
+def find_generators(table: NDArray[Any]) -> tuple[int, ...]:
     """Elements that generate the group, each outside what those before it generate."""
     generators: list[int] = []
     found = {0}
@@ -70,7 +89,7 @@ def find_generators(table: NDArray[np.int64]) -> tuple[int, ...]:
 
 
 def factorize(
-    table: NDArray[np.int64], generators: Sequence[int], name: str
+    table: NDArray[Any], generators: Sequence[int], name: str
 ) -> list[tuple[int, int, int]]:
     """A word in the generators for each element but 0, or ValueError if one has none."""
     factors = reached(table, generators)
@@ -80,7 +99,7 @@ def factorize(
     return factors
 
 
-def verify_associativity(table: NDArray[np.int64], generators: Sequence[int]) -> None:
+def verify_associativity(table: NDArray[Any], generators: Sequence[int]) -> None:
     """Light's test: (x s) y = x (s y) for all x, y and all generators s."""
     for s in generators:
         left = table[table[:, s]]  # [x, y] -> (x s) y

@@ -7,6 +7,7 @@ the axioms are verified once, at construction.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
@@ -15,11 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from equicore import _cayley
+from equicore._cayley import MAX_ORDER as MAX_ORDER
 
 Image = TypeVar("Image")
-
-MAX_ORDER = 5040
-"""The largest group that is enumerated from generators: its table has 25 million entries."""
 
 
 class Element(int):
@@ -59,18 +58,18 @@ class Group:
 
     Args:
         table: Cayley table, integers of shape (n, n): ``table[g, h]`` is the product g h, which
-            acts as first h, then g. Element 0 is the identity.
+            acts as first h, then g. Element 0 is the identity. At most ``MAX_ORDER`` elements.
         name: What messages call the group.
         names: A name for each element; ``g0, g1, ...`` when omitted.
         generators: Elements that generate the group; found when omitted.
 
     Attributes:
-        table: The Cayley table, read-only, shape (n, n).
+        table: The Cayley table, read-only, shape (n, n), in a small type of integers.
         inverses: ``inverses[g]`` is the inverse of g, read-only, shape (n,).
         generators: Indices of elements that generate the group.
 
     Raises:
-        ValueError: If the table is not that of a group. The message names the failing elements.
+        ValueError: If the table is not that of a group, with the failing elements, or too large.
 
     >>> G = cyclic(4)
     >>> len(G), G.compose(3, 2), G.inverse(1), G.elements
@@ -87,7 +86,7 @@ class Group:
         names: Sequence[str] | None = None,
         generators: Sequence[int] | None = None,
     ) -> None:
-        self.table = _cayley.square_table(table)
+        self.table = _cayley.square_table(table, name)
         self.name = name
         order = len(self.table)
         self.names = tuple(names) if names is not None else tuple(f"g{g}" for g in range(order))
@@ -196,7 +195,7 @@ class Group:
                     parents.append((x, s))
                 right[x].append(index[key(product)])
         steps = np.array(right)
-        table = np.empty((len(elements), len(elements)), dtype=np.int64)
+        table = np.empty((len(elements), len(elements)), dtype=_cayley.integers(len(elements)))
         table[:, 0] = np.arange(len(elements))
         for g, (parent, s) in enumerate(parents[1:], start=1):
             table[:, g] = steps[table[:, parent], s]  # x (p s) = (x p) s
@@ -237,6 +236,19 @@ class Group:
         if not 0 <= g < len(self):
             raise IndexError(f"{self.name} has the elements 0..{len(self) - 1}; got {g}")
         return int(g)
+
+    def sample(self, count: int, seed: int = 0) -> list[int]:
+        """The identity and other elements drawn at random, ``count`` in all, without repetition.
+
+        For the checks of `equicore.verify`, whose ``elements`` they are where the group is large.
+
+        >>> symmetric(5).sample(4)
+        [0, 101, 67, 37]
+        """
+        if not 1 <= count <= len(self):
+            raise ValueError(f"{self.name} has {len(self)} elements; a sample of {count} is none")
+        drawn = np.random.default_rng(seed).permutation(np.arange(1, len(self)))
+        return [0, *drawn[: count - 1].tolist()]
 
     def subgroup(self, generators: Sequence[int]) -> Subgroup:
         """The subgroup that elements generate.
@@ -366,7 +378,8 @@ def cyclic(n: int) -> Group:
         ValueError: If n < 1.
     """
     _check_positive("cyclic", n)
-    k = np.arange(n)
+    _cayley.check_order(n, f"cyclic({n})", "use one of fewer elements")
+    k = np.arange(n, dtype=_cayley.integers(n))
     return Group(
         (k[:, None] + k) % n,
         name=f"cyclic({n})",
@@ -385,7 +398,8 @@ def dihedral(n: int) -> Group:
         ValueError: If n < 1.
     """
     _check_positive("dihedral", n)
-    flip, turn = np.divmod(np.arange(2 * n), n)
+    _cayley.check_order(2 * n, f"dihedral({n})", "use one of fewer elements")
+    flip, turn = np.divmod(np.arange(2 * n, dtype=_cayley.integers(2 * n)), n)
     sign = 1 - 2 * flip
     turns = (turn[:, None] + sign[:, None] * turn) % n
     rotations = [_power("r", i) for i in range(n)]
@@ -407,6 +421,7 @@ def symmetric(n: int) -> Group:
         ValueError: If n < 1, or the group has more than ``MAX_ORDER`` elements (n > 7).
     """
     _check_positive("symmetric", n)
+    _cayley.check_order(math.factorial(min(n, 20)), f"symmetric({n})", "use one of fewer points")
     if n == 1:
         return Group([[0]], name="symmetric(1)", names=["e"], generators=[])
     exchange = [1, 0, *range(2, n)]
@@ -417,7 +432,11 @@ def symmetric(n: int) -> Group:
 
 
 def product(first: Group, second: Group) -> Group:
-    """The direct product; element ``g * len(second) + h`` is the pair (g, h)."""
+    """The direct product; element ``g * len(second) + h`` is the pair (g, h).
+
+    Raises:
+        ValueError: If it has more than ``MAX_ORDER`` elements.
+    """
     return _of_pairs(first, second, np.tile(np.arange(len(first)), (len(second), 1)), "x")
 
 
@@ -438,6 +457,9 @@ def semidirect(normal: Group, acting: Group, automorphisms: ArrayLike) -> Group:
     >>> len(semidirect(cyclic(3), cyclic(2), [[0, 1, 2], [0, 2, 1]]))
     6
     """
+    _cayley.check_order(
+        len(normal) * len(acting), f"{normal.name} : {acting.name}", "use subgroups of its factors"
+    )
     rows = [check_permutation(row, len(normal)) for row in np.asarray(automorphisms)]
     for h, row in enumerate(rows):
         wrong = np.argwhere(row[normal.table] != normal.table[np.ix_(row, row)])
@@ -455,12 +477,16 @@ def semidirect(normal: Group, acting: Group, automorphisms: ArrayLike) -> Group:
 
 def _of_pairs(normal: Group, acting: Group, images: NDArray[np.int64], sign: str) -> Group:
     """The group of pairs with (n, h) (m, k) = (n images[h][m], h k)."""
-    n = np.arange(len(normal))[:, None, None, None]
-    table = normal.table[n, images[None, :, :, None]] * len(acting) + acting.table[:, None, :]
+    name = f"{normal.name} {sign} {acting.name}"
     order = len(normal) * len(acting)
+    _cayley.check_order(order, name, "use subgroups of its factors")
+    n = np.arange(len(normal))[:, None, None, None]
+    table = normal.table[n, images[None, :, :, None]].astype(_cayley.integers(order))
+    table *= len(acting)
+    table = table + acting.table[:, None, :].astype(table.dtype)
     return Group(
         table.reshape(order, order),
-        name=f"{normal.name} {sign} {acting.name}",
+        name=name,
         names=[f"({n}, {h})" for n in normal.names for h in acting.names],
         generators=[n * len(acting) for n in normal.generators] + list(acting.generators),
     )

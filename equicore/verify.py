@@ -26,6 +26,9 @@ from equicore.representations.base import (
 from equicore.symmetrize import equitune
 from equicore.trees import leaves, tree_map
 
+PAIRED = 64
+"""Elements of which every pair is multiplied."""
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -40,12 +43,19 @@ class EquivarianceError:
             model that returns a tree, the largest of its tensors' relative errors.
         worst_element: The g of the largest relative error.
         worst_sample: The sample, 0..B-1, of the largest relative error.
+        elements: The g that were checked, in the order of the errors.
     """
 
     absolute: Tensor
     relative: Tensor
     worst_element: int
     worst_sample: int
+    elements: tuple[int, ...]
+
+    def of(self, element: int) -> tuple[float, float]:
+        """The absolute and the relative error of an element."""
+        place = self.elements.index(element)
+        return float(self.absolute[place]), float(self.relative[place])
 
 
 def equivariance_error(
@@ -65,13 +75,14 @@ def equivariance_error(
         output_rep: How the group acts on its output.
         x: Batch of shape (B, ...), B >= 1, or a tree of batches.
         batch_dim: The axis of the batch, as in `Symmetrized`.
-        elements: Of a continuous group, some to check, the identity first; see
-            `equicore.continuous.random_motions`.
+        elements: Some to check, all when omitted: of a large group for instance
+            ``group.sample(64)``; of a continuous one, where they are needed, the identity first,
+            see `equicore.continuous.random_motions`.
 
     Raises:
         ValueError: If the batch is empty, or the model returns another number of samples than it
             was given.
-        TypeError: If the model's outputs are not floating-point tensors.
+        TypeError: If the model's outputs are not floating-point or complex tensors.
 
     >>> from equicore import Trivial, image_rotations
     >>> rotations = image_rotations()
@@ -84,7 +95,13 @@ def equivariance_error(
     tensor([0., 2., 8., 6.])
     """
     group = check_one_group((input_rep, output_rep), "input and output representation")
-    order = orbit_size(group, elements)
+    if group is None:
+        order = orbit_size(group, elements)
+        numbers = list(range(order))
+    else:
+        numbers = _checked(group, elements)
+        order = len(numbers)
+        elements = None if elements is None else numbers
     axes = BatchAxes(batch_dim)
     x = axes.input_first(x)
     batch = check_batch(x)
@@ -109,13 +126,22 @@ def equivariance_error(
         relative = (absolute / scales[:, None, None]).amax(0)
     # NaN counts as the worst
     worst = int(relative.nan_to_num(nan=torch.inf).argmax())
-    element, sample = divmod(worst, relative.shape[1])
-    return EquivarianceError(absolute.amax((0, 2)), relative.amax(1), element, sample)
+    place, sample = divmod(worst, relative.shape[1])
+    errors = absolute.amax((0, 2)), relative.amax(1)
+    return EquivarianceError(*errors, numbers[place], sample, tuple(numbers))
+
+
+def _checked(group: Group, elements: Elements | None) -> list[int]:
+    """The elements to check, the identity first."""
+    if elements is None:
+        return list(range(len(group)))
+    given = [group.check_element(int(g)) for g in elements]
+    return [0, *(g for g in dict.fromkeys(given) if g != 0)]
 
 
 def _largest_error(actual: Tensor, wanted: Tensor) -> Tensor:
     """The largest difference for each element and sample, shape (|G|, B)."""
-    if not actual.is_floating_point():
+    if not (actual.is_floating_point() or actual.is_complex()):
         raise TypeError(f"errors are measured of floating-point outputs; got {actual.dtype}")
     difference = (actual - wanted).abs()
     return difference.flatten(2).amax(2) if difference.ndim > 2 else difference
@@ -148,18 +174,25 @@ def assert_equivariant(
     if tolerance is None:
         tolerance = 1e-12 if double else 1e-5
     g = error.worst_element
-    relative = float(error.relative[g])
+    absolute, relative = error.of(g)
     if relative <= tolerance:  # false for NaN
         return
     name = "" if input_rep.group is None else f" ({input_rep.group.names[g]})"
     message = (
-        f"not equivariant: |f(g x) - g f(x)| = {float(error.absolute[g]):.3g} (relative "
+        f"not equivariant: |f(g x) - g f(x)| = {absolute:.3g} (relative "
         f"{relative:.3g}, allowed {tolerance:.3g}) at element {g}{name}, sample "
         f"{error.worst_sample}"
     )
     if not double and relative < 1e-3:
         message += "; an error this small may be rounding: repeat in float64 to tell"
     raise AssertionError(message)
+
+
+LISTED = 40
+"""Elements that are listed one by one."""
+
+NAMED = 24
+"""Elements that have their names in a figure."""
 
 
 @dataclass(frozen=True)
@@ -169,15 +202,34 @@ class Report:
     group: Group
     errors: dict[str, EquivarianceError]
 
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Those that were checked."""
+        return next(iter(self.errors.values())).elements
+
     def __str__(self) -> str:
-        """A table: one row for each element, the relative error of each model."""
-        names = [f"{g} ({name})" for g, name in enumerate(self.group.names)]
+        """A table: one row for each element, the relative error of each model.
+
+        Of more than ``LISTED`` elements, those of the largest errors of the first model, and a row
+        for all others.
+        """
+        relative = np.stack([e.relative.double().cpu().numpy() for e in self.errors.values()])
+        shown = list(range(len(self.elements)))
+        if len(shown) > LISTED:
+            first = np.where(np.isnan(relative[0]), np.inf, relative[0])
+            shown = sorted(np.argsort(-first, kind="stable")[: LISTED // 2].tolist())
+        rest = [i for i in range(len(self.elements)) if i not in shown]
+        names = [f"{self.elements[i]} ({self.group.names[self.elements[i]]})" for i in shown]
+        rows = [relative[:, i] for i in shown]
+        if rest:
+            names.append(f"{len(rest)} others, at most")
+            rows.append(relative[:, rest].max(1))
         width = max(len(name) for name in [*names, "element"])
         columns = [max(len(name), 8) for name in self.errors]
         lines = ["  ".join(n.rjust(w) for n, w in zip(self.errors, columns, strict=True))]
-        for g in range(len(self.group)):
-            row = [f"{float(e.relative[g]):.1e}" for e in self.errors.values()]
-            lines.append("  ".join(v.rjust(w) for v, w in zip(row, columns, strict=True)))
+        for row in rows:
+            cells = [f"{value:.1e}" for value in row]
+            lines.append("  ".join(v.rjust(w) for v, w in zip(cells, columns, strict=True)))
         heads = ["element", *names]
         table = [f"{head.ljust(width)}  {line}" for head, line in zip(heads, lines, strict=True)]
         return "\n".join(["relative error |f(g x) - g f(x)|", *table])
@@ -186,17 +238,21 @@ class Report:
         """The same as a figure, on a logarithmic axis; save it with ``.savefig(path)``."""
         from matplotlib.figure import Figure
 
-        elements = np.arange(len(self.group))
-        figure = Figure(figsize=(max(4.0, 1.5 + 0.45 * len(elements)), 3.2), layout="constrained")
+        elements = np.arange(len(self.elements))
+        width = min(max(4.0, 1.5 + 0.45 * len(elements)), 1.5 + 0.45 * NAMED)
+        figure = Figure(figsize=(width, 3.2), layout="constrained")
         axes = figure.subplots()
         for i, (name, error) in enumerate(self.errors.items()):
             relative = error.relative.double().cpu().numpy()
             floor = torch.finfo(error.relative.dtype).eps
             shown = np.maximum(relative, floor / 4)  # a zero has no place on the axis
             offset = 0.8 * ((i + 0.5) / len(self.errors) - 0.5)
-            axes.plot(elements + offset, shown, "os^Dv"[i % 5], label=name)
+            size = 6 if len(elements) <= NAMED else 3
+            axes.plot(elements + offset, shown, "os^Dv"[i % 5], markersize=size, label=name)
         axes.set(yscale="log", xlabel=f"element g of {self.group.name}")
-        axes.set_xticks(elements, self.group.names, rotation=90 if len(elements) > 8 else 0)
+        named = elements[:: -(-len(elements) // NAMED)]
+        names = [self.group.names[self.elements[i]] for i in named]
+        axes.set_xticks(named, names, rotation=90 if len(elements) > 8 else 0)
         axes.set_ylabel("|f(g x) − g f(x)|, relative")
         axes.grid(axis="y", alpha=0.3)
         axes.legend()
@@ -211,6 +267,7 @@ def report(
     symmetrized: Mapping[str, nn.Module] | None = None,
     *,
     batch_dim: BatchDim = 0,
+    elements: Elements | None = None,
 ) -> Report:
     """Errors of equivariance per element before and after symmetrization.
 
@@ -232,7 +289,9 @@ def report(
     return Report(
         input_rep.group,
         {
-            name: equivariance_error(f, input_rep, output_rep, x, batch_dim=batch_dim)
+            name: equivariance_error(
+                f, input_rep, output_rep, x, batch_dim=batch_dim, elements=elements
+            )
             for name, f in models.items()
         },
     )
@@ -253,22 +312,32 @@ def check_group(group: Group | ArrayLike) -> Group:
 
 
 def check_representation(
-    representation: Representation, x: Any, tolerance: float | None = None
+    representation: Representation,
+    x: Any,
+    tolerance: float | None = None,
+    *,
+    elements: Elements | None = None,
 ) -> None:
     """Verify on a batch that a representation is one, and that its verbs agree.
 
     Checks act(0, x) = x, act(g, act(h, x)) = act(g h, x) for all g and h, orbit = all acts,
     act_each = each sample's act, which align_each undoes, align(orbit(x)) = x in every slice, and
-    that orbit and align do the same where they are asked for some elements only.
+    that orbit and align do the same where they are asked for some elements only. Of a group of
+    more than ``PAIRED`` elements, h is one of its generators, from which the rest follows.
 
-    The tolerance is the largest error allowed, relative to the largest |x|: 1e-5 when omitted,
-    1e-12 in float64. Integers must agree exactly.
+    Args:
+        representation: What is checked.
+        x: Batch of shape (B, ...), or a tree of batches.
+        tolerance: The largest error allowed, relative to the largest |x|: 1e-5 when omitted,
+            1e-12 in float64. Integers must agree exactly.
+        elements: Some to check, for instance ``group.sample(64)``; all when omitted.
 
     Raises:
         ValueError: Names the elements at which it fails.
     """
     group = representation.group
-    order = len(group)
+    chosen = _checked(group, elements)
+    others = chosen if len(chosen) <= PAIRED else list(group.generators)
 
     def require(actual: Any, expected: Any, law: str) -> None:
         for a, e, t in zip(leaves(actual), leaves(expected), leaves(x), strict=True):
@@ -279,33 +348,33 @@ def check_representation(
     def at(stack: Any, i: int | slice) -> Any:
         return tree_map(lambda t: t[i], stack)
 
-    acted = [representation.act(g, x) for g in range(order)]
+    acted = {g: representation.act(g, x) for g in {*chosen, *others}}
     require(acted[0], x, "act(0, x) = x")
-    for g in range(order):
-        for h in range(order):
-            require(
-                representation.act(g, acted[h]),
-                acted[group.compose(g, h)],
-                f"act({g}, act({h}, x)) = act({group.compose(g, h)}, x)",
-            )
-    orbit = representation.orbit(x)
-    aligned = representation.align(orbit)
-    for g in range(order):
-        require(at(orbit, g), acted[g], f"orbit(x)[{g}] = act({g}, x)")
-        require(at(aligned, g), x, f"align(orbit(x))[{g}] = x")
-    some = [*reversed(range(order)), order - 1]
+    for g in chosen:
+        for h in others:
+            gh = group.compose(g, h)
+            expected = acted[gh] if gh in acted else representation.act(gh, x)
+            law = f"act({g}, act({h}, x)) = act({gh}, x)"
+            require(representation.act(g, acted[h]), expected, law)
+    if elements is None:
+        orbit = representation.orbit(x)
+        aligned = representation.align(orbit)
+        for g in chosen:
+            require(at(orbit, g), acted[g], f"orbit(x)[{g}] = act({g}, x)")
+            require(at(aligned, g), x, f"align(orbit(x))[{g}] = x")
+    some = [*reversed(chosen), chosen[-1]]
     orbit = representation.orbit(x, some)
     aligned = representation.align(orbit, some)
     for i, g in enumerate(some):
         require(at(orbit, i), acted[g], f"orbit(x, {some})[{i}] = act({g}, x)")
         require(at(aligned, i), x, f"align(orbit(x, {some}), {some})[{i}] = x")
     batch = leaves(x)[0].shape[0]
-    elements = torch.arange(order, device=leaves(x)[0].device).repeat_interleave(batch)
-    copies = tree_map(lambda t: t.repeat(order, *(1,) * (t.ndim - 1)), x)
-    each = representation.act_each(elements, copies)
-    undone = representation.align_each(elements, each)
-    for g in range(order):
-        rows = slice(g * batch, (g + 1) * batch)
+    each_g = torch.tensor(chosen, device=leaves(x)[0].device).repeat_interleave(batch)
+    copies = tree_map(lambda t: t.repeat(len(chosen), *(1,) * (t.ndim - 1)), x)
+    each = representation.act_each(each_g, copies)
+    undone = representation.align_each(each_g, each)
+    for i, g in enumerate(chosen):
+        rows = slice(i * batch, (i + 1) * batch)
         require(at(each, rows), acted[g], f"act_each({g}, x) = act({g}, x)")
         require(at(undone, rows), x, f"align_each({g}, act_each({g}, x)) = x")
 
@@ -317,10 +386,10 @@ def _difference(actual: Tensor, expected: Tensor, x: Tensor, tolerance: float | 
             f"{tuple(actual.shape)} of {actual.dtype} instead of "
             f"{tuple(expected.shape)} of {expected.dtype}"
         )
-    if not x.is_floating_point():
+    if not (x.is_floating_point() or x.is_complex()):
         return None if torch.equal(actual, expected) else "they differ"
     if tolerance is None:
-        tolerance = 1e-12 if x.dtype == torch.float64 else 1e-5
+        tolerance = 1e-12 if x.dtype in (torch.float64, torch.complex128) else 1e-5
     difference = (actual - expected).abs().amax()
     if difference <= tolerance * x.abs().amax():  # false for NaN
         return None

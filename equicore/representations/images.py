@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from equicore._cayley import MAX_ORDER, check_order
 from equicore.groups import Group, cyclic, dihedral, product, semidirect
 from equicore.representations.base import Representation, check_dim
 from equicore.representations.combine import TensorProduct
@@ -174,6 +175,14 @@ def image_shifts(rows: int, columns: int, step: int = 1) -> Image:
              [4, 3]]])
     """
     _check_step(step, rows, columns)
+    order = (rows // step) * (columns // step)
+    larger = next(
+        (k for k in range(step, max(rows, columns) + 1, step)
+         if rows % k == columns % k == 0 and 1 < rows * columns // k**2 <= MAX_ORDER),
+        None,
+    )  # fmt: skip
+    hint = "use shifts along one axis" if larger is None else f"use step={larger}"
+    check_order(order, f"the group of shifts of {rows} x {columns} cells by {step}", hint)
     down, right = cyclic(rows // step), cyclic(columns // step)
     group = product(down, right)
     shifts = [(step * a, step * b) for a in range(len(down)) for b in range(len(right))]

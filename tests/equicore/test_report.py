@@ -270,7 +270,7 @@ def made_up(group, **errors):
     return Report(
         group,
         {
-            name: EquivarianceError(torch.tensor(e), torch.tensor(e), 0, 0)
+            name: EquivarianceError(torch.tensor(e), torch.tensor(e), 0, 0, tuple(range(len(e))))
             for name, e in errors.items()
         },
     )
