@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 
 from equicore.lazy import face_of
 
+__version__ = "0.2.0"
+
 if TYPE_CHECKING:
     from equicore._face import *  # noqa: F403
     from equicore._face import __all__ as __all__

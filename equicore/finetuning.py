@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from equicore.calls import BatchAxes, BatchDim, check_batch
 from equicore.representations.base import Action, Elements, check_one_group, orbit_size
 from equicore.trees import leaves, tree_map
 
@@ -119,6 +120,7 @@ class EquivarianceLoss(nn.Module):
         divergence: `squared_error`, the penalty ``||f(g x) - g f(x)||^2``, or `kl_divergence` for
             logits; or any function of two batches (or trees).
         elements: Of a continuous group, those to draw from, the identity first.
+        batch_dim: The axis of the batch, as in `equicore.Symmetrized`.
 
     Raises:
         ValueError: If the representations are of different groups, or the group is trivial.
@@ -139,6 +141,8 @@ class EquivarianceLoss(nn.Module):
         samples: int | None = 1,
         divergence: Divergence = squared_error,
         elements: Elements | None = None,
+        *,
+        batch_dim: BatchDim = 0,
     ) -> None:
         super().__init__()
         group = check_one_group((input_rep, output_rep), "input and output representation")
@@ -153,6 +157,7 @@ class EquivarianceLoss(nn.Module):
         self.samples = samples
         self.divergence = divergence
         self.elements = elements
+        self._axes = BatchAxes(batch_dim)
 
     def forward(self, x: Any, output: Any | None = None) -> Tensor:
         """The penalty for a batch, a number.
@@ -161,20 +166,21 @@ class EquivarianceLoss(nn.Module):
             x: Batch of shape (B, ...), or a tree of batches.
             output: What the model returned for it, if that is known.
         """
-        order, batch = self.order, leaves(x)[0].shape[0]
-        if batch == 0:
-            raise ValueError(f"empty batch: got an input of shape {tuple(leaves(x)[0].shape)}")
+        if output is None:
+            output = self.model(x)
+        x = self._axes.input_first(x)
+        order, batch = self.order, check_batch(x)
         device = leaves(x)[0].device
         if self.samples is None:
             elements = torch.arange(1, order, device=device).repeat_interleave(batch)
         else:
             elements = torch.randint(1, order, (self.samples * batch,), device=device)
         elements = elements if self.elements is None else self.elements[elements]
-        if output is None:
-            output = self.model(x)
         copies = len(elements) // batch
-        moved = self.model(self.input_rep.act_each(elements, _repeat(x, copies)))
-        moved, output = self.output_rep.select(moved), self.output_rep.select(output)
+        samples = self.input_rep.act_each(elements, _repeat(x, copies))
+        moved = self.output_rep.select(self.model(self._axes.input_back(samples)))
+        moved = self._axes.output_first(moved, len(elements))
+        output = self._axes.output_first(self.output_rep.select(output), batch)
         for a, b in zip(leaves(moved), leaves(output), strict=True):
             if a.shape != (len(elements), *b.shape[1:]) or b.shape[:1] != (batch,):
                 raise ValueError(
@@ -188,8 +194,14 @@ class EquivarianceLoss(nn.Module):
 class GroupAugmentation(nn.Module):
     """A random element for each sample, on inputs and targets alike: the baseline.
 
-    Class labels that the group permutes are targets of `Tokens`. Of a continuous group the elements
-    to draw from are given.
+    Class labels that the group permutes are targets of `Tokens`.
+
+    Args:
+        input_rep: How the group acts on inputs.
+        target_rep: How the group acts on targets.
+        elements: Of a continuous group, those to draw from.
+        batch_dim: The axis of the batch in inputs and targets, or a pair of them, as in
+            `equicore.Symmetrized`.
 
     Raises:
         ValueError: If the representations are of different groups.
@@ -201,7 +213,12 @@ class GroupAugmentation(nn.Module):
     """
 
     def __init__(
-        self, input_rep: Action, target_rep: Action, elements: Elements | None = None
+        self,
+        input_rep: Action,
+        target_rep: Action,
+        elements: Elements | None = None,
+        *,
+        batch_dim: BatchDim = 0,
     ) -> None:
         super().__init__()
         group = check_one_group((input_rep, target_rep), "input and target representation")
@@ -209,13 +226,17 @@ class GroupAugmentation(nn.Module):
         self.input_rep = input_rep
         self.target_rep = target_rep
         self.elements = elements
+        self._axes = BatchAxes(batch_dim)
 
     def forward(self, x: Any, target: Any) -> tuple[Any, Any]:
         """The transformed batch and its targets; elements come from torch's random state."""
-        first = leaves(x)[0]
-        elements = torch.randint(self.order, (first.shape[0],), device=first.device)
+        x = self._axes.input_first(x)
+        batch = check_batch(x)
+        target = self._axes.output_first(target, batch)
+        elements = torch.randint(self.order, (batch,), device=leaves(x)[0].device)
         elements = elements if self.elements is None else self.elements[elements]
-        return self.input_rep.act_each(elements, x), self.target_rep.act_each(elements, target)
+        moved = self.input_rep.act_each(elements, x), self.target_rep.act_each(elements, target)
+        return self._axes.input_back(moved[0]), self._axes.output_back(moved[1])
 
 
 @dataclass(frozen=True)

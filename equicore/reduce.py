@@ -405,10 +405,21 @@ def near(
 ) -> Tensor:
     """Which scores are as good as the best, up to a tolerance, by default that of `Best`."""
     if tolerance is None:
-        epsilon = torch.finfo(scores.dtype).eps
-        tolerance = epsilon * (32 if epsilon < 1e-5 else 2)  # 32 of bfloat16 would be a quarter
+        tolerance = _rounding(scores.dtype)
     # the second comparison is for infinite scores, whose threshold is NaN
     return (scores >= best - tolerance * (best.abs() + 1 + magnitude)) | (scores == best)
+
+
+def far(scores: Tensor, best: Tensor | float) -> Tensor:
+    """Which scores, of which none is infinity, are worse than the best, which is at most 0."""
+    tolerance = _rounding(scores.dtype)
+    return scores < best * (1 + tolerance) - tolerance
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    """The relative difference of numbers that are the same."""
+    epsilon = torch.finfo(dtype).eps
+    return epsilon * (32 if epsilon < 1e-5 else 2)  # 32 of bfloat16 would be a quarter
 
 
 def beside(numbers: Tensor, y: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from equicore.calls import (
     warn_of_rows,
 )
 from equicore.capture import frozen_statistics, run_and_capture
-from equicore.reduce import INPUTS, Best, Mean, Reducer, StraightThrough, WeightedMean, near
+from equicore.reduce import INPUTS, Best, Mean, Reducer, StraightThrough, WeightedMean, far
 from equicore.representations.base import Action, Elements, check_one_group, orbit_size
 from equicore.scores import confidence
 from equicore.trees import leaves, tree_map
@@ -313,16 +313,21 @@ class Symmetrized(nn.Module):
         orbit = self._orbit(x)
         scores = self.reduce.scores(orbit, None)
         assert scores is not None
-        order, batch = scores.shape
+        batch = scores.shape[1]
         # relative to the largest, as a constant added to all log-weights changes nothing
         below = scores.detach() - scores.detach().amax(0)
-        kept = near(below, below.topk(top_k, dim=0).values[-1]) | below.isnan()
-        places = kept.flatten().nonzero().squeeze(1)
-        chosen = tree_map(lambda t: t.flatten(0, 1)[places], orbit)
-        raw = _unflatten(self._call(run, chosen, len(places)), 1, len(places))
-        elements, rows = self._at(places // batch), places % batch
-        aligned = self.output_rep.align_each(elements, tree_map(lambda t: t[0], raw))
-        weights = scores.masked_fill(~kept, -torch.inf).softmax(0).flatten()[places]
+        last = 0.0 if top_k == 1 else below.topk(top_k, dim=0).values[-1]
+        kept = ~far(below, last).T  # which a NaN is not
+        rows, places = kept.nonzero().unbind(1)
+        samples = rows.shape[0]
+        chosen = tree_map(lambda t: t[places, rows], orbit)
+        raw = self._call(run, chosen, samples)
+        for leaf in leaves(raw):
+            _check_samples(leaf, 1, samples)
+        aligned = self.output_rep.align_each(self._at(places), raw)
+        if samples == batch and not scores.requires_grad:  # one for each, with all the weight
+            return aligned
+        weights = scores.T.masked_fill(~kept, -torch.inf).softmax(1)[rows, places]
 
         def add(y: Tensor) -> Tensor:
             weighted = weights.to(y.dtype).view(-1, *(1,) * (y.ndim - 1)) * y
@@ -450,6 +455,8 @@ class Keywords(nn.Module):
 def _has_channels_last(x: Any) -> bool:
     """Whether a batch of images is stored with its channels last, as some models are faster by."""
     images = isinstance(x, Tensor) and x.ndim == 4
+    if torch._C._are_functorch_transforms_active():  # in which the order cannot be asked for
+        return False
     return images and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -474,16 +481,20 @@ class _Unchanged:
             check_unchanged(self.others, self.before, self.option)
 
 
+def _check_samples(t: Tensor, order: int, batch: int, who: str = "the model") -> None:
+    if t.ndim == 0 or t.shape[0] != order * batch:
+        raise ValueError(
+            f"the model was given {order} x {batch} = {order * batch} samples and {who} returned "
+            f"shape {tuple(t.shape)}; the output must keep the samples on the batch's axis, which "
+            "batch_dim says where it is not 0"
+        )
+
+
 def _unflatten(tree: Any, order: int, batch: int, who: str = "the model") -> Any:
     """Axis 0 of |G| B samples as two axes, or ValueError."""
 
     def split(t: Tensor) -> Tensor:
-        if t.ndim == 0 or t.shape[0] != order * batch:
-            raise ValueError(
-                f"the model was given {order} x {batch} = {order * batch} samples and {who} "
-                f"returned shape {tuple(t.shape)}; the output must keep the samples on the "
-                "batch's axis, which batch_dim says where it is not 0"
-            )
+        _check_samples(t, order, batch, who)
         return t.reshape(order, batch, *t.shape[1:])
 
     return split(tree) if isinstance(tree, Tensor) else tree_map(split, tree)

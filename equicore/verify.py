@@ -5,6 +5,7 @@ These are the checks that the package's own tests use, shipped for everybody's.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -135,7 +136,13 @@ def _checked(group: Group, elements: Elements | None) -> list[int]:
     """The elements to check, the identity first."""
     if elements is None:
         return list(range(len(group)))
-    given = [group.check_element(int(g)) for g in elements]
+    try:
+        given = [group.check_element(operator.index(g)) for g in elements]
+    except TypeError as error:
+        raise ValueError(
+            f"elements of {group} are integers, as those of group.sample(16), and of a continuous "
+            f"group, and of no other, Motions or Reorderings; got {elements!r}"
+        ) from error
     return [0, *(g for g in dict.fromkeys(given) if g != 0)]
 
 

@@ -9,8 +9,9 @@ input to where the model is at home gets the weight. To train on a task's loss s
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from equicore.calls import BatchAxes
 from equicore.finetuning import kept_modes
 from equicore.reduce import WeightedMean
 from equicore.symmetrize import Symmetrized
-from equicore.trees import leaves, tree_map
+from equicore.trees import entries, leaves, tree_map
 
 
 class MLPWeight(nn.Module):
@@ -30,7 +31,8 @@ class MLPWeight(nn.Module):
     Before it is fitted all log-weights are 0, which makes lambda-equitune equal to equitune.
 
     Args:
-        shape: Shape of one input, without the batch; with ``pool``, of one pooled input.
+        shape: Shape of one input, without the batch; with ``pool``, of one pooled input. Of a
+            tree a shape for each entry that it sees, by name.
         hidden: Widths of the hidden layers.
         pool: Applied to the inputs first, for instance ``nn.AdaptiveAvgPool2d(8)`` for images or
             ``nn.AdaptiveAvgPool2d(1)`` for the features of a convolutional network.
@@ -42,29 +44,37 @@ class MLPWeight(nn.Module):
 
     def __init__(
         self,
-        shape: Sequence[int],
+        shape: Sequence[int] | Mapping[Any, Any],
         hidden: Sequence[int] = (64, 64),
         pool: nn.Module | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.shape = tuple(shape)
+        self.shape = dict(shape) if isinstance(shape, Mapping) else tuple(shape)
         self.hidden = tuple(hidden)
         self.pool = nn.Identity() if pool is None else pool
-        size = math.prod(self.shape)
+        self.seed = seed
+        size = sum(math.prod(one) for one in _shapes(self.shape).values())
+        widths = (size, *hidden, 1)
         layers: list[nn.Module] = []
-        generator = torch.Generator().manual_seed(seed)
-        for width_in, width_out in zip((size, *hidden), hidden, strict=False):
-            layer = nn.utils.skip_init(nn.Linear, width_in, width_out)
-            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
-            nn.init.zeros_(layer.bias)
-            layers += [layer, nn.ReLU()]
-        last = nn.utils.skip_init(nn.Linear, (size, *hidden)[-1], 1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        self.network = nn.Sequential(*layers, last)
+        for width_in, width_out in itertools.pairwise(widths):
+            layers += [nn.utils.skip_init(nn.Linear, width_in, width_out), nn.ReLU()]
+        self.network = nn.Sequential(*layers[:-1])
         self.register_buffer("shift", torch.zeros(size))
         self.register_buffer("scale", torch.ones(size))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Make it as it was before it was fitted."""
+        generator = torch.Generator().manual_seed(self.seed)
+        *hidden, last = (layer for layer in self.network if isinstance(layer, nn.Linear))
+        for layer in hidden:
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
+            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        nn.init.zeros_(self.shift)
+        nn.init.ones_(self.scale)
 
     @property
     def fitted(self) -> bool:
@@ -73,11 +83,11 @@ class MLPWeight(nn.Module):
         assert isinstance(last, nn.Linear)
         return bool(last.weight.any())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Log-weights of shape (N,) for inputs of shape (N, ...)."""
+    def forward(self, x: Any) -> Tensor:
+        """Log-weights of shape (N,) for inputs of shape (N, ...), or a tree of them."""
         return self.network((self._flat(x) - self.shift) / self.scale).squeeze(-1)
 
-    def standardize(self, x: Tensor) -> None:
+    def standardize(self, x: Any) -> None:
         """Set the input's shift and scale to the mean and deviation of a sample (N, ...)."""
         flat = self._flat(x)
         self.shift.copy_(flat.mean(0))
@@ -85,18 +95,38 @@ class MLPWeight(nn.Module):
         rounding = 32 * torch.finfo(flat.dtype).eps * flat.abs().amax(0)
         self.scale.copy_(deviation.where(deviation > rounding, 1))
 
-    def check_shape(self, x: Tensor) -> None:
+    def check_shape(self, x: Any) -> None:
         """Raise ValueError unless x is a batch (N, ...) of this network's inputs."""
-        if x.ndim < 1 or x.shape[1:] != self.shape:
-            raise ValueError(
-                f"this weight network takes inputs of shape (N, "
-                f"{', '.join(map(str, self.shape))}); got {tuple(x.shape)}"
-            )
+        if not isinstance(x, Tensor) or x.shape[1:] != self.shape:
+            self._parts(x)
 
-    def _flat(self, x: Tensor) -> Tensor:
-        pooled = self.pool(x.to(self.shift.dtype))
-        self.check_shape(pooled)
-        return pooled.flatten(1)
+    def _flat(self, x: Any) -> Tensor:
+        """Inputs as vectors (N, size)."""
+        if isinstance(x, Tensor):  # the usual case, by fewer steps
+            pooled = self.pool(x.to(self.shift.dtype))
+            self.check_shape(pooled)
+            return pooled.flatten(1)
+        dtype = self.shift.dtype
+        parts = self._parts(tree_map(lambda t: self.pool(t.to(dtype)), x))
+        return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+    def _parts(self, x: Any) -> list[Tensor]:
+        """The tensors of an input that are seen, or ValueError."""
+        parts = []
+        for path, shape in _shapes(self.shape).items():
+            part = x
+            for name in path:
+                found = {} if isinstance(part, Tensor) or part is None else entries(part)
+                part = found.get(name)
+            if not isinstance(part, Tensor) or part.ndim < 1 or part.shape[1:] != shape:
+                got = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
+                where = "".join(f"[{name!r}]" for name in path)
+                raise ValueError(
+                    f"this weight network takes inputs{where} of shape (N, "
+                    f"{', '.join(map(str, shape))}); got {got}"
+                )
+            parts.append(part)
+        return parts
 
 
 def fit_familiarity(
@@ -156,8 +186,11 @@ def fit_familiarity(
     shape = tuple(tensors[0].shape)
     if len(shape) < 1 or shape[0] < 10:
         raise ValueError(f"familiarity needs at least 10 inputs; got shape {shape}")
-    sees_inputs = reduce.features is None and isinstance(inputs, Tensor)
-    if sees_inputs and isinstance(weight, MLPWeight) and isinstance(weight.pool, nn.Identity):
+    if (
+        reduce.features is None
+        and isinstance(weight, MLPWeight)
+        and isinstance(weight.pool, nn.Identity)
+    ):
         weight.check_shape(inputs)
     if not all(t.isfinite().all() for t in tensors):
         raise ValueError("inputs hold NaN or infinity")
@@ -184,7 +217,8 @@ def fit_familiarity(
 
     if isinstance(weight, MLPWeight):
         with torch.no_grad():
-            weight.standardize(look(_at(known, order[split:][:4096])).flatten(0, 1))
+            seen_first = look(_at(known, order[split:][:4096]))
+            weight.standardize(tree_map(lambda t: t.flatten(0, 1), seen_first))
 
     def loss(rows: Tensor) -> Tensor:
         log_weights = reduce.log_weights(look(_at(known, rows)))
@@ -205,6 +239,14 @@ def fit_familiarity(
         weight.eval()
         with torch.no_grad():
             return float(loss(order[:split]))
+
+
+def _shapes(shape: Any, path: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], tuple[int, ...]]:
+    """The shapes of what a network sees, by the names that lead there."""
+    if not isinstance(shape, Mapping):
+        return {path: tuple(shape)}
+    inner = [_shapes(one, (*path, name)) for name, one in shape.items()]
+    return {where: one for found in inner for where, one in found.items()}
 
 
 def _at(tree: Any, rows: Tensor) -> Any:

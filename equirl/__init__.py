@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 import gymnasium
 
+from equicore import __version__ as __version__
 from equicore.lazy import face_of
-
-__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from equirl._face import *  # noqa: F403

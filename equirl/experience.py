@@ -84,11 +84,17 @@ def replay_experience(model: OffPolicyAlgorithm, limit: int = 20_000) -> Experie
         limit: Largest number of transitions, at least 1.
 
     Raises:
+        TypeError: If the agent has no replay buffer, as those that learn from rollouts.
         ValueError: If the buffer is empty, as that of a loaded archive is, or saves memory by
             keeping no next observations.
     """
     if limit < 1:
         raise ValueError(f"limit is a number of transitions, at least 1; got {limit}")
+    if not hasattr(model, "replay_buffer"):
+        raise TypeError(
+            f"{type(model).__name__} has no replay buffer; use rollout_experience, which lets the "
+            "agent act"
+        )
     buffer = model.replay_buffer
     if buffer is None or buffer.size() == 0:
         raise ValueError(

@@ -330,8 +330,9 @@ def _check_space(
 ) -> None:
     group = representation.group
     # A rotation by another angle than quarter turns takes corners out of any box.
-    mixes = isinstance(representation, Matrix) and bool(
-        ((representation.matrices != 0).sum(-1) > 1).any()
+    mixes = any(
+        isinstance(part, Matrix) and bool(((part.matrices != 0).sum(-1) > 1).any())
+        for part in representation.modules()
     )
     space = copy.deepcopy(space)
     space.seed(0)
@@ -343,7 +344,13 @@ def _check_space(
             raise ValueError(f"the symmetry does not fit the {what} space {space}: {error}") from (
                 error
             )
-        if moved.shape != samples.shape or not (mixes or all(m in space for m in moved)):
+        if moved.shape != samples.shape:
+            raise ValueError(
+                f"the symmetry does not fit the {what} space {space}, which is not invariant: "
+                f"element {g} ({group.names[g]}) makes shapes {moved.shape[1:]} of it; quarter "
+                "turns need squares"
+            )
+        if not (mixes or all(m in space for m in moved)):
             raise ValueError(
                 f"the {what} space {space} is not invariant: element {g} "
                 f"({group.names[g]}) takes {what}s out of it"

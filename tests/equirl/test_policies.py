@@ -244,7 +244,7 @@ def test_equizero_chooses_as_that_of_equicore_with_the_most_probable_element(cas
         lambda x: policy.model.q_net.q_net(x.flatten(1)),
         symmetry.observation,
         symmetry.action,
-        score=equicore.max_probability,
+        score=equicore.confidence,
     )
     with torch.no_grad():
         expected = best(torch.from_numpy(observations)).argmax(1).numpy()

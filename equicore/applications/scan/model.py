@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -60,7 +61,7 @@ def group_linear(group: Group, size_in: int, size_out: int, gates: int = 1) -> n
     Maps features (..., |G| size_in) to (..., gates |G| size_out).
     """
     order = len(group)
-    places = torch.from_numpy(group.table[group.inverses].copy())  # (g, h) -> g^-1 h
+    places = torch.from_numpy(group.table[group.inverses].astype(np.int64))  # (g, h) -> g^-1 h
     layer = nn.Linear(order * size_in, gates * order * size_out)
     weight = _Tied(  # of kernels (gates, size_out, |G|, size_in)
         lambda kernels: kernels[:, :, places].transpose(1, 2).flatten(3).flatten(0, 2),
