@@ -6,7 +6,6 @@ from equicore.representations import (
     Boxes,
     DirectSum,
     Exchange,
-    Flip,
     Image,
     Keypoints,
     Matrix,
@@ -21,20 +20,19 @@ from equicore.representations import (
     image_rotations,
     image_shifts,
     restrict,
-    staggered_field,
     vector_field,
 )
-from equicore.scores import Score, confidence, max_value, negative_entropy
+from equicore.scores import confidence, max_value, negative_entropy
 from equicore.symmetrize import Keywords, Symmetrized, equitune, equizero, lambda_equitune
 from equicore.verify import assert_equivariant, check_representation, equivariance_error, report
 from equicore.weights import MLPWeight, fit_familiarity
 
 __all__ = [
-    "Best", "Boxes", "DirectSum", "Exchange", "Flip", "Group", "Identity", "Image", "Keypoints",
-    "Keywords", "MLPWeight", "Matrix", "Maximum", "Mean", "Permutation", "Representation", "Score",
-    "StraightThrough", "Symmetrized", "Tokens", "Tree", "Trivial", "WeightedMean",
-    "assert_equivariant", "check_representation", "confidence", "cyclic", "dihedral", "equitune",
-    "equivariance_error", "equizero", "fit_familiarity", "flip", "image_dihedral", "image_flips",
-    "image_rotations", "image_shifts", "lambda_equitune", "max_value", "negative_entropy",
-    "product", "report", "restrict", "staggered_field", "symmetric", "trivial", "vector_field",
+    "Best", "Boxes", "DirectSum", "Exchange", "Group", "Identity", "Image", "Keypoints", "Keywords",
+    "MLPWeight", "Matrix", "Maximum", "Mean", "Permutation", "Representation", "StraightThrough",
+    "Symmetrized", "Tokens", "Tree", "Trivial", "WeightedMean", "assert_equivariant",
+    "check_representation", "confidence", "cyclic", "dihedral", "equitune", "equivariance_error",
+    "equizero", "fit_familiarity", "flip", "image_dihedral", "image_flips", "image_rotations",
+    "image_shifts", "lambda_equitune", "max_value", "negative_entropy", "product", "report",
+    "restrict", "symmetric", "trivial", "vector_field",
 ]  # fmt: skip

@@ -13,7 +13,6 @@ from equicore import (
     Boxes,
     DirectSum,
     Exchange,
-    Flip,
     Group,
     Keypoints,
     Matrix,
@@ -33,9 +32,8 @@ from equicore import (
     image_rotations,
     max_value,
     product,
-    staggered_field,
 )
-from equicore.representations import Pullback, TensorProduct, vector_field
+from equicore.representations import Flip, Pullback, TensorProduct, staggered_field, vector_field
 from equicore.representations.plain import from_dict, group_to_dict, to_dict
 
 FLOATS = [torch.float32, torch.float64]

@@ -468,3 +468,41 @@ def test_the_penalty_end_to_end(random_model):
     assert float(validate(found.model)) == min(loss for _, loss in found.trials)
     with pytest.raises(AssertionError):  # which is not exact
         assert_equivariant(found.model, S3, invariant, x)
+
+
+@pytest.mark.parametrize("samples", [None, 2])
+def test_the_batch_on_other_axes(samples):
+    """A time-first classifier (T, B, 3) to (B, 3): the penalty and augmentation of both layouts."""
+    layer = nn.Linear(3, 3).double()
+
+    def first(x):  # (B, T, 3) to (B, 3)
+        return (layer(x).tanh() * torch.arange(1.0, 6.0)[:, None]).sum(1)
+
+    def second(x):
+        return first(x.transpose(0, 1))
+
+    x = torch.randn(4, 5, 3, dtype=torch.float64)
+    by_sample = EquivarianceLoss(first, S3, S3, samples)
+    by_time = EquivarianceLoss(second, S3, S3, samples, batch_dim=(1, 0))
+    for output in (None, first(x)):
+        torch.manual_seed(0)
+        expected = by_sample(x, output)
+        torch.manual_seed(0)
+        assert torch.equal(by_time(x.transpose(0, 1), output), expected)
+        assert expected > 0
+    with pytest.raises(ValueError, match="empty batch"):
+        by_time(x.transpose(0, 1)[:, :0])
+    y = torch.randn(4, 3, dtype=torch.float64)
+    torch.manual_seed(0)
+    expected = GroupAugmentation(S3, S3)(x, y)
+    torch.manual_seed(0)
+    moved, target = GroupAugmentation(S3, S3, batch_dim=(1, 0))(x.transpose(0, 1), y)
+    assert torch.equal(moved.transpose(0, 1), expected[0]) and torch.equal(target, expected[1])
+
+
+def test_labels_that_losses_leave_out_stay():
+    words = Tokens.from_cycles(cyclic(3), [[[0, 1, 2]]], size=4)
+    labels = torch.tensor([[0, -100, 3], [1, 2, -100]])
+    ids, moved = GroupAugmentation(words, words)(labels.clamp(min=0), labels)
+    assert torch.equal(moved == -100, labels == -100)
+    assert torch.equal(ids[labels != -100], moved[labels != -100])

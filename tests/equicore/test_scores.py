@@ -79,12 +79,12 @@ def test_one_prediction_is_ordered_as_by_probability_and_entropy(seed, classes, 
 
 @pytest.mark.parametrize("score, by", [(confidence, "mean"), (negative_entropy, "entropy")])
 @pytest.mark.parametrize("axes", [(4,), (4, 2)])
-def test_further_axes_are_averaged_on_the_scale_of_probabilities(score, by, axes):
+def test_further_axes_are_averaged(score, by, axes):
     logits = torch.randn(3, 2, *axes, 5, dtype=torch.float64)
     p = logits.softmax(-1)
     actual = score.along(-1)(logits)
     if by == "mean":
-        expected = p.amax(-1).flatten(2).mean(-1).logit()
+        expected = p.amax(-1).logit().flatten(2).mean(-1)
     else:
         expected = -torch.special.entr(p).sum(-1).flatten(2).mean(-1).log()
     torch.testing.assert_close(actual, expected)
@@ -267,3 +267,10 @@ def test_scores_are_values():
     assert named == copy.deepcopy(named) == pickle.loads(pickle.dumps(named)) != confidence
     three = Trivial(cyclic(3))
     assert "confidence" in repr(Symmetrized(nn.Identity(), three, three, Best(named)))
+
+
+def test_a_word_that_is_certain_for_every_view_does_not_decide():
+    words = torch.tensor([[[[3.0, 0.0], [0.0, -torch.inf]]], [[[4.0, 0.0], [0.0, -torch.inf]]]])
+    best = Best(confidence.along(-1))
+    scores = best.scores(None, words)
+    assert scores.isfinite().all() and torch.equal(best.whole(words, scores), words[1])

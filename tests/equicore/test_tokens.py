@@ -15,6 +15,7 @@ from equicore import (
     symmetric,
     trivial,
 )
+from equicore.representations.plain import from_dict, to_dict
 
 INTEGERS = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]
 # of the ids 0..8, S3 moves 1, 4, 6, and with them 2, 5, 8
@@ -182,3 +183,35 @@ def test_slices_and_elements_must_be_as_many():
         WORDS.align(ids(3, 1, 3), [1, 2])
     with pytest.raises(ValueError, match=r"shape \(2,\); got shape \(3,\)"):
         WORDS.act_each(torch.tensor([0, 1, 2]), ids(2, 3))
+
+
+LABELS = torch.tensor([[1, -100, 4], [-100, 0, 5]])
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.int8])
+def test_what_losses_ignore_stays(dtype):
+    rep = Tokens.from_cycles(cyclic(2), [[[1, 4]]], size=6)
+    labels = LABELS.to(dtype)
+    check_representation(rep, labels)
+    assert rep.act(1, labels).tolist() == [[4, -100, 1], [-100, 0, 5]]
+    traced = torch.func.vmap(lambda x: rep.act(1, x))(labels)
+    assert torch.equal(traced, rep.act(1, labels))
+    with pytest.raises(ValueError, match=r"labels are 0\.\.5; got -1"):
+        rep.act(1, torch.tensor([[-1, -100]], dtype=dtype))
+
+
+def test_another_number_or_none_is_ignored():
+    cycles = {"group": cyclic(2), "permutations": [[0, 1, 2], [1, 0, 2]]}
+    assert Tokens(**cycles, ignore_index=-1).act(1, torch.tensor([[-1, 0]])).tolist() == [[-1, 1]]
+    with pytest.raises(ValueError, match="got -100"):
+        Tokens(**cycles, ignore_index=None).act(1, torch.tensor([[-100, 0]]))
+    with pytest.raises(ValueError, match="ignore_index stands for no id, but 2 is one of"):
+        Tokens(**cycles, ignore_index=2)
+    other = from_dict(cyclic(2), to_dict(Tokens(**cycles, ignore_index=-1)))
+    assert other.ignore_index == -1
+
+
+def test_a_long_id_in_a_short_type_is_not_what_is_ignored():
+    """156 is -100 in 8 bits."""
+    rep = Tokens(cyclic(2), [range(200), [1, 0, *range(2, 200)]])
+    assert rep.act(1, torch.tensor([[156, 0]], dtype=torch.uint8)).tolist() == [[156, 1]]

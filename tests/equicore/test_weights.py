@@ -8,6 +8,8 @@ from equicore import (
     MLPWeight,
     Permutation,
     Tree,
+    Trivial,
+    assert_equivariant,
     cyclic,
     equitune,
     fit_familiarity,
@@ -344,3 +346,34 @@ def test_inputs_must_be_finite(bad):
     inputs[7, 1] = bad
     with pytest.raises(ValueError, match="NaN or infinity"):
         fitted(SIGN, inputs)
+
+
+def test_trees_are_seen_by_the_entries_that_are_named():
+    rep = Tree({"a": SIGN, "b": SIGN, "unseen": Trivial(cyclic(2))})
+    weight = MLPWeight({"a": (2,), "b": (3, 2)}, hidden=(16,))
+    generator = torch.Generator().manual_seed(0)
+    inputs = {
+        "a": torch.rand(400, 2, generator=generator),  # on the positive side
+        "b": torch.randn(400, 3, 2, generator=generator),
+        "unseen": torch.zeros(400, dtype=torch.long),
+    }
+    model = lambda_equitune(lambda x: x["a"] * x["b"].sum(1), rep, SIGN, weight)
+    assert fit_familiarity(model, inputs, steps=1000, learning_rate=3e-3) < 0.2
+    assert weight.fitted
+    assert_equivariant(model, rep, SIGN, inputs)
+    with pytest.raises(ValueError, match=r"takes inputs\['b'\] of shape \(N, 3, 2\); got \(5, 2\)"):
+        weight({"a": torch.zeros(5, 2), "b": torch.zeros(5, 2)})
+    with pytest.raises(ValueError, match=r"takes inputs\['a'\] of shape \(N, 2\); got NoneType"):
+        weight({"b": torch.zeros(5, 3, 2)})
+    nested = MLPWeight({"inner": {"a": (2,)}})
+    assert nested({"inner": {"a": torch.zeros(5, 2)}}).shape == (5,)
+
+
+def test_reset_makes_it_as_it_was_before_it_was_fitted():
+    weight, fresh = MLPWeight((2,), seed=3), MLPWeight((2,), seed=3)
+    randomized = [p.data.normal_() for p in weight.parameters()]
+    assert randomized
+    weight.standardize(torch.randn(5, 2))
+    weight.reset_parameters()
+    for name, value in weight.state_dict().items():
+        assert torch.equal(value, fresh.state_dict()[name])

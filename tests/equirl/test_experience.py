@@ -4,7 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from stable_baselines3 import DQN, SAC
+from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import equirl
@@ -109,6 +109,8 @@ def test_actions_of_a_replay_are_those_of_the_environment():
 def test_what_cannot_be_read_from_a_replay_is_refused():
     with pytest.raises(ValueError, match="at least 1; got 0"):
         replay_experience(agent_with_buffer(10, 4), 0)
+    with pytest.raises(TypeError, match="PPO has no replay buffer; use rollout_experience"):
+        replay_experience(PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu"))
     agent = agent_with_buffer(10, 4)
     agent.replay_buffer.optimize_memory_usage = True
     with pytest.raises(ValueError, match="keeps no next observations; use rollout_experience"):

@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import sys
 import types
@@ -9,7 +10,10 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+import equicore
+import equirl
 from equicore import (
+    DirectSum,
     Image,
     Matrix,
     Permutation,
@@ -415,3 +419,23 @@ def test_a_function_that_returns_no_symmetry_is_named():
     register_symmetry("CartPole-v1", lambda spec: None)
     with pytest.raises(TypeError, match="registered for CartPole-v1 returned None, not a Symmetry"):
         symmetry_of("CartPole-v1")
+
+
+def test_a_sum_of_rotations_is_taken_where_the_rotation_is():
+    """A rotation by 45 degrees takes corners out of any box, alone or as a part."""
+    angle = np.pi / 4
+    turn = Matrix.from_generators(
+        cyclic(8), [[[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]]
+    )
+    twice = DirectSum([(turn, 2), (turn, 2)])
+    plane = spaces.Box(-1, 1, (2,), np.float32)
+    Symmetry(turn, turn).check_spaces(plane, plane)
+    Symmetry(twice, turn).check_spaces(spaces.Box(-1, 1, (4,), np.float32), plane)
+    quarter = Matrix.from_generators(cyclic(4), [[[0, -1], [1, 0]]])  # which mixes no entries
+    lopsided = spaces.Box(np.array([-1, -1, -1, -2]), np.array([1, 1, 1, 2]), dtype=np.float32)
+    with pytest.raises(ValueError, match="observation space .* is not invariant"):
+        Symmetry(DirectSum([(quarter, 2), (quarter, 2)]), quarter).check_spaces(lopsided, plane)
+
+
+def test_one_version():
+    assert equirl.__version__ == equicore.__version__ == importlib.metadata.version("equirl")
