@@ -199,7 +199,7 @@ class Best(Reducer):
 
         def average(y: Tensor) -> Tensor:
             # outputs that lost may be infinite, so they are replaced, not multiplied by 0
-            total = wide(y.masked_fill(beside(~tied, y), 0)).sum(0)
+            total = wide(torch.where(beside(tied, y), y, 0)).sum(0)
             return (total / beside(count, total).to(total.dtype)).to(y.dtype)
 
         return tree_map(average, stack)
@@ -229,7 +229,7 @@ class Best(Reducer):
         count = samples.new_zeros(batch).index_add(0, samples, tied.to(samples.dtype))
 
         def average(y: Tensor) -> Tensor:
-            best = wide(y.masked_fill(beside(~tied, y), 0))
+            best = wide(torch.where(beside(tied, y), y, 0))
             total = best.new_zeros(batch, *y.shape[1:]).index_add(0, samples, best)
             return (total / beside(count, total).to(total.dtype)).to(y.dtype)
 
@@ -407,7 +407,8 @@ def near(
     if tolerance is None:
         tolerance = _rounding(scores.dtype)
     # the second comparison is for infinite scores, whose threshold is NaN
-    return (scores >= best - tolerance * (best.abs() + 1 + magnitude)) | (scores == best)
+    threshold = torch.sub(best, best.abs() + (magnitude + 1), alpha=tolerance)
+    return (scores >= threshold) | (scores == best)
 
 
 def far(scores: Tensor, best: Tensor | float) -> Tensor:

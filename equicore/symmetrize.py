@@ -313,21 +313,26 @@ class Symmetrized(nn.Module):
         orbit = self._orbit(x)
         scores = self.reduce.scores(orbit, None)
         assert scores is not None
-        batch = scores.shape[1]
+        order, batch = scores.shape
         # relative to the largest, as a constant added to all log-weights changes nothing
-        below = scores.detach() - scores.detach().amax(0)
+        known = scores.detach()
+        largest, places = known.max(0)
+        below = known - largest
         last = 0.0 if top_k == 1 else below.topk(top_k, dim=0).values[-1]
-        kept = ~far(below, last).T  # which a NaN is not
-        rows, places = kept.nonzero().unbind(1)
+        lost = far(below, last)  # which a NaN is not
+        alone = int(lost.sum()) == (order - 1) * batch
+        if alone:  # one for each sample, with all the weight
+            rows = torch.arange(batch, device=places.device)
+        else:
+            rows, places = (~lost).T.nonzero().unbind(1)
         samples = rows.shape[0]
-        chosen = tree_map(lambda t: t[places, rows], orbit)
-        raw = self._call(run, chosen, samples)
-        for leaf in leaves(raw):
+        raw = self._call(run, tree_map(lambda t: t[places, rows], orbit), samples)
+        for leaf in (raw,) if isinstance(raw, Tensor) else leaves(raw):
             _check_samples(leaf, 1, samples)
         aligned = self.output_rep.align_each(self._at(places), raw)
-        if samples == batch and not scores.requires_grad:  # one for each, with all the weight
+        if alone and not scores.requires_grad:
             return aligned
-        weights = scores.T.masked_fill(~kept, -torch.inf).softmax(1)[rows, places]
+        weights = scores.masked_fill(lost, -torch.inf).softmax(0)[places, rows]
 
         def add(y: Tensor) -> Tensor:
             weighted = weights.to(y.dtype).view(-1, *(1,) * (y.ndim - 1)) * y

@@ -19,6 +19,18 @@ from equicore.representations.linear import Matrix
 Move = tuple[int, bool, tuple[int, int]]
 
 
+_STEPS: dict[tuple[int, bool], tuple[bool, tuple[int, ...]]] = {
+    (0, False): (False, ()),
+    (1, False): (True, (0,)),
+    (2, False): (False, (0, 1)),
+    (3, False): (True, (1,)),
+    (0, True): (False, (1,)),
+    (1, True): (True, ()),
+    (2, True): (False, (0,)),
+    (3, True): (True, (0, 1)),
+}
+"""For turns and a mirror: whether rows and columns change places, and which are then reversed."""
+
 ROWS_AND_COLUMNS = (-2, -1)
 """Where the rows and columns of images stand by default: channels first, (..., rows, columns)."""
 
@@ -86,6 +98,10 @@ class Image(Representation):
                 ((down + row) % rows, (right + column) % columns),
             )
 
+        self._steps = []
+        for turn, mirror, shift in self.moves:
+            transposed, reversed_ = _STEPS[turn, mirror]
+            self._steps.append((transposed, tuple(self.axes[i] for i in reversed_), shift))
         identity: Move = (0, False, (0, 0))
         group.check_homomorphism(self.moves, identity, compose, operator.eq, "image moves")
 
@@ -95,7 +111,7 @@ class Image(Representation):
         A quarter turn exchanges how many there are; see `orbit` and `act_each`, which need
         squares for it.
         """
-        turns, mirror, shift = self.moves[self.group.check_element(g)]
+        transposed, flipped, shift = self._steps[self.group.check_element(g)]
         row, column = self.axes
         if x.ndim <= -min(self.axes):
             raise ValueError(
@@ -107,10 +123,10 @@ class Image(Representation):
                 f"the shifts of {self.group.name} are those of a grid (rows, columns) = "
                 f"{self.size}; got shape {tuple(x.shape)}"
             )
-        if mirror:
-            x = x.flip(column)
-        if turns:
-            x = x.rot90(turns, self.axes)
+        if transposed:
+            x = x.transpose(row, column)
+        if flipped:
+            x = x.flip(flipped)
         return x.roll(shift, self.axes) if shift != (0, 0) else x
 
     def linear_part(self, g: int) -> np.ndarray:

@@ -103,14 +103,13 @@ class PermutationTable(Representation):
         labels = labels.long()  # torch takes uint8 for a mask, and 256 for its 0
         if not is_traced() and labels.numel():
             low, high = labels.aminmax()
-            if labels.device.type != "cpu":  # does not wait for the device
-                torch._assert_async((low >= 0) & (high < self.size), self._range())
-            elif low < 0 or high >= self.size:
-                raise ValueError(f"{self._range()}; got {int(low if low < 0 else high)}")
+            what = f"labels are 0..{self.size - 1}"
+            if labels.device.type == "cpu":
+                if wrong := [n for n in (int(low), int(high)) if not 0 <= n < self.size]:
+                    raise ValueError(f"{what}; got {wrong[0]}")
+            else:  # does not wait for the device
+                torch._assert_async((low >= 0) & (high < self.size), what)
         return labels
-
-    def _range(self) -> str:
-        return f"labels are 0..{self.size - 1}"
 
 
 class Permutation(PermutationTable):

@@ -216,7 +216,6 @@ def test_a_permutation_of_the_classes_changes_nothing(score):
     "logits, odds, entropy",
     [
         ([0.0, 0.0, -math.inf], 0.0, -math.log(math.log(2))),
-        ([3.0, -math.inf, -math.inf], math.inf, math.inf),
         ([0.0, 1000.0, 0.0], 1000 - math.log(2), 1000 - math.log(2) - math.log(1001)),
     ],
 )
@@ -274,3 +273,10 @@ def test_a_word_that_is_certain_for_every_view_does_not_decide():
     best = Best(confidence.along(-1))
     scores = best.scores(None, words)
     assert scores.isfinite().all() and torch.equal(best.whole(words, scores), words[1])
+
+
+def test_certainty_is_a_very_large_score():
+    logits = torch.tensor([[[3.0, -torch.inf, -torch.inf]], [[3.0, -1e9, -1e9]]])
+    for score in (confidence, negative_entropy):
+        certain, almost = score(logits)
+        assert certain > 1e30 > almost > 1e8
