@@ -1,5 +1,6 @@
 """What `equicore` exports, which imports it when it is first used."""
 
+from equicore.calls import Keywords
 from equicore.groups import Group, cyclic, dihedral, product, symmetric, trivial
 from equicore.reduce import Best, Identity, Maximum, Mean, StraightThrough, WeightedMean
 from equicore.representations import (
@@ -23,7 +24,7 @@ from equicore.representations import (
     vector_field,
 )
 from equicore.scores import confidence, max_value, negative_entropy
-from equicore.symmetrize import Keywords, Symmetrized, equitune, equizero, lambda_equitune
+from equicore.symmetrize import Symmetrized, equitune, equizero, lambda_equitune
 from equicore.verify import assert_equivariant, check_representation, equivariance_error, report
 from equicore.weights import MLPWeight, fit_familiarity
 

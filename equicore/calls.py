@@ -189,6 +189,31 @@ class BatchAxes:
         return tree_map(move, features)
 
 
+class Keywords(nn.Module):
+    """A model that takes its inputs by keywords, as one that takes a dict of them.
+
+    Checks, penalties and `fit_familiarity` call a model with one argument; with this around it,
+    they serve models of Hugging Face.
+
+    Args:
+        model: Called as ``model(**batch)``.
+
+    >>> from equicore import Tree, Trivial, cyclic, equitune
+    >>> same = Trivial(cyclic(2))
+    >>> total = equitune(Keywords(lambda a, b: a + b), Tree({"a": same, "b": same}), same)
+    >>> total({"a": torch.ones(3), "b": torch.ones(3)})
+    tensor([2., 2., 2.])
+    """
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Any, **kwargs: Any) -> Any:
+        """The model's output for a dict of inputs."""
+        return self.model(**batch, **kwargs)
+
+
 def warn_of_rows(others: Mapping[Any, Any], batch: int, axes: set[int], order: int) -> None:
     """Warn, at the caller's line, of arguments that look like a part of the input."""
     suspects = [
@@ -232,22 +257,42 @@ def tensors_in(others: Mapping[Any, Any]) -> Iterator[tuple[str, Tensor]]:
         yield from look(value, name if isinstance(name, str) else f"argument {name}", DEPTH)
 
 
-def contents(others: Mapping[Any, Any]) -> dict[str, Any]:
-    """What shows that a model has changed its arguments: their tensors and versions."""
-    return {
-        path: (id(t), None if t.is_inference() else t._version) for path, t in tensors_in(others)
-    }
+class Unchanged:
+    """The time in which a model must not change its arguments.
 
+    Args:
+        others: The arguments that the group does not act on.
+        option: Of `Symmetrized`, by which the model runs on a part of the group at a time.
 
-def check_unchanged(others: Mapping[Any, Any], before: dict[str, Any], option: str) -> None:
-    """Raise ValueError if a model has changed its arguments since `contents` looked at them."""
-    after = contents(others)
-    if changed := [p for p in {**before, **after} if before.get(p) != after.get(p)]:
-        raise ValueError(
-            f"the model changes an argument while it runs, {changed[0]}, and with {option} it runs "
-            "on a part of the group at a time, each of which would go on from what the others "
-            f"left; leave {option} out, or pass no state (such as past_key_values)"
-        )
+    Raises:
+        ValueError: On leaving, if the model has changed one.
+    """
+
+    def __init__(self, others: Mapping[Any, Any], option: str) -> None:
+        self.others, self.option = others, option
+
+    def __enter__(self) -> None:
+        self.watched = bool(self.others) and not torch.compiler.is_compiling()
+        self.before = self._contents() if self.watched else {}
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if not self.watched or kind is not None:
+            return
+        after = self._contents()
+        if changed := [p for p in self.before | after if self.before.get(p) != after.get(p)]:
+            raise ValueError(
+                f"the model changes an argument while it runs, {changed[0]}, and with "
+                f"{self.option} it runs on a part of the group at a time, each of which would go "
+                f"on from what the others left; leave {self.option} out, or pass no state (such "
+                "as past_key_values)"
+            )
+
+    def _contents(self) -> dict[str, Any]:
+        """Which tensors the arguments hold, and in which versions."""
+        return {
+            path: (id(t), None if t.is_inference() else t._version)
+            for path, t in tensors_in(self.others)
+        }
 
 
 def check_batch(x: Any) -> int:

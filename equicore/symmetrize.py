@@ -24,9 +24,8 @@ from equicore.calls import (
     Binding,
     Call,
     Model,
+    Unchanged,
     check_batch,
-    check_unchanged,
-    contents,
     warn_of_rows,
 )
 from equicore.capture import frozen_statistics, run_and_capture
@@ -38,6 +37,9 @@ from equicore.trees import leaves, tree_map
 Run = Callable[[Any], Any]
 Places = range | list[int]
 """Of some elements among all."""
+
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""How pictures and volumes may be stored, by their number of axes."""
 
 
 class Symmetrized(nn.Module):
@@ -166,10 +168,10 @@ class Symmetrized(nn.Module):
         x, run, others = self._bind(x, args, kwargs)
         order = self.order
         if self.samples is not None and self.training and self.samples < order:
-            with _Unchanged(others, "samples"):
+            with Unchanged(others, "samples"):
                 output = self._estimate(x, run, self.samples)
         elif self.top_k is not None and self.top_k < order:
-            with _Unchanged(others, "top_k"):
+            with Unchanged(others, "top_k"):
                 output = self._heaviest(x, run, self.top_k)
         elif self.chunk is not None and self.chunk < order:
             output = self.reduce.finish(self._stream(x, run, others, self.chunk))
@@ -224,7 +226,7 @@ class Symmetrized(nn.Module):
     def _orbit(self, x: Any, places: Places | None = None) -> Any:
         elements = self.elements if places is None else self._at(places)
         orbit = self._modules["input_rep"].orbit(x, elements)
-        return tree_map(_as_dense, orbit, x) if _has_channels_last(x) else orbit
+        return _stored_as(orbit, x) if isinstance(x, Tensor) else tree_map(_stored_as, orbit, x)
 
     def _align(self, raw: Any, places: Places | None = None) -> Any:
         elements = self.elements if places is None else self._at(places)
@@ -286,7 +288,7 @@ class Symmetrized(nn.Module):
         """The reducer's state after all elements, ``chunk`` at a time."""
         state: Any = None
         for start in range(0, self.order, chunk):
-            with _Unchanged(others, "chunk"):
+            with Unchanged(others, "chunk"):
                 part = self._part(x, run, range(start, min(start + chunk, self.order)))
             state = part if start == 0 else self.reduce.merge(state, part)
         return state
@@ -432,58 +434,14 @@ def lambda_equitune(
     )
 
 
-class Keywords(nn.Module):
-    """A model that takes its inputs by keywords, as one that takes a dict of them.
-
-    Checks, penalties and `fit_familiarity` call a model with one argument; with this around it,
-    they serve models of Hugging Face.
-
-    Args:
-        model: Called as ``model(**batch)``.
-
-    >>> from equicore import Tree, Trivial, cyclic
-    >>> same = Trivial(cyclic(2))
-    >>> total = equitune(Keywords(lambda a, b: a + b), Tree({"a": same, "b": same}), same)
-    >>> total({"a": torch.ones(3), "b": torch.ones(3)})
-    tensor([2., 2., 2.])
-    """
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Any, **kwargs: Any) -> Any:
-        """The model's output for a dict of inputs."""
-        return self.model(**batch, **kwargs)
-
-
-def _has_channels_last(x: Any) -> bool:
-    """Whether a batch of images is stored with its channels last, as some models are faster by."""
-    images = isinstance(x, Tensor) and x.ndim == 4
-    if torch._C._are_functorch_transforms_active():  # in which the order cannot be asked for
-        return False
-    return images and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-
-
-def _as_dense(orbit: Tensor, x: Tensor) -> Tensor:
-    """The orbit with images stored in the same order."""
-    flat = orbit.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    return flat.unflatten(0, orbit.shape[:2])
-
-
-class _Unchanged:
-    """The time in which a model may not change its arguments, see `check_unchanged`."""
-
-    def __init__(self, others: dict[Any, Any], option: str) -> None:
-        self.others, self.option = others, option
-
-    def __enter__(self) -> None:
-        self.watched = bool(self.others) and not torch.compiler.is_compiling()
-        self.before = contents(self.others) if self.watched else {}
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self.watched and kind is None:
-            check_unchanged(self.others, self.before, self.option)
+def _stored_as(orbit: Tensor, x: Tensor) -> Tensor:
+    """The orbit, with its channels last where those of x are, by which some models are faster."""
+    kind = CHANNELS_LAST.get(x.ndim)
+    if kind is None or torch._C._are_functorch_transforms_active() or x.is_contiguous():
+        return orbit
+    if not x.is_contiguous(memory_format=kind):
+        return orbit
+    return orbit.flatten(0, 1).contiguous(memory_format=kind).unflatten(0, orbit.shape[:2])
 
 
 def _check_samples(t: Tensor, order: int, batch: int, who: str = "the model") -> None:

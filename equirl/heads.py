@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from equicore import Best, Maximum, Representation, Tree, Trivial, max_value
 from equicore.reduce import Reducer
-from equicore.representations.base import is_traced
+from equicore.representations.base import Tables, is_traced
 from equirl.preprocessing import normalizer_of
 
 Normalization = Literal["softmax"] | None
@@ -39,7 +39,7 @@ SURE = 0.9
 Outputs = NDArray[Any] | dict[str, NDArray[Any]]
 
 
-class Head(nn.Module, ABC):
+class Head(Tables, ABC):
     """A policy as a model of observations (B, ...).
 
     Args:
@@ -182,7 +182,7 @@ class ContinuousHead(Head):
         space = policy.action_space
         assert isinstance(space, spaces.Box)  # see `HEADS`
         for name, bound in (("low", space.low), ("high", space.high)):
-            self.register_buffer(name, torch.from_numpy(bound).float(), persistent=False)
+            self.keep(name, bound.astype(np.float32))
 
     def unscaled(self, action: Tensor) -> Tensor:
         """Actions from -1..1 to the space's bounds, where the policy squashes them."""

@@ -1,4 +1,4 @@
-"""Representations made of others: sums, products, restrictions and trees."""
+"""Representations made of others: sums, products and restrictions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -129,6 +130,8 @@ class Pullback(Representation):
         ValueError: If the images are no homomorphism.
     """
 
+    image_elements: Tensor
+
     def __init__(self, group: Group, representation: Representation, images: Sequence[int]) -> None:
         super().__init__(group)
         self.representation = representation
@@ -136,6 +139,7 @@ class Pullback(Representation):
         group.check_homomorphism(
             self.images, 0, representation.group.compose, operator.eq, "images of the elements"
         )
+        self.keep("image_elements", np.array(self.images))
         self.axes = representation.axes
         self.names = representation.names
 
@@ -143,8 +147,8 @@ class Pullback(Representation):
         return self.representation.act(self.images[self.group.check_element(g)], x)
 
     def act_each(self, elements: Tensor, x: Any) -> Any:
-        images = torch.tensor(self.images, device=elements.device)
-        return self.representation.act_each(images[check_elements(self.group, elements)], x)
+        images = self.image_elements[check_elements(self.group, elements)]
+        return self.representation.act_each(images, x)
 
     def orbit(self, x: Any, elements: Elements | None = None) -> Any:
         return self.representation.orbit(x, [self.images[g] for g in self._listed(elements)])

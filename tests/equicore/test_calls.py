@@ -312,6 +312,10 @@ def test_channels_last_reaches_the_model():
         return x.mean((-3, -2, -1)).unsqueeze(-1)
 
     x = torch.rand(2, 3, 4, 4)
+    tree = equitune(lambda d: model(d["x"]), Tree({"x": image_flips()}), Trivial(cyclic(2)))
+    expected = tree({"x": x})
+    torch.testing.assert_close(tree({"x": x.to(memory_format=torch.channels_last)}), expected)
+    assert seen == [False, True]
     for rep, chunk in itertools.product((image_rotations(), image_flips()), (None, 1)):
         f = equitune(model, rep, Trivial(rep.group), chunk=chunk)
         expected = f(x)

@@ -244,6 +244,29 @@ def test_other_keywords_reach_the_model(gpt2):
         close(hidden[i], torch.stack([r[i] for r in raw]).mean(0))
 
 
+@pytest.mark.parametrize("gradients", [True, False])
+def test_a_cache_that_the_model_fills_is_refused_in_chunks(gpt2, gradients):
+    batch = text()
+    with torch.set_grad_enabled(gradients):
+        expected = equitune(gpt2, TEXT, LOGITS)(**batch).logits
+        whole = equitune(gpt2, TEXT, LOGITS)(**batch, past_key_values=transformers.DynamicCache())
+        close(whole.logits, expected)
+        f = equitune(gpt2, TEXT, LOGITS, chunk=2)
+        with pytest.raises(ValueError, match=r"changes an argument .* past_key_values\.layers"):
+            f(**batch, past_key_values=transformers.DynamicCache())
+        close(f(**batch, use_cache=True).logits, expected)
+
+
+def test_positional_ids_and_a_mask_that_may_be_absent(gpt2):
+    batch = text()
+    f = equitune(gpt2, TEXT, LOGITS)
+    close(f(batch["input_ids"], attention_mask=batch["attention_mask"]).logits, f(**batch).logits)
+    only = equitune(gpt2, Tree({"input_ids": TOKENS}), LOGITS)
+    close(f(batch["input_ids"]).logits, only(input_ids=batch["input_ids"]).logits)
+    named = equizero(gpt2, TEXT, LOGITS, confidence.of("logits").along(-1))
+    close(named(**batch).logits, equizero(gpt2, TEXT, LOGITS, score)(**batch).logits)
+
+
 def test_tuples_instead_of_model_outputs(gpt2):
     batch = text()
     f = equitune(gpt2, TEXT, Tree([TOKENS.logits()]))
