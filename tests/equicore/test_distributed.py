@@ -20,9 +20,11 @@ from equicore import (
     Best,
     Identity,
     Matrix,
+    MLPWeight,
     Permutation,
     StraightThrough,
     Symmetrized,
+    assert_equivariant,
     confidence,
     equitune,
     equizero,
@@ -164,6 +166,38 @@ def test_two_processes_with_half_a_batch_each_learn_what_one_does(tmp_path, loop
         results = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for name in NAMES:
             assert_same(results[name], learned(made(name), batches()))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, about the CPU
+@pytest.mark.parametrize("version", [1, 2])
+def test_fully_sharded_from_the_device_meta(version, tmp_path):
+    """Parameters come from a state, tables of representations by themselves."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+
+    rep = Permutation.from_generators(symmetric(3), [[1, 0, 2], [1, 2, 0]])
+    x = torch.randn(4, 3)
+
+    def make():
+        model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3))
+        return lambda_equitune(model, rep, rep, MLPWeight((3,)))
+
+    reference = make()
+    with torch.device("meta"):
+        model = make()
+    model.to("meta")
+    with group(0, 1, tmp_path):
+        if version == 1:
+            model = FullyShardedDataParallel(model, device_id=torch.device("cpu"))
+            assert torch.equal(model.module.input_rep.permutations, rep.permutations.cpu())
+            assert_equivariant(model, rep, rep, x)
+            return
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        model.to_empty(device="cpu")
+        whole = StateDictOptions(full_state_dict=True)
+        set_model_state_dict(model, reference.state_dict(), options=whole)
+        torch.testing.assert_close(model(x), reference(x))
 
 
 if __name__ == "__main__":
