@@ -54,7 +54,8 @@ class Binding:
     def __init__(self, model: Model, names: tuple[Any, ...]) -> None:
         self.names = names
         inner = getattr(model, "_binding", None)
-        self.parameters = inner.parameters if inner is not None else _parameters(model)
+        wrapped = isinstance(inner, Binding)  # a symmetrised model takes what its model takes
+        self.parameters = inner.parameters if wrapped else _parameters(model)
 
     def __call__(self, model: Model, x: Any, args: Any, kwargs: dict[str, Any]) -> Call:
         """The input and the model as a function of it, for a call model(x, *args, **kwargs).

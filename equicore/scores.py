@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -109,24 +110,30 @@ class Score(ABC):
             )
         if not outputs.is_floating_point():
             raise TypeError(f"{self} scores floating-point numbers; got {outputs.dtype}")
-        axes = outputs.ndim - 2  # beside elements and samples
-        shape = ", ".join(["B", *map(str, outputs.shape[2:])]) + ("," if axes == 0 else "")
-        if axes == 0:
-            raise ValueError(
-                f"outputs of shape ({shape}) have no axis of classes. Where each number is the "
-                "logit of a yes, use score=lambda y: "
-                f"{self._name}(y.unsqueeze(-1)); where it is a quantity, give a score of your own"
+        dim, axes = self.dim, outputs.ndim - 2  # beside elements and samples
+        if dim is None:
+            dim = -1 if axes == 1 else 0
+        if dim == 0 or -dim > axes or outputs.shape[dim] == 0:
+            raise ValueError(self._no_classes(outputs.shape[2:]))
+        return outputs if dim == -1 else outputs.movedim(dim, -1)
+
+    def _no_classes(self, axes: Sequence[int]) -> str:
+        """What is wrong with outputs of the shape (B, axes)."""
+        shape = "(" + ", ".join(["B", *map(str, axes)]) + ("," if len(axes) == 0 else "") + ")"
+        if len(axes) == 0:
+            return (
+                f"outputs of shape {shape} have no axis of classes. Where each number is the logit "
+                f"of a yes, use score=lambda y: {self._name}(y.unsqueeze(-1)); where it is a "
+                "quantity, give a score of your own"
             )
-        if self.dim is None and axes > 1:
-            raise ValueError(
-                f"outputs of shape ({shape}) have several axes: say which holds the classes, as in "
+        if self.dim is None and len(axes) > 1:
+            return (
+                f"outputs of shape {shape} have several axes: say which holds the classes, as in "
                 f"score={self}.along(-1) for words (B, T, classes) or {self}.along(-3) for maps "
                 "(B, classes, rows, columns)"
             )
         dim = -1 if self.dim is None else self.dim
-        if -dim > axes or outputs.shape[dim] == 0:
-            raise ValueError(f"{self} finds no classes on axis {dim} of outputs ({shape})")
-        return outputs if dim == -1 else outputs.movedim(dim, -1)
+        return f"{self} finds no classes on axis {dim} of outputs {shape}"
 
 
 class _Confidence(Score):
@@ -191,6 +198,8 @@ def _log_odds(logits: Tensor) -> Tensor:
     """Log-odds (...) of the most likely of classes (..., classes)."""
     if logits.shape[-1] == 1:
         return logits.squeeze(-1).abs()
+    if logits.shape[-1] == 2:
+        return (logits[..., 0] - logits[..., 1]).abs()
     best, place = logits.max(-1, keepdim=True)
     # not minus infinity, of which alone there is no softmax; not logsumexp, which takes 12 steps
     others = logits.scatter(-1, place, torch.finfo(logits.dtype).min)
