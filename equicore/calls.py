@@ -7,16 +7,21 @@ arguments reach the model as they are.
 
 from __future__ import annotations
 
+import functools
 import inspect
+import itertools
 import os
 import sys
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from equicore.representations.base import is_traced
 from equicore.trees import entries, leaves, tree_map, tree_map_along
 
 Model = nn.Module | Callable[..., Any]
@@ -54,68 +59,94 @@ class Binding:
     def __init__(self, model: Model, names: tuple[Any, ...]) -> None:
         self.names = names
         inner = getattr(model, "_binding", None)
-        wrapped = isinstance(inner, Binding)  # a symmetrised model takes what its model takes
-        self.parameters = inner.parameters if wrapped else _parameters(model)
+        self.parameters: tuple[str | None, ...]
+        if isinstance(inner, Binding):  # a symmetrised model takes what its model takes
+            self.parameters = inner.parameters
+        else:
+            self.parameters = _parameters(model)
 
     def __call__(self, model: Model, x: Any, args: Any, kwargs: dict[str, Any]) -> Call:
         """The input and the model as a function of it, for a call model(x, *args, **kwargs).
 
         Raises:
-            TypeError: If there is no input among the arguments.
+            TypeError: If there is no input among the arguments, or it cannot be told which of
+                them it is.
         """
         alone = not (args or kwargs)
         if alone and isinstance(x, Tensor) and not self.names:
             return Call(x, model, {})
-        given = (x, *args) if x is not None or args else ()
-        named = {i: self._name(i) for i in range(len(given))}
-        places = {i: name for i, name in named.items() if name is not None}
-        keywords = [name for name in self.names if name in kwargs]
-        whole = not (isinstance(x, Tensor) and self.names) and not keywords and {*places} <= {0}
-        if x is not None and whole:  # the first argument, which may be a tree itself
+        given: dict[Any, Any] = dict(enumerate((x, *args) if x is not None or args else ()))
+        given |= kwargs
+        named = {key: self._name(key, value) for key, value in given.items()}
+        named = {key: name for key, name in named.items() if name is not None}
+        if x is not None and self._is_whole(x, named):
             if alone:
                 return Call(x, model, {})
-            others = dict(enumerate(args, start=1)) | kwargs
+            others = {key: value for key, value in given.items() if key != 0}
             return Call(x, lambda inputs: model(inputs, *args, **kwargs), others)
-        if not places and not keywords:
-            raise TypeError(self._no_input(x, kwargs))
+        self._check(given, named)
 
         def run(inputs: Any) -> Any:
             found = entries(inputs)
-            positional = [
-                found[places[i]] if i in places else value for i, value in enumerate(given)
-            ]
-            others = {name: found[name] if name in keywords else v for name, v in kwargs.items()}
-            return model(*positional, **others)
+            values = {k: found[named[k]] if k in named else value for k, value in given.items()}
+            return model(
+                *(value for key, value in values.items() if isinstance(key, int)),
+                **{key: value for key, value in values.items() if isinstance(key, str)},
+            )
 
-        values = {name: kwargs[name] for name in keywords}
-        values |= {name: given[i] for i, name in places.items()}
-        others = {i: value for i, value in enumerate(given) if i not in places}
-        others |= {name: value for name, value in kwargs.items() if name not in keywords}
         # an argument that is not given is None for the representation, and not given to the model
-        return Call({name: values.get(name) for name in self.names}, run, others)
+        x = dict.fromkeys(self.names) | {name: given[key] for key, name in named.items()}
+        return Call(x, run, {key: value for key, value in given.items() if key not in named})
 
-    def _name(self, place: int) -> Any:
-        """What the representation calls the argument at a place, None if it does not name it."""
-        if place in self.names:
-            return place
-        named = place < len(self.parameters) and self.parameters[place] in self.names
-        return self.parameters[place] if named else None
+    def _name(self, key: int | str, value: Any) -> Any:
+        """What the representation calls an argument, of a place or keyword; None if nothing."""
+        if key in self.names:
+            return key
+        other: Any = None
+        if isinstance(key, int):
+            other = self.parameters[key] if key < len(self.parameters) else None
+        elif key in self.parameters and isinstance(value, Tensor):
+            other = self.parameters.index(key)
+        return other if other is not None and other in self.names else None
 
-    def _no_input(self, x: Any, kwargs: dict[str, Any]) -> str:
-        if isinstance(x, Tensor):
-            return (
-                f"input_rep is a Tree of {list(self.names)}, and the first argument is one tensor, "
-                "which none of these names; give it by keyword, or name it by its place, 0"
+    def _is_whole(self, x: Any, named: dict[Any, Any]) -> bool:
+        """Whether the first argument is the input itself, and not one of several."""
+        if not self.names:
+            return True
+        if isinstance(x, Tensor) or any(
+            key != 0 and (isinstance(key, int) or key in self.names) for key in named
+        ):
+            return False
+        try:
+            found = entries(x)
+        except TypeError:
+            return not named
+        return not named or any(name in found for name in self.names)
+
+    def _check(self, given: dict[Any, Any], named: dict[Any, Any]) -> None:
+        """Raise TypeError if no argument is named, or one may be but it cannot be told."""
+        if not self.names:
+            raise TypeError(
+                "no input: give it as the first argument, or make input_rep a Tree of the "
+                f"keywords that the group acts on; got the keywords {list(given)}"
             )
-        if self.names:
-            return (
-                f"no input: none of the keywords {list(self.names)} of input_rep is given; got "
-                f"{list(kwargs)}"
+        unknown = [
+            key
+            for key, value in given.items()
+            if isinstance(key, int) and key not in named and isinstance(value, Tensor)
+            if key >= len(self.parameters) or self.parameters[key] is None
+        ]
+        if unknown and {*self.names} - {*named.values()}:
+            raise TypeError(
+                f"input_rep is a Tree of {list(self.names)}, and argument {unknown[0]} is a "
+                "tensor of which it cannot be told whether it is one of them; give it by keyword, "
+                f"or name it by its place, {unknown[0]}"
             )
-        return (
-            "no input: give it as the first argument, or make input_rep a Tree of the "
-            f"keywords that the group acts on; got the keywords {list(kwargs)}"
-        )
+        if not named:
+            raise TypeError(
+                f"no input: none of the arguments {list(self.names)} of input_rep is given; got "
+                f"{list(given)}"
+            )
 
 
 class BatchAxes:
@@ -157,13 +188,21 @@ class BatchAxes:
             return y
 
         def move(t: Tensor, dim: int) -> Tensor:
-            if not self.pair and 0 < dim < t.ndim and t.shape[0] == t.shape[dim] == samples:
+            if not -t.ndim <= dim < t.ndim:
+                raise ValueError(
+                    f"the model returned shape {tuple(t.shape)}, which has no axis {dim}; where "
+                    "input and output differ batch_dim is a pair, of the input and of the output, "
+                    f"as in batch_dim=({dim}, 0)"
+                )
+            # a graph of any size cannot ask for sizes
+            elsewhere = not self.pair and dim % t.ndim != 0 and not is_traced()
+            if elsewhere and t.shape[0] == t.shape[dim] == samples:
                 raise ValueError(
                     f"for {samples} samples the model returned shape {tuple(t.shape)}, which may "
                     f"have them on axis 0 or {dim}: say where they are in the input and in the "
                     f"output, as in batch_dim=({dim}, 0) or batch_dim=({dim}, {dim})"
                 )
-            return t.movedim(dim, 0) if -t.ndim <= dim < t.ndim else t  # refused by its shape
+            return t.movedim(dim, 0)
 
         return tree_map_along(move, y, self.of_output)
 
@@ -219,8 +258,9 @@ def warn_of_rows(others: Mapping[Any, Any], batch: int, axes: set[int], order: i
     """Warn, at the caller's line, of arguments that look like a part of the input."""
     suspects = [
         path
-        for path, t in tensors_in(others)
-        if any(t.ndim > abs(dim) and t.shape[dim] == batch for dim in axes)
+        for path, t in values_in(others)
+        if isinstance(t, (Tensor, np.ndarray))
+        if any(-t.ndim <= dim < t.ndim and t.shape[dim] == batch for dim in {0, *axes})
     ]
     if suspects and order > 1:
         warnings.warn(
@@ -233,12 +273,12 @@ def warn_of_rows(others: Mapping[Any, Any], batch: int, axes: set[int], order: i
         )
 
 
-def tensors_in(others: Mapping[Any, Any]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors inside arguments, in trees and in the attributes of objects, by their paths."""
+def values_in(others: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """Tensors, arrays and numbers inside arguments, in trees and attributes, by their paths."""
     seen: set[int] = set()
 
-    def look(value: Any, path: str, depth: int) -> Iterator[tuple[str, Tensor]]:
-        if isinstance(value, Tensor):
+    def look(value: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, (Tensor, np.ndarray, int, float)):
             yield path, value
             return
         if depth == 0 or id(value) in seen or isinstance(value, (str, bytes, type, nn.Module)):
@@ -246,11 +286,15 @@ def tensors_in(others: Mapping[Any, Any]) -> Iterator[tuple[str, Tensor]]:
         seen.add(id(value))
         if isinstance(value, Mapping):
             children = {f"{path}[{name!r}]": child for name, child in value.items()}
-        elif isinstance(value, (list, tuple, set)):
+        elif isinstance(value, (list, tuple, set, frozenset, deque)):
+            if value and isinstance(next(iter(value)), (str, int, float)):
+                return  # long, and no state
             children = {f"{path}[{i}]": child for i, child in enumerate(value)}
         else:
-            attributes = getattr(value, "__dict__", {})
-            children = {f"{path}.{name}": child for name, child in attributes.items()}
+            slots = getattr(type(value), "__slots__", ())
+            names = [*getattr(value, "__dict__", {}), *((slots,) if type(slots) is str else slots)]
+            found = {name: getattr(value, name, None) for name in names}
+            children = {f"{path}.{name}": child for name, child in found.items()}
         for inner, child in children.items():
             yield from look(child, inner, depth - 1)
 
@@ -274,13 +318,14 @@ class Unchanged:
 
     def __enter__(self) -> None:
         self.watched = bool(self.others) and not torch.compiler.is_compiling()
-        self.before = self._contents() if self.watched else {}
+        found = values_in(self.others) if self.watched else ()
+        self.before = {path: (value, _kept(value)) for path, value in found}
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if not self.watched or kind is not None:
             return
-        after = self._contents()
-        if changed := [p for p in self.before | after if self.before.get(p) != after.get(p)]:
+        after = dict(values_in(self.others))
+        if changed := [p for p in self.before | after if not self._same(p, after)]:
             raise ValueError(
                 f"the model changes an argument while it runs, {changed[0]}, and with "
                 f"{self.option} it runs on a part of the group at a time, each of which would go "
@@ -288,12 +333,24 @@ class Unchanged:
                 "as past_key_values)"
             )
 
-    def _contents(self) -> dict[str, Any]:
-        """Which tensors the arguments hold, and in which versions."""
-        return {
-            path: (id(t), None if t.is_inference() else t._version)
-            for path, t in tensors_in(self.others)
-        }
+    def _same(self, path: str, after: dict[str, Any]) -> bool:
+        """Whether what is at a path is what was there."""
+        if path not in self.before or path not in after:
+            return False
+        (value, known), now = self.before[path], after[path]
+        if not isinstance(value, (Tensor, np.ndarray)):
+            return bool(value == now)
+        if isinstance(known, int):
+            return value is now and now._version == known
+        return value is now and bool(((now == known) | (now != now)).all())
+
+
+def _kept(value: Any) -> Any:
+    """What tells later whether a value has changed: its version, or what it holds."""
+    if isinstance(value, Tensor):
+        # of tensors of the inference mode there are no versions
+        return value.clone() if value.is_inference() else value._version
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 def check_batch(x: Any) -> int:
@@ -312,14 +369,26 @@ def check_batch(x: Any) -> int:
     return shapes[0][0]
 
 
-def _parameters(model: Model) -> tuple[str, ...]:
-    """The names of the parameters of a model that may be given by place, in order."""
+def _parameters(model: Model) -> tuple[str | None, ...]:
+    """The names of the parameters that may be given by place, in order; None if not by keyword."""
+    if isinstance(model, functools.partial):
+        inner = _parameters(model.func)[len(model.args) :]
+        # what is bound by keyword, and what comes after it, cannot be given by place
+        return tuple(itertools.takewhile(lambda name: name not in model.keywords, inner))
+    if isinstance(model, nn.Module):
+        for name in ("_orig_mod", "module"):  # what torch.compile and parallel models wrap
+            if isinstance(inner_model := getattr(model, name, None), nn.Module):
+                return Binding(inner_model, ()).parameters
     function = model.forward if isinstance(model, nn.Module) else model
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # built in
         return ()
-    return tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+    return tuple(
+        None if p.kind is p.POSITIONAL_ONLY else p.name
+        for p in parameters
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    )
 
 
 def _axes(dims: Any) -> set[int]:

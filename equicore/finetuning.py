@@ -86,7 +86,9 @@ def fit(
 def squared_error(actual: Any, wanted: Any) -> Tensor:
     """The squared norm of the difference, averaged over the batch; summed over a tree's tensors."""
     pairs = zip(leaves(actual), leaves(wanted), strict=True)
-    return torch.stack([(a - w).square().sum() / a.shape[0] for a, w in pairs]).sum()
+    differences = [a - w for a, w in pairs]
+    real = [torch.view_as_real(d) if d.is_complex() else d for d in differences]
+    return torch.stack([d.square().sum() / d.shape[0] for d in real]).sum()
 
 
 def kl_divergence(actual: Any, wanted: Any) -> Tensor:

@@ -145,7 +145,8 @@ class Group:
         >>> len(Group.from_matrices([[[0, -1], [1, 0]], [[1, 0], [0, -1]]]))
         8
         """
-        matrices = [np.asarray(m, dtype=np.float64) for m in _some(generators)]
+        kind = np.complex128 if any(map(np.iscomplexobj, _some(generators))) else np.float64
+        matrices = [np.asarray(m, dtype=kind) for m in generators]
         shape = (len(matrices[0]), len(matrices[0]))
         for i, matrix in enumerate(matrices):
             if matrix.shape != shape:
@@ -158,11 +159,11 @@ class Group:
                     "infinitely many; matrices of a finite group have determinant 1 or -1"
                 )
         return cls._generate(
-            np.eye(shape[0]),
+            np.eye(shape[0], dtype=kind),
             matrices,
             multiply=operator.matmul,
-            # + 0.0 turns -0.0 into 0.0, which has other bytes
-            key=lambda m: (np.round(m, 6) + 0.0).tobytes(),
+            # adding 0 turns -0.0 into 0.0, which has other bytes
+            key=lambda m: (np.round(m, 6) + kind(0)).tobytes(),
             name=name,
         )
 
@@ -233,7 +234,7 @@ class Group:
 
     def check_element(self, g: int) -> int:
         """Return ``g`` if it is an element of the group, else raise IndexError."""
-        if not 0 <= g < len(self):
+        if not 0 <= g < len(self) or g != int(g):
             raise IndexError(f"{self.name} has the elements 0..{len(self) - 1}; got {g}")
         return int(g)
 

@@ -194,7 +194,11 @@ class Best(Reducer):
 
     def whole(self, stack: Any, scores: Tensor | None) -> Any:
         assert scores is not None
-        tied = near(scores, scores.amax(0), self.tolerance, self._magnitude(stack))
+        best, place = scores.max(0)
+        magnitude = self._magnitude(stack)
+        if isinstance(magnitude, Tensor):
+            magnitude = magnitude.gather(0, place.unsqueeze(0)).squeeze(0)
+        tied = near(scores, best, self.tolerance, magnitude)
         count = tied.sum(0)
 
         def average(y: Tensor) -> Tensor:
@@ -237,7 +241,10 @@ class Best(Reducer):
 
     def _magnitude(self, stack: Any) -> Tensor | float:
         """Of what the scores were made of: aligning logits leaves it as it is."""
-        return self.score.magnitude(stack) if isinstance(self.score, Score) else 0.0
+        if not isinstance(self.score, Score):
+            return 0.0
+        size = self.score.magnitude(stack)  # infinite logits have no rounding
+        return size.nan_to_num(0.0, 0.0) if isinstance(size, Tensor) else size
 
     def _without_losers(self, numbers: Tensor, samples: Tensor, outputs: Any, batch: int) -> Any:
         if is_traced():  # a graph has no sizes that depend on values
@@ -251,8 +258,10 @@ class Best(Reducer):
         """Which candidates share the best score of their sample."""
         scores, magnitude = numbers
         lowest = scores.new_full((batch,), -torch.inf)
-        best = lowest.scatter_reduce(0, samples, scores, "amax")
-        return near(scores, best[samples], self.tolerance, magnitude)
+        best = lowest.scatter_reduce(0, samples, scores, "amax")[samples]
+        of_best = magnitude.where(scores == best, 0)
+        of_best = torch.zeros_like(lowest).scatter_reduce(0, samples, of_best, "amax")[samples]
+        return near(scores, best, self.tolerance, of_best)
 
 
 class StraightThrough(Reducer):
@@ -353,7 +362,9 @@ class WeightedMean(Reducer):
     def scores(self, seen: Any, raw: Any) -> Tensor:
         """Log-weights of shape (n, B): the network's, plus the score of the outputs."""
         log_weights = self.log_weights(raw if self.of_outputs else seen)
-        return log_weights if self.score is None else log_weights + self.score(raw).detach()
+        if self.score is None:
+            return log_weights
+        return _bounded(log_weights + self.score(raw).detach())
 
     def log_weights(self, seen: Any) -> Tensor:
         """The network's log-weights alone, shape (n, B)."""
@@ -364,9 +375,7 @@ class WeightedMean(Reducer):
                 f"the weight network returned shape {tuple(log_weights.shape)} for "
                 f"{order * batch} inputs, expected one log-weight each: ({order * batch},)"
             )
-        # infinities as the largest numbers whose difference is finite
-        limit = torch.finfo(log_weights.dtype).max / 4
-        return log_weights.view(order, batch).clamp(-limit, limit)
+        return _bounded(log_weights.view(order, batch))
 
     def whole(self, stack: Any, scores: Tensor | None) -> Any:
         assert scores is not None
@@ -436,6 +445,12 @@ def wide(y: Tensor) -> Tensor:
 def empty(tree: Any) -> Any:
     """A tree of empty tensors of the same types."""
     return tree_map(lambda y: y.new_empty(0), tree)
+
+
+def _bounded(log_weights: Tensor) -> Tensor:
+    """Infinities as the largest numbers whose difference is finite."""
+    limit = torch.finfo(log_weights.dtype).max / 4
+    return log_weights.clamp(-limit, limit)
 
 
 def _weighted(weights: Tensor, y: Tensor) -> Tensor:

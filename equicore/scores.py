@@ -26,7 +26,7 @@ CERTAIN = 1000.0
 """The most that log-odds count for in a mean."""
 
 FAR = 80.0
-"""Log-odds x beyond which log(1 + e^-x) is e^-x in every type, before that is 0 in float32."""
+"""From here on log(1 + e^-x) is e^-x up to rounding, and e^-x is not yet 0 in float32."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -83,7 +83,9 @@ class Score(ABC):
 
     def magnitude(self, outputs: Any) -> Tensor | float:
         """The size of the numbers that the score was made of, (|G|, B): it has their rounding."""
-        return _average(self._logits(outputs).detach().amax(-1).abs())
+        size = self._logits(outputs).detach().amax(-1).abs()
+        # a word of padding, whose logits are huge, shall not make all views tie
+        return size if size.ndim == 2 else _average(size.clamp(max=CERTAIN))
 
     def __repr__(self) -> str:
         entry = f".of({', '.join(map(repr, self.entry))})" if self.entry else ""
@@ -144,7 +146,7 @@ class _Confidence(Score):
         if odds.ndim == 2:
             return odds
         # a word that is certain for every g, as where only one is allowed, shall not decide alone
-        return _average(odds.clamp(max=CERTAIN))
+        return _average(odds.clamp(-CERTAIN, CERTAIN))
 
 
 class _NegativeEntropy(Score):
@@ -168,12 +170,12 @@ class _NegativeEntropy(Score):
 class _MaxValue(Score):
     _name = "max_value"
 
+    def magnitude(self, outputs: Any) -> Tensor | float:
+        """That of an average, whose terms may cancel; one value is compared by its own size."""
+        return super().magnitude(outputs) if self._logits(outputs).ndim > 3 else 0.0
+
     def _score(self, logits: Tensor) -> Tensor:
         return _average(logits.amax(-1))
-
-    def magnitude(self, outputs: Any) -> Tensor | float:
-        """Its own, which is compared with anyway."""
-        return 0.0
 
 
 confidence: Score = _Confidence()
@@ -198,8 +200,6 @@ def _log_odds(logits: Tensor) -> Tensor:
     """Log-odds (...) of the most likely of classes (..., classes)."""
     if logits.shape[-1] == 1:
         return logits.squeeze(-1).abs()
-    if logits.shape[-1] == 2:
-        return (logits[..., 0] - logits[..., 1]).abs()
     best, place = logits.max(-1, keepdim=True)
     # not minus infinity, of which alone there is no softmax; not logsumexp, which takes 12 steps
     others = logits.scatter(-1, place, torch.finfo(logits.dtype).min)

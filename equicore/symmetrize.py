@@ -155,8 +155,8 @@ class Symmetrized(nn.Module):
 
         Args:
             x: The input, a batch (B, ...) or a tree of batches, B >= 1. Where ``input_rep`` is a
-                `Tree` that names arguments of the model, it is these: by keyword, or by place.
-                One that is not given is not given to the model.
+                `Tree` that names arguments of the model, the input is all of these, given by
+                keyword or by place; one that is left out is not given to the model.
             *args: Passed to the model as they are, and so are other keywords. A tensor in them
                 with a row for each sample is warned of, as the model is given |G| B samples.
 
@@ -211,7 +211,8 @@ class Symmetrized(nn.Module):
 
     def _bind(self, x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """The input with its batch on axis 0, and the model as a function of it alone."""
-        call = self._binding(self._modules.get("model") or self.model, x, args, kwargs)
+        model = self._modules.get("model")  # of which some have a length, and may be false
+        call = self._binding(self.model if model is None else model, x, args, kwargs)
         x = self._axes.input_first(call.x)
         batch = check_batch(x)
         if call.others and not torch.compiler.is_compiling():

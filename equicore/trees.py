@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections.abc import Callable, Mapping, MutableMapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -47,16 +47,16 @@ def rebuild(tree: Any, children: Mapping[Any, Any]) -> Any:
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         fields = [field.name for field in dataclasses.fields(tree) if field.init]
         return type(tree)(**{name: children.get(name) for name in fields})
-    if isinstance(tree, MutableMapping):  # a defaultdict is not made of its entries alone
-        made = copy.copy(tree)
-        made.clear()
-        made.update(children)
-        return made
+    if type(tree) is dict:
+        return dict(children)
+    if isinstance(tree, defaultdict):  # which is not made of its entries alone
+        return type(tree)(tree.default_factory, children)
     if isinstance(tree, Mapping):
         return type(tree)(children)  # type: ignore[call-arg]
     if hasattr(tree, "_fields"):
         return type(tree)(**{name: children.get(name) for name in tree._fields})
-    return type(tree)([children.get(place) for place in range(max(children, default=-1) + 1)])
+    size = max(children) + 1 if children else 0
+    return type(tree)([children.get(place) for place in range(size)])
 
 
 def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from equicore.calls import BatchAxes
 from equicore.finetuning import kept_modes
 from equicore.reduce import WeightedMean
 from equicore.symmetrize import Symmetrized
@@ -106,18 +105,18 @@ class MLPWeight(nn.Module):
             pooled = self.pool(x.to(self.shift.dtype))
             self.check_shape(pooled)
             return pooled.flatten(1)
-        dtype = self.shift.dtype
-        parts = self._parts(tree_map(lambda t: self.pool(t.to(dtype)), x))
-        return torch.cat([part.flatten(1) for part in parts], dim=1)
+        return torch.cat([part.flatten(1) for part in self._parts(x, self.pool)], dim=1)
 
-    def _parts(self, x: Any) -> list[Tensor]:
-        """The tensors of an input that are seen, or ValueError."""
+    def _parts(self, x: Any, pool: nn.Module | None = None) -> list[Tensor]:
+        """The tensors of an input that are seen, pooled or not, or ValueError."""
         parts = []
         for path, shape in _shapes(self.shape).items():
             part = x
             for name in path:
                 found = {} if isinstance(part, Tensor) or part is None else entries(part)
                 part = found.get(name)
+            if pool is not None and isinstance(part, Tensor):
+                part = pool(part.to(self.shift.dtype))
             if not isinstance(part, Tensor) or part.ndim < 1 or part.shape[1:] != shape:
                 got = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
                 where = "".join(f"[{name!r}]" for name in path)
@@ -180,7 +179,7 @@ def fit_familiarity(
         first = next(model.parameters(), first)
     dtype = first.dtype
     inputs = tree_map(lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype), inputs)
-    axes = BatchAxes(symmetrized.batch_dim)
+    axes = symmetrized._axes
     inputs = axes.input_first(inputs)
     tensors = leaves(inputs)
     shape = tuple(tensors[0].shape)

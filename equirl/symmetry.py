@@ -28,7 +28,7 @@ from stable_baselines3.common.preprocessing import (
 )
 from stable_baselines3.common.vec_env import VecEnv
 
-from equicore import Group, Image, Matrix, Permutation, Representation
+from equicore import DirectSum, Group, Image, Matrix, Permutation, Representation
 from equicore.representations import plain
 from equirl.preprocessing import changes
 
@@ -322,6 +322,20 @@ def _spec_of(env: Env) -> EnvSpec:
     return spec
 
 
+def _mixed(representation: Representation, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Which entries of vectors of a shape become sums of several, by a matrix."""
+    mixed = np.zeros(shape, dtype=bool)
+    if isinstance(representation, Matrix):
+        rows = ((representation.matrices != 0).sum(-1) > 1).any(0).numpy()
+        np.moveaxis(mixed, representation.dim, -1)[...] = rows
+    elif isinstance(representation, DirectSum):
+        pieces = np.split(mixed, np.cumsum(representation.sizes)[:-1], representation.dim)
+        parts: Any = representation.parts
+        for part, piece in zip(parts, pieces, strict=True):
+            piece[...] = _mixed(part, piece.shape)
+    return mixed
+
+
 def _check_space(
     what: str,
     space: spaces.Box,
@@ -329,11 +343,6 @@ def _check_space(
     act: Callable[[int, NDArray[Any]], NDArray[Any]],
 ) -> None:
     group = representation.group
-    # A rotation by another angle than quarter turns takes corners out of any box.
-    mixes = any(
-        isinstance(part, Matrix) and bool(((part.matrices != 0).sum(-1) > 1).any())
-        for part in representation.modules()
-    )
     space = copy.deepcopy(space)
     space.seed(0)
     samples = np.stack([space.sample() for _ in range(8)])
@@ -350,7 +359,9 @@ def _check_space(
                 f"element {g} ({group.names[g]}) makes shapes {moved.shape[1:]} of it; quarter "
                 "turns need squares"
             )
-        if not (mixes or all(m in space for m in moved)):
+        # a rotation by another angle than quarter turns takes corners out of any box
+        mixed = _mixed(representation, space.shape)
+        if not all(np.where(mixed, s, m) in space for s, m in zip(samples, moved, strict=True)):
             raise ValueError(
                 f"the {what} space {space} is not invariant: element {g} "
                 f"({group.names[g]}) takes {what}s out of it"

@@ -48,8 +48,7 @@ class Canonicalized(nn.Module):
 
     def forward(self, x: Any = None, /, *args: Any, **kwargs: Any) -> Any:
         """The equivariant output for a batch (B, ...); arguments are those of `Symmetrized`."""
-        model = self._modules.get("model") or self.model
-        x, run, _ = self._binding(model, x, args, kwargs)
+        x, run, _ = self._binding(self.model, x, args, kwargs)
         check_batch(x)
         h = self.canonicalizer(x)
         output = self.output_action.select(run(self.input_action.act_each(h.inverse(), x)))

@@ -198,7 +198,8 @@ class Sorting(nn.Module):
             raise ValueError(
                 f"sorting needs one key for each row, shape (B, rows); got {tuple(keys.shape)}"
             )
-        if torch.compiler.is_exporting():  # the sort of ONNX is stable, but has no way to say so
+        # ONNX has no stable sort by name; that of its runtime is stable, and so is torch's on CPUs
+        if torch.compiler.is_exporting():
             return Reordering(keys.argsort(dim=-1))
         return Reordering(keys.argsort(dim=-1, stable=True))
 

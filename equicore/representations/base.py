@@ -30,7 +30,8 @@ class Tables(nn.Module):
         self._tables: dict[str, NDArray[Any]] = {}
 
     def keep(self, name: str, table: NDArray[Any]) -> None:
-        """Keep a table under a name."""
+        """Keep a copy of a table under a name."""
+        table = np.array(table)
         if np.issubdtype(table.dtype, np.integer):  # the buffer has 8 bytes for each entry
             smallest = np.min_scalar_type(int(table.max(initial=0)))
             table = table.astype(smallest) if table.min(initial=0) >= 0 else table
@@ -216,8 +217,8 @@ class Representation(Action):
         if wrong := [s for s in shapes if s != expected]:
             raise ValueError(
                 f"{type(self).__name__} of {self.group.name} makes {_listed(wrong[0])} of samples "
-                f"of shape {_listed(expected)}, so that they cannot be in one batch; a grid that "
-                "makes quarter turns must be square"
+                f"of shape {_listed(expected)}, so that they cannot be in one batch; a grid of "
+                "which there are quarter turns must be square"
             )
         return tree_map(lambda *parts: join(list(parts)), acted[0], *acted[1:])
 
@@ -370,7 +371,10 @@ def some_rows(table: Tensor, elements: Elements | None) -> Tensor:
         return table
     if isinstance(elements, range) and elements.step == 1:
         return table[elements.start : elements.stop]
-    return table[list(elements)]
+    listed = list(elements)
+    if listed and not 0 <= min(listed) <= max(listed) < len(table):
+        raise IndexError(f"the elements are 0..{len(table) - 1}; got {listed}")
+    return table[listed]
 
 
 def exact_product(a: Tensor, b: Tensor) -> Tensor:

@@ -6,13 +6,14 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from equicore.representations.base import Action, Elements, Representation, check_one_group
-from equicore.trees import entries, rebuild
+from equicore.trees import entries, rebuild, tree_map
 
-Moves = Mapping[Any, Any]
-"""Where entries go, by name; others stay."""
+Moves = Mapping[Any, Any] | Sequence[Sequence[Any]]
+"""Where entries go, by name, as a dict or as pairs; others stay."""
 
 Signed = tuple[Any, bool]
 """Where an entry goes, and whether its sign changes on the way."""
@@ -59,7 +60,7 @@ class _Entries(Representation):
         self._check_names(found)
 
         def kept(part: Any, entry: Any) -> Any:
-            return part.select(entry) if part.names and entry is not None else entry
+            return None if entry is None else part.select(entry)
 
         parts = zip(self.names, self.parts, strict=True)
         return rebuild(y, {name: kept(part, found[name]) for name, part in parts})
@@ -176,6 +177,10 @@ class Exchange(_Entries):
         signs: Sequence[Sequence[Any]] | None = None,
     ) -> None:
         super().__init__(parts, "an exchange")
+        if self.group is None:
+            raise TypeError("an exchange is of a finite group; its parts act by a continuous one")
+        if isinstance(moves, Mapping):
+            raise TypeError(f"moves has a dict for each of the generators; got one dict, {moves}")
         signs = [()] * len(moves) if signs is None else signs
         if len(signs) != len(moves):
             raise ValueError(f"signs are for each of {len(moves)} generators; got {len(signs)}")
@@ -186,7 +191,7 @@ class Exchange(_Entries):
         self.group.check_homomorphism(
             self._images, identity, _after, operator.eq, "moves of the entries"
         )
-        self.moves = [dict(move) for move in moves]
+        self.moves = [list(map(list, dict(move).items())) for move in moves]
         self.signs = [list(sign) for sign in signs]
         named = dict(zip(self.names, self.parts, strict=True))
         for image in images:
@@ -202,12 +207,13 @@ class Exchange(_Entries):
         found = self._found(x)
         moved = {}
         image = self._images[self.group.check_element(g)]
-        for name, part in zip(self.names, self.parts, strict=True):
+        parts: Any = self.parts
+        for name, part in zip(self.names, parts, strict=True):
             (place, negative), value = image[name], found[name]
             if (value is None) != (found[place] is None):
                 raise ValueError(f"{name!r} and {place!r} change places; one of them is None")
             acted = None if value is None else part.act(g, value)
-            moved[place] = -acted if negative and acted is not None else acted
+            moved[place] = tree_map(torch.neg, acted) if negative else acted
         return rebuild(x, {name: moved.get(name) for name in found})
 
     def arguments(self) -> dict[str, Any]:
@@ -215,6 +221,7 @@ class Exchange(_Entries):
 
     def _image(self, move: Moves, signs: Sequence[Any]) -> dict[Any, Signed]:
         """Where each entry goes under a generator."""
+        move = dict(move)
         image = {name: (move.get(name, name), name in signs) for name in self.names}
         unknown = [name for name in (*move, *signs) if name not in self.names]
         if unknown or {place for place, _ in image.values()} != {*self.names}:
@@ -233,12 +240,19 @@ def _after(after: dict[Any, Signed], before: dict[Any, Signed]) -> dict[Any, Sig
 
 
 def _alike(one: Any, other: Any) -> bool:
-    """Whether two representations are the same, as far as they can be described."""
-    from equicore.representations.plain import to_dict
-
+    """Whether two representations are the same, as far as their arguments tell."""
     if one is other:
         return True
-    try:
-        return to_dict(one) == to_dict(other)
-    except NotImplementedError:
+    if type(one) is not type(other):
         return False
+    if isinstance(one, Representation):
+        try:
+            same = _alike(one.arguments(), other.arguments())
+        except NotImplementedError:
+            return False
+        return same and one.group == other.group
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return bool(one == other)

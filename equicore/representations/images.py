@@ -264,6 +264,8 @@ class Flip(Representation):
         self.flips = [bool(f) for f in flips]
         group.check_homomorphism(self.flips, False, operator.xor, operator.eq, "flips")
         self.axes = tuple(check_dim(d) for d in ((dims,) if isinstance(dims, int) else dims))
+        if not self.axes:
+            raise ValueError("Flip reverses one axis at least; dims is empty")
 
     def act(self, g: int, x: Tensor) -> Tensor:
         """Reverse the axes, or not."""

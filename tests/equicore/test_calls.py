@@ -3,7 +3,7 @@
 import functools
 import itertools
 import warnings
-from collections import defaultdict, namedtuple
+from collections import UserDict, defaultdict, namedtuple
 from dataclasses import dataclass
 
 import pytest
@@ -113,7 +113,9 @@ def test_a_restriction_of_a_tree_has_its_names():
 
 def test_one_tensor_that_no_name_is_of():
     f = equitune(lambda *x, **k: x[0], Tree({"a": S3, "b": S3}), S3)
-    with pytest.raises(TypeError, match="first argument is one tensor, which none of these names"):
+    with pytest.raises(
+        TypeError, match=r"\['a', 'b'\], and argument 0 is a tensor .* by its place, 0"
+    ):
         f(torch.randn(4, 3))
 
 
@@ -335,3 +337,139 @@ def test_a_defaultdict_as_input():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         f(defaultdict(int, {"a": a, "b": b}))
+
+
+@pytest.mark.parametrize("wrapped", ["partial", "parallel", "compiled", "places"])
+def test_what_wraps_a_model_takes_what_it_takes(wrapped):
+    model = Two()
+    a, b = torch.randn(2, 1, 3, dtype=torch.float64)  # one sample, which broadcasts
+    names = Tree([S3, S3]) if wrapped == "places" else Tree({"a": S3, "b": S3})
+    made = {
+        "partial": lambda: functools.partial(model, scale=1.0),
+        "parallel": lambda: nn.DataParallel(model),
+        "compiled": lambda: torch.compile(model, backend="eager"),
+        "places": lambda: model,
+    }[wrapped]()
+    close(equitune(made, names, S3)(a, b=b), mean_by_hand(model, a, b))
+    torch.compiler.reset()
+
+
+def test_an_argument_that_cannot_be_told_is_refused():
+    def model(x, /, a, b=None):
+        return x + a.cumsum(-1)
+
+    x, a = torch.randn(2, 1, 3, dtype=torch.float64)
+    with pytest.raises(TypeError, match="argument 0 is a tensor of which it cannot be told"):
+        equitune(model, Tree({"a": S3, "b": SAME}), S3)(x, a)
+    f = equitune(model, Tree({0: S3, "a": S3}), S3)
+    close(f(x, a), mean_by_hand(model, x, a))
+
+
+def test_the_first_of_several_arguments_may_be_a_tree():
+    def model(pose, mask=None):
+        y = pose["u"] * pose["v"].cumsum(-1)
+        return y if mask is None else y * mask
+
+    f = equitune(model, Tree({"pose": Tree({"u": S3, "v": S3}), "mask": S3}), S3)
+    u, v, mask = torch.randn(3, 4, 3, dtype=torch.float64)
+    pose = {"u": u, "v": v}
+    close(f(pose), f(pose=pose))
+    close(f(pose, mask), f(pose=pose, mask=mask))
+    assert not torch.allclose(f(pose), f(pose, mask))
+
+
+class Counter:
+    def __init__(self):
+        self.n = 0
+        self.h = torch.zeros(3)
+
+
+STATEFUL = {
+    "replaced twice": lambda x, s: (setattr(s, "h", s.h + 1), setattr(s, "h", s.h + 1), x)[-1],
+    "in place": lambda x, s: (s.h.add_(1), x)[-1],
+    "a number": lambda x, s: (setattr(s, "n", s.n + 1), x)[-1],
+}
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+@pytest.mark.parametrize("inference", [False, True])
+def test_any_change_of_state_is_seen(name, inference):
+    with torch.inference_mode(inference):
+        f = equitune(STATEFUL[name], S3, S3, chunk=2)
+        with pytest.raises(ValueError, match="changes an argument while it runs"):
+            f(torch.ones(4, 3), Counter())
+        equitune(lambda x, s: x, S3, S3, chunk=2)(torch.ones(4, 3), Counter())
+
+
+def test_negative_axes_are_axes():
+    rep = Trivial(S3.group)
+
+    def model(x):  # (F, T, B) to (B, 6)
+        return x.sum(1).T @ torch.arange(18.0).view(3, 6)
+
+    moved = TensorAt(-3)
+    x = torch.randn(3, 5, 1)
+    with pytest.raises(ValueError, match="on axis 0 or -1: say"):
+        equitune(model, moved, rep, batch_dim=-1)(x)
+    assert equitune(model, moved, rep, batch_dim=(-1, 0))(x).shape == (1, 6)
+    f = equitune(lambda x, ctx=None: x, S3, S3, batch_dim=-2)
+    with pytest.warns(UserWarning, match="^ctx: a row for each of 4"):
+        f(torch.randn(5, 4, 3), ctx=torch.randn(4, 7))
+    with pytest.raises(
+        ValueError, match=r"shape \(12,\), which has no axis 1; .*batch_dim=\(1, 0\)"
+    ):
+        equitune(lambda x: x.sum((0, 2)), S3, rep, batch_dim=1)(torch.randn(5, 2, 3))
+
+
+def TensorAt(dim):
+    """S3 on the second axis of (B, 3, 5), where the first and last are exchanged for the model."""
+    return Permutation(S3.group, S3.permutations, dim + 1)
+
+
+def test_exported_with_both_axes_of_any_size():
+    f = equitune(nn.Linear(3, 3), S3, S3, batch_dim=1)
+    any_size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    exported = torch.export.export(f, (torch.randn(5, 2, 3),), dynamic_shapes=(any_size,)).module()
+    for shape in ((6, 1, 3), (24, 4, 3), (5, 3, 3)):
+        x = torch.randn(shape)
+        if shape[0] == 6 * shape[1]:
+            expected = equitune(f.model, S3, S3, batch_dim=(1, 1))(x)
+        else:
+            expected = f(x)
+        torch.testing.assert_close(exported(x), expected)
+
+
+def test_compiled_with_dicts_in_and_out():
+    def model(batch):
+        return {"y": batch["a"] * batch["b"].cumsum(-1)}
+
+    f = equitune(model, Tree({"a": S3, "b": S3}), Tree({"y": S3}))
+    by_keyword = equitune(Two(), Tree({"a": S3, "b": S3}), S3)
+    a, b = torch.randn(2, 4, 3, dtype=torch.float64)
+    whole = torch.compile(f, backend="eager", fullgraph=True)
+    close(whole({"a": a, "b": b})["y"], f({"a": a, "b": b})["y"])
+    keywords = torch.compile(by_keyword, backend="eager", fullgraph=True)
+    close(keywords(a=a, b=b), by_keyword(a=a, b=b))
+    pair = equitune(lambda p: p[0] * p[1].cumsum(-1), Tree([S3, S3]), S3)
+    listed = torch.compile(pair, backend="eager", fullgraph=True)
+    close(listed([a, b]), pair([a, b]))
+    torch.compiler.reset()
+
+
+class Store(UserDict):
+    pass
+
+
+def test_the_callers_tree_stays_as_it_is():
+    a, b = torch.randn(2, 4, 3, dtype=torch.float64)
+    f = equitune(lambda d: d["a"] * d["b"].cumsum(-1), Tree({"a": S3, "b": S3}), S3)
+    store = Store(a=a, b=b)
+    close(f(store), f({"a": a, "b": b}))
+    assert store["a"] is a and store["b"] is b
+
+
+def test_a_model_that_has_no_length():
+    compiled = torch.compile(nn.Sequential(nn.Linear(3, 3)), backend="eager")
+    x = torch.randn(4, 3)
+    assert equitune(compiled, S3, S3)(x).shape == (4, 3)
+    torch.compiler.reset()

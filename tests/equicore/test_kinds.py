@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -33,6 +34,7 @@ from equicore import (
     max_value,
     product,
 )
+from equicore.continuous import Vectors
 from equicore.representations import Flip, Pullback, TensorProduct, staggered_field, vector_field
 from equicore.representations.plain import from_dict, group_to_dict, to_dict
 
@@ -115,7 +117,11 @@ def test_random_exchanges_are_representations(groups, representations, data):
     moves = [
         {names[h]: names[group.compose(g, h)] for h in range(len(group))} for g in group.generators
     ]
-    rep = Exchange({**dict.fromkeys(names, part), "still": part}, moves)
+    # each entry changes its sign where some homomorphism to 1 and -1 says so
+    sign = [group.table[g].argsort(kind="stable") for g in range(len(group))]
+    odd = [round(np.linalg.det(np.eye(len(group))[row])) < 0 for row in sign]
+    signs = [["still", *names] if odd[g] else [] for g in group.generators]
+    rep = Exchange({**dict.fromkeys(names, part), "still": part}, moves, signs)
     generator = torch.Generator().manual_seed(seed)
     x = {n: torch.randn(2, *shape, generator=generator).double() for n in (*names, "still")}
     check_representation(rep, x)
@@ -270,7 +276,6 @@ def test_wrong_flips_are_refused():
 # ----------------------------------------------------------------------------------- coordinates
 
 GRIDS = [image_flips(), image_flips(-2), image_rotations(), image_dihedral()]
-CENTERS = [(6, 6), (5, 5)]
 
 
 def bright(grid, g, size, row, column):
@@ -336,9 +341,7 @@ def test_wrong_coordinates_are_refused():
         Keypoints(image_rotations(), size=(480, 640))
     with pytest.raises(ValueError, match="exchange the sides"):
         Boxes(image_dihedral(), size=(480, 640))
-    half = image_rotations().group.subgroup([2])
     Keypoints(image_flips(), size=(480, 640))
-    assert half is not None
     for size in ((480,), (0, 640), (1, 2, 3)):
         with pytest.raises(ValueError, match=r"size is \(rows, columns\)"):
             Keypoints(image_flips(), size=size)
@@ -407,3 +410,36 @@ def test_a_symmetrised_model_through_to_empty():
     expected, state = f(x), f.state_dict()
     f.to("meta").to_empty(device="cpu").load_state_dict(state)
     assert torch.equal(f(x), expected)
+
+
+def test_tables_are_copies():
+    class Factors(Representation):
+        axes = (-1,)
+
+        def __init__(self, group, factors):
+            super().__init__(group)
+            self.keep("factors", factors)
+
+        def act(self, g, x):
+            return x * self.factors[g]
+
+    given = np.array([[1.0, 1.0], [1.0, -1.0]])
+    rep = Factors(cyclic(2), given)
+    given[:] = 7
+    assert rep.to("cpu").act(1, torch.ones(1, 2)).tolist() == [[1.0, -1.0]]
+
+
+def test_nested_entries_change_their_sign():
+    group = cyclic(2)
+    limb = {"x": Trivial(group), "y": Trivial(group)}
+    swap = {"left": "right", "right": "left"}
+    rep = Exchange({"left": limb, "right": limb}, [swap], [["left", "right"]])
+    x = {side: {name: torch.randn(2, 3) for name in ("x", "y")} for side in ("left", "right")}
+    check_representation(rep, x)
+    assert torch.equal(rep.act(1, x)["right"]["y"], -x["left"]["y"])
+    with pytest.raises(ValueError, match="do not follow"):  # twice is -1, not 1
+        Exchange({"left": limb, "right": limb}, [swap], [["left"]])
+    with pytest.raises(TypeError, match="moves has a dict for each of the generators"):
+        Exchange({"left": limb, "right": limb}, swap)
+    with pytest.raises(TypeError, match="an exchange is of a finite group"):
+        Exchange({"left": Vectors(), "right": Vectors()}, [swap])

@@ -1,6 +1,5 @@
 """Groups of many elements: how large they may be, what they take, and checks of a part of them."""
 
-import time
 import tracemalloc
 
 import numpy as np
@@ -11,7 +10,6 @@ from torch import nn
 from equicore import (
     Group,
     Matrix,
-    Permutation,
     Trivial,
     assert_equivariant,
     check_representation,
@@ -25,6 +23,7 @@ from equicore import (
     report,
     symmetric,
 )
+from equicore.finetuning import EquivarianceLoss
 from equicore.groups import MAX_ORDER, semidirect
 from equicore.representations import image_wallpaper, regular
 
@@ -42,13 +41,12 @@ TOO_LARGE = {
 
 @pytest.mark.parametrize("name", TOO_LARGE)
 def test_every_constructor_refuses_what_is_too_large_at_once(name):
-    start = time.perf_counter()
     tracemalloc.start()
     with pytest.raises(ValueError, match=f"{MAX_ORDER} elements"):
         TOO_LARGE[name]()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 200e6 and time.perf_counter() - start < 30
+    assert peak < 200e6
 
 
 def test_shifts_that_are_too_many_say_which_step_is_not():
@@ -119,24 +117,28 @@ def test_checks_of_some_elements():
         assert_equivariant(total, SHIFTS, SAME, x, elements=[256])
 
 
-def test_a_large_representation_is_checked_in_seconds():
+def test_of_a_large_group_not_all_pairs_are_tried():
     x = torch.randn(1, 16, 16)
-    start = time.perf_counter()
-    check_representation(SHIFTS, x)
-    check_representation(SHIFTS, x, elements=SHIFTS.group.sample(20))
-    assert time.perf_counter() - start < 20
+    calls = []
+
+    class Counted(type(SHIFTS)):
+        def act(self, g, x):
+            calls.append(g)
+            return super().act(g, x)
+
+    shifts = [move[2] for move in SHIFTS.moves]
+    counted = Counted(SHIFTS.group, [0] * 256, [False] * 256, shifts, (16, 16))
+    check_representation(counted, x)
+    assert len(calls) < 10 * 256  # not 256 * 256
+    calls.clear()
+    check_representation(counted, x, elements=SHIFTS.group.sample(20))
+    assert len(calls) < 1000
 
     class Wrong(type(SHIFTS)):
         def act(self, g, x):
             return super().act(g, x) if g != 77 else x
 
-    wrong = Wrong(
-        SHIFTS.group,
-        [0] * 256,
-        [False] * 256,
-        [move[2] for move in SHIFTS.moves],
-        (16, 16),
-    )
+    wrong = Wrong(SHIFTS.group, [0] * 256, [False] * 256, shifts, (16, 16))
     with pytest.raises(ValueError, match="act.* fails"):
         check_representation(wrong, x)
     with pytest.raises(ValueError, match="act.* fails"):
@@ -184,6 +186,27 @@ def test_complex_numbers(dtype):
         quarter.act(1, torch.ones(3, 2, dtype=torch.long))
     with pytest.raises(ValueError, match="matrices do not follow"):
         Matrix(cyclic(2), [[[1.0]], [[1j]]])
-    permuted = regular(cyclic(4))
-    check_representation(permuted, torch.randn(3, 4, dtype=dtype))
-    assert isinstance(permuted, Permutation)
+    check_representation(regular(cyclic(4)), torch.randn(3, 4, dtype=dtype))
+
+
+def test_groups_of_complex_matrices():
+    group = Group.from_matrices([[[1j]], [[-1.0]]])
+    assert len(group) == 4
+    pauli = Group.from_matrices([[[0, 1], [1, 0]], [[0, -1j], [1j, 0]]])
+    assert len(pauli) == 8
+    check_representation(
+        Matrix.from_generators(pauli, [[[0, 1], [1, 0]], [[0, -1j], [1j, 0]]]),
+        torch.randn(3, 2, dtype=torch.complex128),
+    )
+
+
+def test_penalties_of_complex_outputs_are_real():
+    layer = nn.Linear(1, 1, dtype=torch.complex128)
+    x = torch.randn(3, 1, dtype=torch.complex128)
+    loss = EquivarianceLoss(layer, PHASE, PHASE, samples=None)(x)
+    assert loss.dtype == torch.float64 and loss > 0
+    assert loss_of_equitune(layer, x) < 1e-20
+
+
+def loss_of_equitune(layer, x):
+    return EquivarianceLoss(equitune(layer, PHASE, PHASE), PHASE, PHASE, samples=None)(x)

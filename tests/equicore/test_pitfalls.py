@@ -165,7 +165,7 @@ def test_continuous_groups_do_not_mix_with_finite_ones():
         (lambda: Image([0], [0], [False]), "Image needs a Group"),
         (lambda: equizero(nn.Identity(), S3, S3, score="max"), "score is a function"),
         (lambda: equizero(nn.Identity(), S3, S3, gradient="mean"), "expected a Reducer"),
-        (lambda: equitune(nn.Identity(), Tree([S3]), S3)(), "no input: none of the keywords"),
+        (lambda: equitune(nn.Identity(), Tree([S3]), S3)(), "no input: none of the arguments"),
     ],
 )
 def test_what_is_no_representation_group_or_function_is_refused(make, message):

@@ -12,6 +12,7 @@ from torch import nn
 from equicore import (
     Best,
     Matrix,
+    MLPWeight,
     Symmetrized,
     Trivial,
     confidence,
@@ -19,6 +20,7 @@ from equicore import (
     equitune,
     equizero,
     image_rotations,
+    lambda_equitune,
     max_value,
     negative_entropy,
 )
@@ -280,3 +282,46 @@ def test_certainty_is_a_very_large_score():
     for score in (confidence, negative_entropy):
         certain, almost = score(logits)
         assert certain > 1e30 > almost > 1e8
+
+
+@pytest.mark.parametrize("huge", [-1e9, -torch.inf, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_a_view_that_is_masked_altogether_does_not_win_or_tie(huge, chunk):
+    outputs = torch.tensor([[[huge] * 3], [[5.0, 0.0, 0.0]], [[1e6 + 2, 1e6, 1e6]]])
+    three = Trivial(cyclic(3))
+    # where all is minus infinity there is no distribution to have an entropy
+    for score in (confidence,) if huge == -torch.inf else (confidence, negative_entropy):
+        f = equizero(lambda x: outputs.flatten(0, 1), three, three, score, chunk=chunk)
+        if chunk:
+            calls = iter(outputs)
+            f.model = lambda x: next(calls)  # noqa: B023
+        assert torch.equal(f(torch.zeros(1, 1)), outputs[1])
+
+
+@pytest.mark.parametrize(
+    "padding",
+    [[-1e9, -1e9], [torch.finfo(torch.float32).min] * 2, [-torch.inf] * 2, [1e9, 0.0], [0.0, 0.0]],
+)
+def test_a_word_of_padding_does_not_make_views_tie(padding):
+    for classes in (2, 3):
+        pad = torch.tensor(padding + padding[-1:] * (classes - 2))
+        word = torch.zeros(classes)
+        views = torch.stack([torch.stack([word + margin, pad]) for margin in (0.0, 0.0)])
+        views[0, 0, 0], views[1, 0, 0] = 3.0, 9.0
+        best = Best(confidence.along(-1))
+        outputs = views.unsqueeze(1)
+        chosen = best.whole(outputs, best.scores(None, outputs))
+        assert torch.equal(chosen[0], views[1])
+
+
+def test_weights_with_a_score_of_certainty_are_numbers():
+    three = Trivial(cyclic(2))
+    outputs = torch.tensor([[3.0, -torch.inf], [4.0, -torch.inf]])
+    f = lambda_equitune(
+        lambda x: outputs.clamp(min=-9),
+        three,
+        three,
+        MLPWeight((1,)),
+        score=lambda y: 3 * confidence(outputs.unsqueeze(1)),
+    )
+    assert f(torch.zeros(1, 1)).tolist() == [[3.5, -9.0]]

@@ -431,6 +431,11 @@ def test_a_sum_of_rotations_is_taken_where_the_rotation_is():
     plane = spaces.Box(-1, 1, (2,), np.float32)
     Symmetry(turn, turn).check_spaces(plane, plane)
     Symmetry(twice, turn).check_spaces(spaces.Box(-1, 1, (4,), np.float32), plane)
+    sign = Matrix.from_generators(cyclic(8), [[[-1]]])
+    with pytest.raises(ValueError, match="action space .* is not invariant"):  # by the sign
+        Symmetry(turn, DirectSum([(turn, 2), (sign, 1)])).check_spaces(
+            plane, spaces.Box(np.float32([-1, -1, 0]), np.float32([1, 1, 1]))
+        )
     quarter = Matrix.from_generators(cyclic(4), [[[0, -1], [1, 0]]])  # which mixes no entries
     lopsided = spaces.Box(np.array([-1, -1, -1, -2]), np.array([1, 1, 1, 2]), dtype=np.float32)
     with pytest.raises(ValueError, match="observation space .* is not invariant"):
