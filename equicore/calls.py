@@ -338,11 +338,11 @@ class Unchanged:
         if path not in self.before or path not in after:
             return False
         (value, known), now = self.before[path], after[path]
-        if not isinstance(value, (Tensor, np.ndarray)):
-            return bool(value == now)
-        if isinstance(known, int):
-            return value is now and now._version == known
-        return value is now and bool(((now == known) | (now != now)).all())
+        if isinstance(value, Tensor) and isinstance(known, int):
+            return value is now and value._version == known
+        if isinstance(value, (Tensor, np.ndarray)):
+            return value is now and bool(((value == known) | (value != value)).all())
+        return bool(value == now)
 
 
 def _kept(value: Any) -> Any:

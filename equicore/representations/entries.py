@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 from equicore.representations.base import Action, Elements, Representation, check_one_group
 from equicore.trees import entries, rebuild, tree_map
 
-Moves = Mapping[Any, Any] | Sequence[Sequence[Any]]
+Moves = Mapping[Any, Any] | Iterable[tuple[Any, Any]]
 """Where entries go, by name, as a dict or as pairs; others stay."""
 
 Signed = tuple[Any, bool]
