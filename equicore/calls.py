@@ -72,7 +72,7 @@ class Binding:
             TypeError: If there is no input among the arguments, or it cannot be told which of
                 them it is.
         """
-        alone = not (args or kwargs)
+        alone = len(args) == len(kwargs) == 0
         if alone and isinstance(x, Tensor) and not self.names:
             return Call(x, model, {})
         given: dict[Any, Any] = dict(enumerate((x, *args) if x is not None or args else ()))
@@ -121,7 +121,7 @@ class Binding:
             found = entries(x)
         except TypeError:
             return not named
-        return not named or any(name in found for name in self.names)
+        return not named or all(name in found for name in self.names)
 
     def _check(self, given: dict[Any, Any], named: dict[Any, Any]) -> None:
         """Raise TypeError if no argument is named, or one may be but it cannot be told."""
@@ -160,6 +160,7 @@ class BatchAxes:
     """
 
     def __init__(self, batch_dim: BatchDim) -> None:
+        self.given = batch_dim
         self.pair = isinstance(batch_dim, tuple)
         if isinstance(batch_dim, tuple):
             if len(batch_dim) != 2:
@@ -178,7 +179,7 @@ class BatchAxes:
         """An input, whose batch is on axis 0, as the model takes it."""
         return x if self.plain else tree_map_along(lambda t, d: t.movedim(0, d), x, self.of_input)
 
-    def output_first(self, y: Any, samples: int) -> Any:
+    def output_first(self, y: Any, samples: int, who: str = "the model returned") -> Any:
         """What a model returned for so many samples, with its batch on axis 0.
 
         Raises:
@@ -190,7 +191,7 @@ class BatchAxes:
         def move(t: Tensor, dim: int) -> Tensor:
             if not -t.ndim <= dim < t.ndim:
                 raise ValueError(
-                    f"the model returned shape {tuple(t.shape)}, which has no axis {dim}; where "
+                    f"{who} shape {tuple(t.shape)}, which has no axis {dim}; where "
                     "input and output differ batch_dim is a pair, of the input and of the output, "
                     f"as in batch_dim=({dim}, 0)"
                 )
@@ -198,7 +199,7 @@ class BatchAxes:
             elsewhere = not self.pair and dim % t.ndim != 0 and not is_traced()
             if elsewhere and t.shape[0] == t.shape[dim] == samples:
                 raise ValueError(
-                    f"for {samples} samples the model returned shape {tuple(t.shape)}, which may "
+                    f"for {samples} samples {who} shape {tuple(t.shape)}, which may "
                     f"have them on axis 0 or {dim}: say where they are in the input and in the "
                     f"output, as in batch_dim=({dim}, 0) or batch_dim=({dim}, {dim})"
                 )
@@ -267,8 +268,9 @@ def warn_of_rows(others: Mapping[Any, Any], batch: int, axes: set[int], order: i
             f"{', '.join(suspects)}: a row for each of {batch} samples, but passed as it is to the "
             f"model, which is given |G| = {order} times as many samples. What belongs to the "
             "samples must be named: make input_rep a Tree of all such arguments (Trivial(group) "
-            "for those that no element changes). What all samples share is better bound to the "
-            "model beforehand, as in functools.partial(model, name=tensor), which is not warned of",
+            "for those that no element changes). What all samples share, as texts that each image "
+            "is compared with, is better bound to the model beforehand, as in "
+            "functools.partial(model, name=tensor), which is not warned of",
             stacklevel=_callers_level(),
         )
 
@@ -359,6 +361,13 @@ def check_batch(x: Any) -> int:
         if x.ndim == 0 or x.shape[0] == 0:
             raise ValueError(f"empty batch: got an input of shape {tuple(x.shape)}")
         return x.shape[0]
+    for name, entry in entries(x).items():
+        try:
+            leaves(entry)
+        except TypeError as error:
+            raise TypeError(
+                f"the entry {name!r} of the input holds more than tensors: {error}. Leave it out"
+            ) from error
     shapes = [tuple(leaf.shape) for leaf in leaves(x)]
     if not shapes:
         raise ValueError(f"the input holds no tensor: {x!r}")
@@ -367,6 +376,21 @@ def check_batch(x: Any) -> int:
     if shapes[0][0] == 0:
         raise ValueError(f"empty batch: got an input of shapes {shapes}")
     return shapes[0][0]
+
+
+def unbound(model: Model) -> tuple[Model, Callable[[Model], Model]]:
+    """A model that is a module, and what calls it: of a `functools.partial` the module inside.
+
+    Else a module's parameters, its state and its mode would be out of reach.
+    """
+    if isinstance(model, functools.partial) and isinstance(model.func, nn.Module):
+        args, keywords = model.args, model.keywords
+        return model.func, lambda module: functools.partial(module, *args, **keywords)
+    return model, _itself
+
+
+def _itself(model: Model) -> Model:
+    return model
 
 
 def _parameters(model: Model) -> tuple[str | None, ...]:

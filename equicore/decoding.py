@@ -90,7 +90,8 @@ def write_in_step(
     """Write token by token, all branches in step.
 
     Args:
-        step: Makes a step of |G| B branches, those of each element together.
+        step: Makes a step of |G| B branches, those of each element together. It is first given
+            all of ``first``, later only the token that was written last, (|G| B, 1).
         tokens: How the group acts on ids.
         reduce: Of the next token's probabilities. Its scores see a dict, of each branch: these
             ``probabilities``, ``so_far``, the log-probability of the tokens written so far, and

@@ -186,8 +186,9 @@ class EquivarianceLoss(nn.Module):
         for a, b in zip(leaves(moved), leaves(output), strict=True):
             if a.shape != (len(elements), *b.shape[1:]) or b.shape[:1] != (batch,):
                 raise ValueError(
-                    f"for {len(elements)} transformed samples the model returned shape "
-                    f"{tuple(a.shape)}, but the output of the {batch} samples has {tuple(b.shape)}"
+                    f"for {len(elements)} transformed samples the model returned, with its batch "
+                    f"first, shape {tuple(a.shape)}, and for the {batch} samples {tuple(b.shape)}; "
+                    "where input and output have their batch on other axes batch_dim is a pair"
                 )
         wanted = self.output_rep.act_each(elements, _repeat(output, copies))
         return self.divergence(moved, wanted)
@@ -234,7 +235,12 @@ class GroupAugmentation(nn.Module):
         """The transformed batch and its targets; elements come from torch's random state."""
         x = self._axes.input_first(x)
         batch = check_batch(x)
-        target = self._axes.output_first(target, batch)
+        for what, rep, given in (("input", self.input_rep, x), ("target", self.target_rep, target)):
+            if rep.one_tensor and not isinstance(given, Tensor):
+                raise TypeError(
+                    f"the {what}'s representation acts on one tensor; got {type(given).__name__}"
+                )
+        target = self._axes.output_first(target, batch, "the target has the")
         elements = torch.randint(self.order, (batch,), device=leaves(x)[0].device)
         elements = elements if self.elements is None else self.elements[elements]
         moved = self.input_rep.act_each(elements, x), self.target_rep.act_each(elements, target)

@@ -114,6 +114,8 @@ class Maximum(Reducer):
     averages = False
 
     def whole(self, stack: Any, scores: Tensor | None) -> Any:
+        if any(y.is_complex() for y in ((stack,) if isinstance(stack, Tensor) else leaves(stack))):
+            raise TypeError("of complex numbers none is the largest; use another reducer")
         return tree_map(lambda y: y.amax(0), stack)
 
     def partial(self, stack: Any, scores: Tensor | None, elements: Elements | None) -> Any:
@@ -318,7 +320,8 @@ class StraightThrough(Reducer):
 
         def join(v: Tensor, g: Tensor) -> Tensor:
             # where g is infinite the difference is NaN; forward-mode derivatives ignore no_grad
-            return v.detach() + (g - g.detach()).nan_to_num()
+            difference = g - g.detach()
+            return v.detach() + (difference if g.is_complex() else difference.nan_to_num())
 
         return tree_map(join, value, gradient)
 
@@ -375,6 +378,8 @@ class WeightedMean(Reducer):
                 f"the weight network returned shape {tuple(log_weights.shape)} for "
                 f"{order * batch} inputs, expected one log-weight each: ({order * batch},)"
             )
+        if not log_weights.is_floating_point():
+            raise TypeError(f"log-weights are real numbers; the network gave {log_weights.dtype}")
         return _bounded(log_weights.view(order, batch))
 
     def whole(self, stack: Any, scores: Tensor | None) -> Any:

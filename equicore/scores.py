@@ -84,8 +84,8 @@ class Score(ABC):
     def magnitude(self, outputs: Any) -> Tensor | float:
         """The size of the numbers that the score was made of, (|G|, B): it has their rounding."""
         size = self._logits(outputs).detach().amax(-1).abs()
-        # a word of padding, whose logits are huge, shall not make all views tie
-        return size if size.ndim == 2 else _average(size.clamp(max=CERTAIN))
+        # words whose logits are this large are masked or padding, and constants have no rounding
+        return size if size.ndim == 2 else _average(size.masked_fill(size > CERTAIN, 0))
 
     def __repr__(self) -> str:
         entry = f".of({', '.join(map(repr, self.entry))})" if self.entry else ""
@@ -125,8 +125,8 @@ class Score(ABC):
         if len(axes) == 0:
             return (
                 f"outputs of shape {shape} have no axis of classes. Where each number is the logit "
-                f"of a yes, use score=lambda y: {self._name}(y.unsqueeze(-1)); where it is a "
-                "quantity, give a score of your own"
+                f"of a yes, use score=lambda y: {self._name}.along(-1)(y.unsqueeze(-1)); where it "
+                "is a quantity, give a score of your own"
             )
         if self.dim is None and len(axes) > 1:
             return (
@@ -146,7 +146,8 @@ class _Confidence(Score):
         if odds.ndim == 2:
             return odds
         # a word that is certain for every g, as where only one is allowed, shall not decide alone
-        return _average(odds.clamp(-CERTAIN, CERTAIN))
+        odds = odds.clamp(max=CERTAIN)
+        return _average(odds.masked_fill(logits.amax(-1) < -CERTAIN, 0))  # padding
 
 
 class _NegativeEntropy(Score):

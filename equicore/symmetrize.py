@@ -26,6 +26,7 @@ from equicore.calls import (
     Model,
     Unchanged,
     check_batch,
+    unbound,
     warn_of_rows,
 )
 from equicore.capture import frozen_statistics, run_and_capture
@@ -106,9 +107,10 @@ class Symmetrized(nn.Module):
         if scores and not reduce.needs and "needs" not in vars(reduce):
             raise TypeError(f"{type(reduce).__name__} has scores; its needs say what they look at")
         order = orbit_size(group, elements)
-        for name, number in (("chunk", chunk), ("samples", samples), ("top_k", top_k)):
-            if number is not None and (not isinstance(number, int) or number < 1):
-                raise ValueError(f"{name} is a number of elements, at least 1; got {number}")
+        chunk, samples, top_k = (
+            None if number is None else _count(name, number)
+            for name, number in (("chunk", chunk), ("samples", samples), ("top_k", top_k))
+        )
         if top_k is not None and not (isinstance(reduce, WeightedMean) and reduce.needs == INPUTS):
             raise TypeError(
                 "top_k chooses elements by weights that are known before the model runs: it is "
@@ -125,8 +127,11 @@ class Symmetrized(nn.Module):
                 "inputs"
             )
         if reduce.features is not None:
-            _check_submodule(model, reduce.features)
-        self.model = model
+            _check_submodule(unbound(model)[0], reduce.features)
+        self._binding = Binding(model, input_rep.names)
+        self._axes = BatchAxes(batch_dim)
+        self.model, self._whole = unbound(model)
+        _check_recurrent(self.model, output_rep, self._axes)
         self.group = group
         self.elements = elements
         self.order = order
@@ -136,9 +141,6 @@ class Symmetrized(nn.Module):
         self.chunk = chunk
         self.samples = samples
         self.top_k = top_k
-        self.batch_dim = batch_dim
-        self._axes = BatchAxes(batch_dim)
-        self._binding = Binding(model, input_rep.names)
         # plain attributes, which are looked up faster than those of a submodule
         self._needs = reduce.needs
         self._features = reduce.features
@@ -149,6 +151,11 @@ class Symmetrized(nn.Module):
             for name, _ in self.named_buffers()
             if name.startswith(("input_rep.", "output_rep."))
         ]
+
+    @property
+    def batch_dim(self) -> BatchDim:
+        """The axis of the batch, as it was given."""
+        return self._axes.given
 
     def forward(self, x: Any = None, /, *args: Any, **kwargs: Any) -> Any:
         """The equivariant output for a batch.
@@ -212,7 +219,13 @@ class Symmetrized(nn.Module):
     def _bind(self, x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """The input with its batch on axis 0, and the model as a function of it alone."""
         model = self._modules.get("model")  # of which some have a length, and may be false
-        call = self._binding(self.model if model is None else model, x, args, kwargs)
+        model = self._whole(self.model if model is None else model)
+        call = self._binding(model, x, args, kwargs)
+        if not isinstance(call.x, Tensor) and self.input_rep.one_tensor:
+            raise TypeError(
+                f"input_rep acts on one tensor, and the input is a {type(call.x).__name__}; make "
+                "input_rep a Tree of its entries"
+            )
         x = self._axes.input_first(call.x)
         batch = check_batch(x)
         if call.others and not torch.compiler.is_compiling():
@@ -433,6 +446,31 @@ def lambda_equitune(
         top_k=top_k,
         batch_dim=batch_dim,
     )
+
+
+def _count(name: str, number: Any) -> int:
+    """A number of elements, or ValueError."""
+    if isinstance(number, bool) or not hasattr(number, "__index__") or int(number) < 1:
+        raise ValueError(f"{name} is a number of elements, an integer from 1; got {number!r}")
+    return int(number)
+
+
+def _check_recurrent(model: Any, output_rep: Action, axes: BatchAxes) -> None:
+    """Raise ValueError if a recurrent network of torch has its batch elsewhere than is said."""
+    if not isinstance(model, nn.RNNBase) or not axes.plain:
+        return
+    kind = type(model).__name__
+    if not model.batch_first:
+        raise ValueError(
+            f"this {kind} takes (time, batch, features), or is made with batch_first: give "
+            "batch_dim=1"
+        )
+    if 1 in output_rep.names:
+        state = "[1, 1]" if isinstance(model, nn.LSTM) else "1"
+        raise ValueError(
+            f"the state of this {kind} is (layers, batch, hidden), also with batch_first: give "
+            f"batch_dim=(0, [0, {state}])"
+        )
 
 
 def _stored_as(orbit: Tensor, x: Tensor) -> Tensor:

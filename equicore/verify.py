@@ -27,6 +27,9 @@ from equicore.representations.base import (
 from equicore.symmetrize import equitune
 from equicore.trees import leaves, tree_map
 
+MASKED = 100.0
+"""How much larger than all entries with an error those of a mask are."""
+
 PAIRED = 64
 """Elements of which every pair is multiplied."""
 
@@ -40,8 +43,9 @@ class EquivarianceError:
 
     Attributes:
         absolute: Largest |f(g x) - g f(x)| for each g, shape (|G|,).
-        relative: The same, divided by the largest |f(g x)| over the whole orbit and batch; for a
-            model that returns a tree, the largest of its tensors' relative errors.
+        relative: The same, divided by the largest |f(g x)| over the whole orbit and batch, but for
+            entries of a mask (exact, and more than ``MASKED`` times as large as all others); for
+            a model that returns a tree, the largest of its tensors' relative errors.
         worst_element: The g of the largest relative error.
         worst_sample: The sample, 0..B-1, of the largest relative error.
         elements: The g that were checked, in the order of the errors.
@@ -122,8 +126,11 @@ def equivariance_error(
         transformed = tree_map(by_element, outputs)
         expected = output_rep.orbit(tree_map(lambda t: t[0], transformed), elements)
         pairs = list(zip(leaves(transformed), leaves(expected), strict=True))
-        absolute = torch.stack([_largest_error(actual, wanted) for actual, wanted in pairs])
-        scales = torch.stack([_scale(actual) for actual, _ in pairs])
+        differences = [_difference_of(actual, wanted) for actual, wanted in pairs]
+        absolute = torch.stack([d.flatten(2).amax(2) if d.ndim > 2 else d for d in differences])
+        scales = torch.stack(
+            [_scale(actual, d) for (actual, _), d in zip(pairs, differences, strict=True)]
+        )
         relative = (absolute / scales[:, None, None]).amax(0)
     # NaN counts as the worst
     worst = int(relative.nan_to_num(nan=torch.inf).argmax())
@@ -146,17 +153,27 @@ def _checked(group: Group, elements: Elements | None) -> list[int]:
     return [0, *(g for g in dict.fromkeys(given) if g != 0)]
 
 
-def _largest_error(actual: Tensor, wanted: Tensor) -> Tensor:
-    """The largest difference for each element and sample, shape (|G|, B)."""
+def _difference_of(actual: Tensor, wanted: Tensor) -> Tensor:
+    """The sizes of differences; minus infinity, as of masks, differs from itself by nothing."""
     if not (actual.is_floating_point() or actual.is_complex()):
         raise TypeError(f"errors are measured of floating-point outputs; got {actual.dtype}")
     difference = (actual - wanted).abs()
-    return difference.flatten(2).amax(2) if difference.ndim > 2 else difference
+    if actual.is_complex():
+        return difference
+    return difference.masked_fill((actual == -torch.inf) & (wanted == -torch.inf), 0)
 
 
-def _scale(outputs: Tensor) -> Tensor:
-    """The largest magnitude that is a number, to divide by."""
-    return outputs.abs().nan_to_num(nan=0).amax().clamp(min=torch.finfo(outputs.dtype).tiny)
+def _scale(outputs: Tensor, difference: Tensor) -> Tensor:
+    """The largest magnitude, to divide by.
+
+    Not of entries that are exact and far larger than all that are not: they are a mask's, beside
+    which every error would be small.
+    """
+    sizes = outputs.abs()
+    sizes = sizes.masked_fill(~sizes.isfinite(), 0)
+    inexact = sizes.masked_fill(difference == 0, 0).amax()
+    masks = (difference == 0) & (sizes > MASKED * inexact) & (inexact > 0)
+    return sizes.masked_fill(masks, 0).amax().clamp(min=torch.finfo(outputs.dtype).tiny)
 
 
 def assert_equivariant(

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from equicore.calls import Binding, Model, check_batch
+from equicore.calls import Binding, Model, check_batch, unbound
 from equicore.reduce import Mean, Reducer, WeightedMean
 from equicore.representations.base import Action, Elements
 from equicore.symmetrize import Symmetrized
@@ -39,16 +39,21 @@ class Canonicalized(nn.Module):
         output_action: Action,
     ) -> None:
         super().__init__()
-        self.model = model
+        for action in (input_action, output_action):
+            if not isinstance(action, Action) or action.group is not None:
+                raise TypeError(
+                    "Canonicalized takes actions of a continuous group, such as Vectors() or "
+                    f"Trivial(); got {action!r}"
+                )
+        self._binding = Binding(model, input_action.names)
+        self.model, self._whole = unbound(model)
         self.canonicalizer = canonicalizer
         self.input_action = input_action
         self.output_action = output_action
 
-        self._binding = Binding(model, input_action.names)
-
     def forward(self, x: Any = None, /, *args: Any, **kwargs: Any) -> Any:
         """The equivariant output for a batch (B, ...); arguments are those of `Symmetrized`."""
-        x, run, _ = self._binding(self.model, x, args, kwargs)
+        x, run, _ = self._binding(self._whole(self.model), x, args, kwargs)
         check_batch(x)
         h = self.canonicalizer(x)
         output = self.output_action.select(run(self.input_action.act_each(h.inverse(), x)))

@@ -15,6 +15,7 @@ from equicore.representations.base import Action, Elements, Representation, Triv
 from equicore.representations.combine import DirectSum, Pullback, TensorProduct, restrict
 from equicore.representations.coordinates import Boxes, Keypoints
 from equicore.representations.entries import Exchange, Tree
+from equicore.representations.fields import staggered_field, vector_field
 from equicore.representations.images import (
     Flip,
     Image,
@@ -24,8 +25,6 @@ from equicore.representations.images import (
     image_rotations,
     image_shifts,
     image_wallpaper,
-    staggered_field,
-    vector_field,
 )
 from equicore.representations.linear import Matrix, Permutation, regular
 from equicore.representations.tokens import Tokens

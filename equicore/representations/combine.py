@@ -19,6 +19,7 @@ from equicore.representations.base import (
     check_elements,
     check_one_group,
 )
+from equicore.representations.images import Image
 from equicore.representations.linear import Matrix
 
 
@@ -163,8 +164,8 @@ class Pullback(Representation):
         return {"representation": self.representation, "images": list(self.images)}
 
 
-def restrict(representation: Representation, subgroup: Subgroup) -> Pullback:
-    """The restriction of a representation to a subgroup.
+def restrict(representation: Representation, subgroup: Subgroup) -> Representation:
+    """The restriction of a representation to a subgroup, of an `Image` an `Image`.
 
     Raises:
         TypeError: If it is no `Subgroup`.
@@ -180,7 +181,10 @@ def restrict(representation: Representation, subgroup: Subgroup) -> Pullback:
         raise TypeError(f"expected a Subgroup, as group.subgroup(...) makes it; got {subgroup!r}")
     if subgroup.parent != representation.group:
         raise ValueError(f"{subgroup} is no subgroup of {representation.group}")
-    return Pullback(subgroup, representation, subgroup.embedding.tolist())
+    elements = subgroup.embedding.tolist()
+    if isinstance(representation, Image):
+        return representation.pulled_back(subgroup, elements)
+    return Pullback(subgroup, representation, elements)
 
 
 def _one_group(parts: Sequence[Action], what: str) -> Any:

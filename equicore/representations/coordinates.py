@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equicore.representations.base import Elements, Representation, check_elements, some_rows
-from equicore.representations.images import Image
+from equicore.representations.images import Image, check_grid
 from equicore.representations.linear import Matrix
 
 Form = Literal["center", "corners", "corner"]
@@ -156,7 +156,7 @@ class Keypoints(_Coordinates):
 
 def _axes(grid: Image) -> NDArray[Any]:
     """How each element moves a displacement (x, y)."""
-    return np.stack([grid.linear_part(g)[::-1, ::-1] for g in range(len(grid.group))])
+    return np.stack([check_grid(grid).linear_part(g)[::-1, ::-1] for g in range(len(grid.group))])
 
 
 def _middle(size: Sequence[float] | None) -> tuple[float, float]:

@@ -6,8 +6,7 @@ import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from equicore.representations.base import Action, Elements, Representation, check_one_group
 from equicore.trees import entries, rebuild, tree_map
@@ -213,7 +212,7 @@ class Exchange(_Entries):
             if (value is None) != (found[place] is None):
                 raise ValueError(f"{name!r} and {place!r} change places; one of them is None")
             acted = None if value is None else part.act(g, value)
-            moved[place] = tree_map(torch.neg, acted) if negative else acted
+            moved[place] = tree_map(_negative, acted) if negative else acted
         return rebuild(x, {name: moved.get(name) for name in found})
 
     def arguments(self) -> dict[str, Any]:
@@ -230,6 +229,12 @@ class Exchange(_Entries):
                 f"place of its own; got the moves {dict(move)} and the signs {list(signs)}"
             )
         return image
+
+
+def _negative(x: Tensor) -> Tensor:
+    if not (x.is_floating_point() or x.is_complex() or x.dtype.is_signed):
+        raise TypeError(f"entries that change their sign need a type with signs; got {x.dtype}")
+    return -x
 
 
 def _after(after: dict[Any, Signed], before: dict[Any, Signed]) -> dict[Any, Signed]:

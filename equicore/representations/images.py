@@ -1,4 +1,4 @@
-"""Grids that turn, mirror and shift: pictures, fields of vectors, and series in reverse."""
+"""Grids that turn, mirror and shift: pictures, and series in reverse."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from torch import Tensor
 from equicore._cayley import MAX_ORDER, check_order
 from equicore.groups import Group, cyclic, dihedral, product, semidirect
 from equicore.representations.base import Representation, check_dim
-from equicore.representations.combine import TensorProduct
-from equicore.representations.entries import Exchange
-from equicore.representations.linear import Matrix
 
 Move = tuple[int, bool, tuple[int, int]]
 
@@ -134,6 +131,12 @@ class Image(Representation):
         move = self.moves[self.group.check_element(g)]
         return np.array([_carry(move, (1, 0)), _carry(move, (0, 1))]).T
 
+    def pulled_back(self, group: Group, images: Sequence[int]) -> Image:
+        """The images as another group acts on them, by the element of this for each of its own."""
+        turns, mirrors, shifts = zip(*(self.moves[g] for g in images), strict=True)
+        still = self.size is None
+        return Image(group, turns, mirrors, None if still else shifts, self.size, self.axes)
+
     def arguments(self) -> dict[str, Any]:
         turns, mirrors, shifts = zip(*self.moves, strict=True)
         arguments: dict[str, Any] = {"turns": list(turns), "mirrors": list(mirrors)}
@@ -216,6 +219,7 @@ def image_wallpaper(point: Image, side: int, step: int = 1) -> Image:
     Raises:
         ValueError: If the step does not divide the side, or ``point`` has shifts.
     """
+    check_grid(point)
     if point.size is not None:
         raise ValueError("point holds turns and mirrors; this one already has shifts")
     shifts = image_shifts(side, side, step)
@@ -289,52 +293,14 @@ def flip(dims: int | Sequence[int] = -1) -> Flip:
     return Flip(cyclic(2), [False, True], dims)
 
 
-def vector_field(grid: Image) -> TensorProduct:
-    """Fields of vectors on a grid, (B, ..., 2, rows, columns): the grid moves, the vectors turn.
-
-    The vectors stand along the one of the last three axes that is none of the grid's.
-
-    Component 0 of a vector points along the rows' axis, downwards, component 1 along the
-    columns' axis, to the right.
-
-    >>> import torch
-    >>> field = vector_field(image_rotations())
-    >>> to_the_right = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
-    >>> field.act(1, to_the_right).flatten().tolist()  # up, after a quarter turn
-    [-1.0, 0.0]
-    """
-    matrices = [grid.linear_part(g) for g in range(len(grid.group))]
-    (vectors,) = {-3, -2, -1} - {*grid.axes}
-    return TensorProduct(Matrix(grid.group, matrices, dim=vectors), grid)
-
-
-def staggered_field(grid: Image, right: Any, down: Any) -> Exchange:
-    """Fields of vectors whose components stand on the edges between cells, as two named entries.
-
-    Args:
-        grid: How the grid of cells, (B, ..., rows, columns), moves; it has no shifts.
-        right: Name of the component along the columns' axis, to the right, which stands between
-            columns: (B, ..., rows, columns + 1).
-        down: Name of the component along the rows' axis, downwards: (B, ..., rows + 1, columns).
-
-    >>> import torch
-    >>> field = staggered_field(image_rotations(), "u", "v")
-    >>> still = torch.zeros(1, 2, 1)
-    >>> turned = field.act(1, {"u": torch.ones(1, 1, 2), "v": still})
-    >>> turned["u"].flatten().tolist(), turned["v"].flatten().tolist()  # upwards
-    ([0.0, 0.0], [-1.0, -1.0])
-    """
-    if grid.size is not None:
-        raise ValueError("cyclic shifts have no edges; staggered_field takes turns and mirrors")
-    names = (down, right)
-    moves: list[dict[Any, Any]] = []
-    signs: list[list[Any]] = []
-    for g in grid.group.generators:
-        matrix = grid.linear_part(g)  # column j is where a unit along component j goes
-        places = np.abs(matrix).argmax(0)
-        moves.append({names[j]: names[places[j]] for j in range(2)})
-        signs.append([names[j] for j in range(2) if matrix[places[j], j] < 0])
-    return Exchange({right: grid, down: grid}, moves, signs)
+def check_grid(grid: Any) -> Image:
+    """Return how a grid moves, or raise TypeError if it is no `Image`."""
+    if not isinstance(grid, Image):
+        raise TypeError(
+            "a grid moves as an Image does, such as image_rotations() or a restriction of it; got "
+            f"{grid!r}"
+        )
+    return grid
 
 
 def _carry(move: Move, displacement: tuple[int, int]) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """How the arguments of a symmetrised model reach the model, and where the batch is."""
 
+import copy
 import functools
 import itertools
 import warnings
@@ -26,6 +27,7 @@ from equicore import (
     restrict,
     symmetric,
 )
+from equicore.continuous import Canonicalized, GramSchmidt, Vectors
 
 S3 = Permutation.from_generators(symmetric(3), [[1, 0, 2], [1, 2, 0]])
 SAME = Trivial(S3.group)
@@ -180,7 +182,8 @@ def test_a_warning_of_rows_gives_both_ways_out():
     with pytest.warns(UserWarning) as caught:
         f(torch.ones(4, 3), texts=ROWS)
     message = str(caught[0].message)
-    assert "make input_rep a Tree" in message and "share is better bound to the model" in message
+    assert "make input_rep a Tree" in message
+    assert "share, as texts that each image is compared with, is better bound" in message
 
 
 class Growing:
@@ -473,3 +476,76 @@ def test_a_model_that_has_no_length():
     x = torch.randn(4, 3)
     assert equitune(compiled, S3, S3)(x).shape == (4, 3)
     torch.compiler.reset()
+
+
+class Dropping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.dropout = nn.Linear(3, 3), nn.Dropout(0.5)
+
+    def forward(self, x, offset):
+        return self.dropout(self.layer(x)) + offset
+
+
+@pytest.mark.parametrize("canonical", [False, True])
+def test_a_module_inside_of_a_partial_is_in_reach(canonical):
+    model = Dropping()
+    bound = functools.partial(model, offset=torch.ones(3))
+    if canonical:
+        f = Canonicalized(bound, GramSchmidt("SO"), Vectors(), Trivial()).eval()
+        x = torch.randn(4, 2, 3)
+    else:
+        f = lambda_equitune(bound, S3, S3, nn.Linear(3, 1), features="layer").eval()
+        x = torch.randn(4, 3)
+    assert not model.training and {*model.parameters()} <= {*f.parameters()}
+    assert torch.equal(f(x), f(x)) and "model.layer.weight" in f.state_dict()
+    copied = copy.deepcopy(f)
+    assert torch.equal(copied(x), f(x)) and copied.model is not model
+    with torch.no_grad():
+        copied.model.layer.weight.zero_()
+    assert not torch.equal(copied(x), f(x))
+
+
+def test_recurrent_networks_say_where_their_batch_is():
+    four = Permutation.from_generators(cyclic(4), [[1, 2, 3, 0]])
+    same = Trivial(four.group)
+    first = nn.GRU(4, 5, num_layers=2, bidirectional=True, batch_first=True)
+    with pytest.raises(ValueError, match=r"state of this GRU is .*batch_dim=\(0, \[0, 1\]\)"):
+        equitune(first, four, Tree([same, same]))
+    f = equitune(first, four, Tree([same, same]), batch_dim=(0, [0, 1]))
+    assert f(torch.randn(1, 7, 4))[1].shape == (4, 1, 5)
+    assert f.batch_dim == (0, [0, 1])
+    with pytest.raises(AttributeError):
+        f.batch_dim = 1
+    equitune(first, four, Tree([same]))(torch.randn(1, 7, 4))
+    with pytest.raises(ValueError, match=r"LSTM takes \(time, batch, features\).*batch_dim=1"):
+        equitune(nn.LSTM(4, 4), four, Tree([same]))
+
+
+def test_two_arguments_by_place_in_a_graph():
+    f = equitune(Two(), Tree({"a": S3, "b": S3}), S3)
+    a, b = torch.randn(2, 4, 3, dtype=torch.float64)
+    compiled = torch.compile(f, backend="eager", fullgraph=True)
+    close(compiled(a, b), f(a, b))
+    torch.compiler.reset()
+
+
+def test_inputs_of_another_kind_are_named():
+    x = torch.randn(4, 3)
+    for rep in (S3, SAME):
+        f = equitune(lambda x: x, rep, S3)
+        for wrong in ({"x": x}, [x, x]):
+            with pytest.raises(TypeError, match="acts on one tensor, and the input is a "):
+                f(wrong)
+    f = equitune(lambda d: d["im"], Tree({"im": S3}), S3)
+    with pytest.raises(TypeError, match="entry 'path' of the input holds more than tensors"):
+        f({"im": x, "path": ["a", "b"]})
+
+
+def test_a_dict_of_the_first_argument_that_has_its_name():
+    def model(obs, act=1.0):
+        return obs["obs"] * obs["v"].cumsum(-1) * act
+
+    f = equitune(model, Tree({"obs": Tree({"obs": S3, "v": S3}), "act": S3}), S3)
+    a, b = torch.randn(2, 4, 3, dtype=torch.float64)
+    close(f({"obs": a, "v": b}), f(obs={"obs": a, "v": b}))

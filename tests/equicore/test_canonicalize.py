@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from equicore import MLPWeight, Tree, Trivial, assert_equivariant
+from equicore import MLPWeight, Tree, Trivial, assert_equivariant, image_rotations
 from equicore.continuous import (
     Canonicalized,
     Centred,
@@ -566,3 +566,8 @@ def test_keywords_and_extra_outputs(elements):
         f(scale=2.0)
     with pytest.raises(ValueError, match="empty batch"):
         f(positions=x[:0])
+
+
+def test_actions_of_finite_groups_are_refused():
+    with pytest.raises(TypeError, match="actions of a continuous group"):
+        Canonicalized(PLANE, VectorSum(), image_rotations(), Vectors())

@@ -33,6 +33,7 @@ from equicore import (
     image_rotations,
     max_value,
     product,
+    restrict,
 )
 from equicore.continuous import Vectors
 from equicore.representations import Flip, Pullback, TensorProduct, staggered_field, vector_field
@@ -443,3 +444,26 @@ def test_nested_entries_change_their_sign():
         Exchange({"left": limb, "right": limb}, swap)
     with pytest.raises(TypeError, match="an exchange is of a finite group"):
         Exchange({"left": Vectors(), "right": Vectors()}, [swap])
+
+
+def test_a_restricted_picture_is_a_picture():
+    square = image_dihedral()
+    mirrors = restrict(square, square.group.subgroup([2, 4]))  # both, and half a turn
+    assert len(mirrors.group) == 4
+    x = torch.randn(2, 3, 5)
+    check_representation(mirrors, x)
+    assert torch.equal(mirrors.act(1, x), square.act(2, x))
+    boxes = Boxes(mirrors, "corner", size=(480, 640))
+    check_representation(boxes, torch.rand(2, 4, dtype=torch.float64))
+    check_representation(vector_field(mirrors), torch.randn(2, 2, 3, 5))
+    check_representation(staggered_field(mirrors, "u", "v"), {"u": x, "v": torch.randn(2, 4, 4)})
+    for make in (vector_field, Keypoints, Boxes, lambda g: staggered_field(g, "u", "v")):
+        with pytest.raises(TypeError, match="a grid moves as an Image does"):
+            make(Permutation.from_generators(cyclic(2), [[1, 0]]))
+
+
+def test_signs_need_a_type_that_has_them():
+    same = Trivial(cyclic(2))
+    rep = Exchange({"a": same}, [{}], [["a"]])
+    with pytest.raises(TypeError, match="need a type with signs; got torch.uint8"):
+        rep.act(1, {"a": torch.ones(2, 3, dtype=torch.uint8)})

@@ -10,6 +10,9 @@ from torch import nn
 from equicore import (
     Group,
     Matrix,
+    Maximum,
+    Mean,
+    Symmetrized,
     Trivial,
     assert_equivariant,
     check_representation,
@@ -17,8 +20,10 @@ from equicore import (
     dihedral,
     equitune,
     equivariance_error,
+    equizero,
     image_dihedral,
     image_shifts,
+    lambda_equitune,
     product,
     report,
     symmetric,
@@ -210,3 +215,17 @@ def test_penalties_of_complex_outputs_are_real():
 
 def loss_of_equitune(layer, x):
     return EquivarianceLoss(equitune(layer, PHASE, PHASE), PHASE, PHASE, samples=None)(x)
+
+
+def test_what_complex_numbers_do_not_have_is_refused():
+    layer = nn.Linear(1, 1, dtype=torch.complex128)
+    x = torch.randn(3, 1, dtype=torch.complex128)
+    largest = Symmetrized(layer, PHASE, PHASE, Maximum())
+    with pytest.raises(TypeError, match="of complex numbers none is the largest"):
+        largest(x)
+    weighted = lambda_equitune(layer, PHASE, PHASE, nn.Linear(1, 1, dtype=torch.complex128))
+    with pytest.raises(TypeError, match="log-weights are real numbers; the network gave torch.c"):
+        weighted(x)
+    sure = equizero(layer, PHASE, PHASE, lambda y: y.abs().squeeze(-1), gradient=Mean())
+    sure(x).abs().sum().backward()
+    assert layer.weight.grad.abs() > 0

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -398,10 +399,16 @@ def test_a_nan_stays_with_its_sample(chunk, random_model):
 
 
 @pytest.mark.parametrize("option", ["chunk", "samples", "top_k"])
-@pytest.mark.parametrize("number", [0, -1])
+@pytest.mark.parametrize("number", [0, -1, 2.0, True, "2"])
 def test_options_are_numbers_of_elements(option, number):
-    with pytest.raises(ValueError, match=f"{option} is a number of elements, at least 1"):
+    with pytest.raises(ValueError, match=f"{option} is a number of elements, an integer from 1"):
         lambda_equitune(nn.Identity(), S3, S3, nn.Linear(3, 1), **{option: number})
+
+
+def test_options_may_be_integers_of_numpy():
+    x = torch.randn(4, 3)
+    f = equitune(nn.Linear(3, 3), S3, S3, chunk=np.int64(4))
+    torch.testing.assert_close(f(x), equitune(f.model, S3, S3)(x))
 
 
 @pytest.mark.parametrize("other", [{"chunk": 2}, {"samples": 2}])
@@ -411,9 +418,9 @@ def test_top_k_excludes_other_limits(other):
 
 
 def test_elements_are_given_of_continuous_groups_only():
-    with pytest.raises(ValueError, match="of a continuous group, and of no other"):
+    with pytest.raises(ValueError, match=r"of a continuous group; Group\(.* is finite"):
         Symmetrized(nn.Identity(), S3, S3, Mean(), elements=[0, 1])
-    with pytest.raises(ValueError, match="of a continuous group, and of no other"):
+    with pytest.raises(ValueError, match="of a continuous group, of which .* use .*Canonicalized"):
         Symmetrized(nn.Identity(), Vectors(), Vectors(), Mean())
 
 

@@ -506,3 +506,16 @@ def test_labels_that_losses_leave_out_stay():
     ids, moved = GroupAugmentation(words, words)(labels.clamp(min=0), labels)
     assert torch.equal(moved == -100, labels == -100)
     assert torch.equal(ids[labels != -100], moved[labels != -100])
+
+
+def test_targets_and_axes_that_do_not_fit_are_named():
+    turns = image_dihedral()
+    augment = GroupAugmentation(turns, Trivial(turns.group))
+    with pytest.raises(TypeError, match="the target's representation acts on one tensor; got list"):
+        augment(torch.rand(2, 4, 4), [torch.rand(3), torch.rand(4)])
+    labelled = GroupAugmentation(S3, Trivial(S3.group), batch_dim=1)
+    with pytest.raises(ValueError, match=r"the target has the shape \(2,\), which has no axis 1"):
+        labelled(torch.rand(5, 2, 3), torch.zeros(2))
+    penalty = EquivarianceLoss(lambda x: x.sum(0), S3, S3, None, batch_dim=1)
+    with pytest.raises(ValueError, match="with its batch first, shape .* batch_dim is a pair"):
+        penalty(torch.rand(5, 2, 3))

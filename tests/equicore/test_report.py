@@ -23,6 +23,7 @@ from equicore import (
     equitune,
     equivariance_error,
     equizero,
+    image_rotations,
     report,
     symmetric,
 )
@@ -341,3 +342,25 @@ def test_a_report_of_trees_with_the_batch_on_another_axis():
     assert float(found.errors["equitune"].relative.max()) < 1e-6
     made = {"mean": equitune(model, rep, out, batch_dim=1)}
     assert list(report(model, rep, out, x, made, batch_dim=1).errors) == ["model", "mean"]
+
+
+@pytest.mark.parametrize("mask", [-1e9, -torch.inf, torch.finfo(torch.float32).min])
+def test_masked_entries_do_not_hide_errors_or_make_them(mask):
+    turns = image_rotations()
+    same = Trivial(turns.group)
+    layer = torch.nn.Linear(16, 6)
+
+    def model(x):
+        return layer(x.flatten(1)).index_fill(-1, torch.tensor([0]), mask)
+
+    x = torch.rand(3, 4, 4)
+    error = equivariance_error(model, turns, same, x)
+    plain = equivariance_error(lambda x: model(x)[:, 1:], turns, same, x)
+    torch.testing.assert_close(error.relative, plain.relative)
+    with pytest.raises(AssertionError, match="not equivariant"):
+        assert_equivariant(model, turns, same, x)
+    masked = equitune(lambda x: model(x)[:, 1:], turns, same)
+    assert_equivariant(
+        lambda x: torch.nn.functional.pad(masked(x), (1, 0), value=mask), turns, same, x
+    )
+    assert "nan" not in str(report(model, turns, same, x))

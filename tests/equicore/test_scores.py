@@ -325,3 +325,16 @@ def test_weights_with_a_score_of_certainty_are_numbers():
         score=lambda y: 3 * confidence(outputs.unsqueeze(1)),
     )
     assert f(torch.zeros(1, 1)).tolist() == [[3.5, -9.0]]
+
+
+@pytest.mark.parametrize("padding", [-1e3 - 1, -1e9, torch.finfo(torch.float32).min, -torch.inf])
+def test_padded_words_are_left_out(padding):
+    """60 of 100 places are padding: equizero chooses as without them, and ties no wider."""
+    generator = torch.Generator().manual_seed(0)
+    words = torch.randn(4, 200, 40, 5, generator=generator)
+    pad = torch.full((4, 200, 60, 5), padding)
+    best = Best(confidence.along(-1))
+    plain = best.whole(words, best.scores(None, words))
+    padded = torch.cat([words, pad], dim=2)
+    chosen = best.whole(padded, best.scores(None, padded))[:, :40]
+    assert torch.equal(chosen, plain)
