@@ -130,7 +130,7 @@ class Symmetrized(nn.Module):
             _check_submodule(unbound(model)[0], reduce.features)
         self._binding = Binding(model, input_rep.names)
         self._axes = BatchAxes(batch_dim)
-        self.model, self._whole = unbound(model)
+        self.model, self._rebound = unbound(model)
         _check_recurrent(self.model, output_rep, self._axes)
         self.group = group
         self.elements = elements
@@ -219,7 +219,7 @@ class Symmetrized(nn.Module):
     def _bind(self, x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """The input with its batch on axis 0, and the model as a function of it alone."""
         model = self._modules.get("model")  # of which some have a length, and may be false
-        model = self._whole(self.model if model is None else model)
+        model = self._rebound(self.model if model is None else model)
         call = self._binding(model, x, args, kwargs)
         if not isinstance(call.x, Tensor) and self.input_rep.one_tensor:
             raise TypeError(

@@ -46,14 +46,14 @@ class Canonicalized(nn.Module):
                     f"Trivial(); got {action!r}"
                 )
         self._binding = Binding(model, input_action.names)
-        self.model, self._whole = unbound(model)
+        self.model, self._rebound = unbound(model)
         self.canonicalizer = canonicalizer
         self.input_action = input_action
         self.output_action = output_action
 
     def forward(self, x: Any = None, /, *args: Any, **kwargs: Any) -> Any:
         """The equivariant output for a batch (B, ...); arguments are those of `Symmetrized`."""
-        x, run, _ = self._binding(self._whole(self.model), x, args, kwargs)
+        x, run, _ = self._binding(self._rebound(self.model), x, args, kwargs)
         check_batch(x)
         h = self.canonicalizer(x)
         output = self.output_action.select(run(self.input_action.act_each(h.inverse(), x)))
