@@ -31,7 +31,13 @@ from equicore.calls import (
 )
 from equicore.capture import frozen_statistics, run_and_capture
 from equicore.reduce import INPUTS, Best, Mean, Reducer, StraightThrough, WeightedMean, far
-from equicore.representations.base import Action, Elements, check_one_group, orbit_size
+from equicore.representations.base import (
+    Action,
+    Elements,
+    Trivial,
+    check_one_group,
+    orbit_size,
+)
 from equicore.scores import confidence
 from equicore.trees import leaves, tree_map
 
@@ -345,7 +351,8 @@ class Symmetrized(nn.Module):
         raw = self._call(run, tree_map(lambda t: t[places, rows], orbit), samples)
         for leaf in (raw,) if isinstance(raw, Tensor) else leaves(raw):
             _check_samples(leaf, 1, samples)
-        aligned = self.output_rep.align_each(self._at(places), raw)
+        invariant = isinstance(self.output_rep, Trivial)
+        aligned = raw if invariant else self.output_rep.align_each(self._at(places), raw)
         if alone and not scores.requires_grad:
             return aligned
         weights = scores.masked_fill(lost, -torch.inf).softmax(0)[places, rows]
