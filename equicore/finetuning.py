@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equicore.calls import BatchAxes, BatchDim, check_batch
+from equicore.batch import BatchAxes, BatchDim, check_batch
 from equicore.representations.base import Action, Elements, check_one_group, orbit_size
 from equicore.trees import leaves, tree_map
 

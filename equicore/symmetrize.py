@@ -18,17 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from equicore.calls import (
-    BatchAxes,
-    BatchDim,
-    Binding,
-    Call,
-    Model,
-    Unchanged,
-    check_batch,
-    unbound,
-    warn_of_rows,
-)
+from equicore.batch import BatchAxes, BatchDim, check_batch, check_recurrent
+from equicore.calls import Binding, Call, Model, Unchanged, unbound, warn_of_rows
 from equicore.capture import frozen_statistics, run_and_capture
 from equicore.reduce import INPUTS, Best, Mean, Reducer, StraightThrough, WeightedMean, far
 from equicore.representations.base import (
@@ -137,7 +128,7 @@ class Symmetrized(nn.Module):
         self._binding = Binding(model, input_rep.names)
         self._axes = BatchAxes(batch_dim)
         self.model, self._rebound = unbound(model)
-        _check_recurrent(self.model, output_rep, self._axes)
+        check_recurrent(self.model, output_rep, self._axes)
         self.group = group
         self.elements = elements
         self.order = order
@@ -460,24 +451,6 @@ def _count(name: str, number: Any) -> int:
     if isinstance(number, bool) or not hasattr(number, "__index__") or int(number) < 1:
         raise ValueError(f"{name} is a number of elements, an integer from 1; got {number!r}")
     return int(number)
-
-
-def _check_recurrent(model: Any, output_rep: Action, axes: BatchAxes) -> None:
-    """Raise ValueError if a recurrent network of torch has its batch elsewhere than is said."""
-    if not isinstance(model, nn.RNNBase) or not axes.plain:
-        return
-    kind = type(model).__name__
-    if not model.batch_first:
-        raise ValueError(
-            f"this {kind} takes (time, batch, features), or is made with batch_first: give "
-            "batch_dim=1"
-        )
-    if 1 in output_rep.names:
-        state = "[1, 1]" if isinstance(model, nn.LSTM) else "1"
-        raise ValueError(
-            f"the state of this {kind} is (layers, batch, hidden), also with batch_first: give "
-            f"batch_dim=(0, [0, {state}])"
-        )
 
 
 def _stored_as(orbit: Tensor, x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from equicore.calls import BatchAxes, BatchDim, check_batch
+from equicore.batch import BatchAxes, BatchDim, check_batch
 from equicore.groups import Group
 from equicore.representations.base import (
     Action,

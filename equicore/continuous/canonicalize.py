@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from equicore.calls import Binding, Model, check_batch, unbound
+from equicore.batch import check_batch
+from equicore.calls import Binding, Model, unbound
 from equicore.reduce import Mean, Reducer, WeightedMean
 from equicore.representations.base import Action, Elements
 from equicore.symmetrize import Symmetrized
