@@ -27,6 +27,7 @@ from equicore.representations.base import (
     Elements,
     Trivial,
     check_one_group,
+    is_traced,
     orbit_size,
 )
 from equicore.scores import confidence
@@ -333,8 +334,9 @@ class Symmetrized(nn.Module):
         below = known - largest
         last = 0.0 if top_k == 1 else below.topk(top_k, dim=0).values[-1]
         lost = far(below, last)  # which a NaN is not
-        alone = int(lost.sum()) == (order - 1) * batch
-        if alone:  # one for each sample, with all the weight
+        # one for each sample, with all the weight; a graph cannot ask
+        alone = not is_traced() and int(lost.sum()) == (order - 1) * batch
+        if alone:
             rows = torch.arange(batch, device=places.device)
         else:
             rows, places = (~lost).T.nonzero().unbind(1)
