@@ -101,14 +101,14 @@ def check_batch(x: Any) -> int:
         if x.ndim == 0 or x.shape[0] == 0:
             raise ValueError(f"empty batch: got an input of shape {tuple(x.shape)}")
         return x.shape[0]
+    shapes: list[tuple[int, ...]] = []
     for name, entry in entries(x).items():
         try:
-            leaves(entry)
+            shapes += [tuple(leaf.shape) for leaf in leaves(entry)]
         except TypeError as error:
             raise TypeError(
                 f"the entry {name!r} of the input holds more than tensors: {error}. Leave it out"
             ) from error
-    shapes = [tuple(leaf.shape) for leaf in leaves(x)]
     if not shapes:
         raise ValueError(f"the input holds no tensor: {x!r}")
     if () in shapes or any(shape[0] != shapes[0][0] for shape in shapes):

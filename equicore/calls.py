@@ -257,8 +257,9 @@ class Unchanged:
         if isinstance(value, Tensor) and isinstance(known, int):
             return value is now and value._version == known
         if isinstance(value, (Tensor, np.ndarray)):
-            return value is now and bool(((value == known) | (value != value)).all())
-        return bool(value == now)
+            both_nan = (value != value) & (known != known)
+            return value is now and bool(((value == known) | both_nan).all())
+        return value is now or bool(value == now)
 
 
 def _kept(value: Any) -> Any:

@@ -390,6 +390,7 @@ class Counter:
 STATEFUL = {
     "replaced twice": lambda x, s: (setattr(s, "h", s.h + 1), setattr(s, "h", s.h + 1), x)[-1],
     "in place": lambda x, s: (s.h.add_(1), x)[-1],
+    "in place, to NaN": lambda x, s: (s.h.fill_(torch.nan), x)[-1],
     "a number": lambda x, s: (setattr(s, "n", s.n + 1), x)[-1],
 }
 
@@ -549,3 +550,10 @@ def test_a_dict_of_the_first_argument_that_has_its_name():
     f = equitune(model, Tree({"obs": Tree({"obs": S3, "v": S3}), "act": S3}), S3)
     a, b = torch.randn(2, 4, 3, dtype=torch.float64)
     close(f({"obs": a, "v": b}), f(obs={"obs": a, "v": b}))
+
+
+def test_nan_among_the_arguments_is_no_change():
+    with torch.inference_mode():
+        state = {"h": torch.full((3,), torch.nan), "n": float("nan")}
+        f = equitune(lambda x, s: x, S3, S3, chunk=2)
+        assert f(torch.ones(4, 3), state).shape == (4, 3)
