@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -30,6 +31,20 @@ def run_and_capture(submodule: nn.Module, name: str, run: Callable[[], Any]) -> 
     if not captured:
         raise ValueError(f"the submodule {name!r} was not called in the model's forward")
     return result, captured[-1]
+
+
+def check_submodule(model: Any, name: str) -> None:
+    """Raise ValueError, which proposes similar names, if a model has no submodule of a name."""
+    names = [n for n, _ in model.named_modules() if n] if isinstance(model, nn.Module) else []
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 3, 0.5)
+        # the last part may be right, and the way to it not
+        near += [n for n in names if n.endswith("." + name) and n not in near][:3]
+        raise ValueError(
+            f"features names a submodule of the model; {name!r} is none of {names[:20]}"
+            + (" ..." if len(names) > 20 else "")
+            + (f"; did you mean {' or '.join(map(repr, near))}?" if near else "")
+        )
 
 
 def frozen_statistics(

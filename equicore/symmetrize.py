@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from equicore.batch import BatchAxes, BatchDim, check_batch, check_recurrent
 from equicore.calls import Binding, Call, Model, Unchanged, unbound, warn_of_rows
-from equicore.capture import frozen_statistics, run_and_capture
+from equicore.capture import check_submodule, frozen_statistics, run_and_capture
 from equicore.reduce import INPUTS, Best, Mean, Reducer, StraightThrough, WeightedMean, far
 from equicore.representations.base import (
     Action,
@@ -125,7 +125,7 @@ class Symmetrized(nn.Module):
                 "inputs"
             )
         if reduce.features is not None:
-            _check_submodule(unbound(model)[0], reduce.features)
+            check_submodule(unbound(model)[0], reduce.features)
         self._binding = Binding(model, input_rep.names)
         self._axes = BatchAxes(batch_dim)
         self.model, self._rebound = unbound(model)
@@ -482,12 +482,3 @@ def _unflatten(tree: Any, order: int, batch: int, who: str = "the model") -> Any
         return t.reshape(order, batch, *t.shape[1:])
 
     return split(tree) if isinstance(tree, Tensor) else tree_map(split, tree)
-
-
-def _check_submodule(model: Model, name: str) -> None:
-    names = [n for n, _ in model.named_modules() if n] if isinstance(model, nn.Module) else []
-    if name not in names:
-        raise ValueError(
-            f"features names a submodule of the model; {name!r} is none of {names[:20]}"
-            + (" ..." if len(names) > 20 else "")
-        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tyro
 
+from equicore.applications.images import commands as images
 from equicore.applications.scan import commands as scan
 from equicore.lab.command import numbers, report_errors
 
@@ -14,7 +15,7 @@ def main() -> None:
     def dispatch() -> None:
         with numbers:
             tyro.extras.subcommand_cli_from_dict(
-                {"scan": scan.run},
+                {"images": images.run, "scan": scan.run},
                 prog="equicore",
                 description="Applications of equicore: experiments that can be run again.",
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),

@@ -7,7 +7,7 @@
   times, (runs, k). The bootstrap draws whole runs within each task, as in Agarwal et al., *Deep RL
   at the Edge of the Statistical Precipice* (NeurIPS 2021): the measurements of a run are not
   independent.
-- A few numbers: `t_interval`.
+- A few numbers: `t_interval`; successes among trials: `proportion`.
 
 Differences are paired: both come from the same models and episodes.
 """
@@ -57,6 +57,21 @@ def t_interval(values: ArrayLike) -> Estimate:
         return Estimate(mean, math.nan, math.nan)
     half = float(stats.sem(numbers) * stats.t.ppf(0.975, len(numbers) - 1))
     return Estimate(mean, mean - half, mean + half)
+
+
+def proportion(count: float, total: int) -> Estimate:
+    """The part of ``total`` independent trials that succeeded, and its interval by Wilson.
+
+    >>> f"{proportion(90, 100):.3f}"
+    '0.900 [0.826, 0.945]'
+    """
+    z, part = float(stats.norm.ppf(0.975)), count / total
+    centre, spread = (
+        part + z**2 / (2 * total),
+        z * math.sqrt(part * (1 - part) / total + (z / (2 * total)) ** 2),
+    )
+    whole = 1 + z**2 / total
+    return Estimate(part, max(0.0, (centre - spread) / whole), min(1.0, (centre + spread) / whole))
 
 
 def mean(returns: Returns) -> Estimate:

@@ -265,6 +265,33 @@ def restore_state(
     return header
 
 
+def rounds(
+    path: str | Path,
+    settings: Settings,
+    count: int,
+    seed: int,
+    **parts: nn.Module | optim.Optimizer,
+) -> Iterator[int]:
+    """The numbers of those rounds of a training that are left; a killed one goes on with the next.
+
+    After each round the states of modules and optimisers are written to ``path``. In each, torch's
+    global random state is one that depends on the seed and the round, and afterwards it is as
+    before.
+
+    Raises:
+        FileExistsError: If the file holds the state of a training with other settings.
+        ValueError: If it is damaged.
+    """
+    import torch
+
+    kept = {**settings, "seed": seed, "rounds": count}
+    for number in range(restore_state(path, kept, **parts).get("done", 0), count):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1000 * seed + number)
+            yield number
+        write_state(path, {**kept, "done": number + 1}, **parts)
+
+
 def state_tensors(**parts: nn.Module | optim.Optimizer) -> dict[str, Tensor]:
     """The states of modules and optimisers as tensors, each named after its part."""
     from torch import optim

@@ -27,4 +27,5 @@ from equicore.representations.images import (
     image_wallpaper,
 )
 from equicore.representations.linear import Matrix, Permutation, regular
+from equicore.representations.rotations import Rotations
 from equicore.representations.tokens import Tokens

@@ -13,13 +13,14 @@ from equicore.representations.coordinates import Boxes, Keypoints
 from equicore.representations.entries import Exchange, Tree
 from equicore.representations.images import Flip, Image
 from equicore.representations.linear import Matrix, Permutation
+from equicore.representations.rotations import Rotations
 from equicore.representations.tokens import Tokens
 
 KINDS: dict[str, type[Representation]] = {
     kind.__name__: kind
     for kind in (
         *(Boxes, DirectSum, Exchange, Flip, Image, Keypoints, Matrix, Permutation),
-        *(Pullback, TensorProduct, Tokens, Tree, Trivial),
+        *(Pullback, Rotations, TensorProduct, Tokens, Tree, Trivial),
     )
 }
 """What a file may name."""

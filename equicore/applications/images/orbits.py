@@ -1,0 +1,125 @@
+"""Outputs of a model for all views of images, computed once, so that many methods can be compared.
+
+A turned image has the views of the upright one in another order. So the table of a model's outputs
+for all views of an image x stands for it: row h is of the view h^-1 x, the first one that of the
+image itself, and the group acts by its regular representation. Everything in equicore runs on
+tables as it does on images.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from equicore.applications.images.data import Images
+from equicore.capture import check_submodule, run_and_capture
+from equicore.groups import Group
+from equicore.reduce import Mean
+from equicore.representations import Representation, Tree, Trivial, regular
+from equicore.symmetrize import Symmetrized
+from equicore.trees import leaves
+
+Table = dict[str, Tensor]
+"""Of N images and |G| views: ``logits`` (N, |G|, classes) and ``features`` (N, |G|, F)."""
+
+
+class Seen(nn.Module):
+    """A classifier that also returns features: ``logits`` (B, classes), ``features`` (B, F).
+
+    Args:
+        model: Maps images to logits.
+        features: Names of its submodules whose outputs are captured. Maps are pooled to 2 x 2,
+            words and patches are averaged.
+
+    Raises:
+        ValueError: If there is no such submodule; one of a similar name is proposed.
+    """
+
+    def __init__(self, model: nn.Module, features: Sequence[str]) -> None:
+        super().__init__()
+        for name in features:
+            check_submodule(model, name)
+        self.model = model
+        self.features = tuple(features)
+
+    def forward(self, images: Tensor) -> Table:
+        """Run the model once."""
+        captured: list[Tensor] = []
+
+        def looking(run: Callable[[], Any], name: str) -> Any:
+            output, seen = run_and_capture(self.model.get_submodule(name), name, run)
+            captured.append(pooled(leaves(seen)[0]))
+            return output
+
+        run = functools.partial(self.model, images)
+        for name in self.features:
+            run = functools.partial(looking, run, name)
+        return {"logits": run(), "features": torch.cat(captured, dim=1)}
+
+
+def pooled(features: Tensor) -> Tensor:
+    """Features as vectors (B, F)."""
+    if features.ndim == 4:
+        features = functional.adaptive_avg_pool2d(features, 2)
+    elif features.ndim == 3:
+        features = features.mean(1)
+    return features.flatten(1)
+
+
+def invariant(group: Group, names: Sequence[str]) -> Tree:
+    """How the group acts on what is in tables of these names, for one view: not at all."""
+    return Tree(dict.fromkeys(names, Trivial(group)))
+
+
+def regular_on(group: Group, names: Sequence[str]) -> Tree:
+    """How the group acts on tables of these names: by exchanging their rows."""
+    return Tree(dict.fromkeys(names, regular(group, dim=-2)))
+
+
+@torch.no_grad()
+def tabulate(
+    model: nn.Module, rep: Representation, images: Images, names: Sequence[str], views: int = 250
+) -> Table:
+    """What a model returns under some names for all views of images, so many at a time."""
+    symmetrized = Symmetrized(model.eval(), rep, invariant(rep.group, names), Mean())
+    inverses, parts = torch.tensor(rep.group.inverses), []
+    with tqdm(total=len(images), desc="views", unit="image", disable=None) as bar:
+        for inputs, _ in images.batches(max(1, views // len(rep.group))):
+            aligned = symmetrized.aligned(inputs)
+            parts.append({n: aligned[n][inverses].transpose(0, 1) for n in names})
+            bar.update(len(inputs))
+    return {name: torch.cat([part[name] for part in parts]) for name in names}
+
+
+def joined(*tables: Table) -> Table:
+    """One table of all their images, of the names that all of them have."""
+    names = [name for name in tables[0] if all(name in table for table in tables)]
+    return {name: torch.cat([table[name] for table in tables]) for name in names}
+
+
+class First(nn.Module):
+    """The first row of tables: the model's outputs for the images themselves."""
+
+    def forward(self, table: Any) -> Any:
+        """Of a tensor (B, |G|, ...) shape (B, ...), or of each of a dict."""
+        if isinstance(table, Tensor):
+            return table[:, 0]
+        return {name: rows[:, 0] for name, rows in table.items()}
+
+
+class Entry(nn.Module):
+    """Log-weights (B,) that stand in tables under a name, as (B, |G|, 1)."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, table: Table) -> Tensor:
+        """Of the images themselves."""
+        return table[self.name][:, 0, 0]

@@ -1,0 +1,255 @@
+"""Tables and figures of what was measured, beside the numbers of Basu et al. (NeurIPS 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from equicore.applications.images.experiment import COLUMNS, POWERS, Study, weights
+from equicore.lab import figures
+from equicore.lab.statistics import Estimate, proportion, t_interval
+from equicore.lab.store import write_text
+from equicore.lab.tables import frame_markdown, markdown, read_csv, write_csv
+
+PAPER = pd.read_csv(Path(__file__).with_name("paper.csv"), dtype=str, keep_default_na=False)
+LABELS = {
+    "plain": "plain",
+    "equitune": "equitune (mean of logits)",
+    "equizero_published": "equizero, the least confident view, as in the published code",
+    "equizero_log_odds": "equizero, log-odds",
+    "equizero_entropy": "equizero, entropy",
+    "equizero_largest_logit": "equizero, largest logit (of CLIP: similarity)",
+    "equizero_energy": "equizero, energy",
+    "equizero_class_means": "equizero, distance to class means",
+    "lambda_familiar": "λ, without labels",
+    "lambda_familiar_top1": "λ, without labels, heaviest view",
+    "lambda_familiar_top2": "λ, without labels, two heaviest views",
+    "lambda_labels": "λ, on the task's loss, model frozen",
+    "lambda_labels_top1": "λ, on the task's loss, heaviest view",
+    "lambda_labels_top2": "λ, on the task's loss, two heaviest views",
+    **{
+        f"lambda_familiar_{score}_{power:g}": f"λ, without labels, times {name} to the {power:g}"
+        for score, name in (("log_odds", "odds"), ("largest_logit", "exp of the largest logit"))
+        for power in POWERS
+    },
+    "oracle": "oracle: some view is right",
+}
+ZERO_SHOT = """\
+# Images, zero-shot
+
+Made by `equicore images table` from zero_shot.csv, which `equicore images evaluate` wrote. Accuracy
+in % on test images that are each under a random element of the group: mean over the seeds {seeds},
+[95 % interval over test images, by Wilson], and (standard deviation over seeds, where something is
+fitted or drawn). A seed is that of the elements and of what is fitted. Nothing is fitted or chosen
+on test images: "to choose by" is the accuracy on moved training images, a fifth of all, that
+nothing is fitted on, and **bold** is what is best there of its kind.
+
+Invariant methods have one accuracy, whatever the elements are.
+"""
+FINETUNED = """\
+# Images, fine-tuned
+
+Made by `equicore images table` from finetune.csv, which `equicore images finetune` wrote. Accuracy
+in % on test images under random quarter turns after so many steps: mean over seeds (standard
+deviation); the last column is the 95 % interval by Student's t over seeds. All see as many views in
+a step; the first 2,000 test images are used before the last step, all after it.
+"""
+KINDS = ("equizero", "lambda", "orientation")
+
+
+def write_tables(folder: Path) -> list[Path]:
+    """Write zero_shot.md and finetune.md beside what was measured.
+
+    Raises:
+        FileNotFoundError: If nothing was.
+        ValueError: If a table lacks columns or rows.
+    """
+    tables = _measured(folder)
+    for name, table in tables.items():
+        write_text(folder / f"{name}.md", PAGES[name](table))
+    return [folder / f"{name}.md" for name in tables]
+
+
+def write_figures(folder: Path) -> list[Path]:
+    """Draw zero_shot and finetune, as PNG and SVG; errors as of `write_tables`."""
+    files = []
+    for name, table in _measured(folder).items():
+        files += figures.save(FIGURES[name](table), folder / name, dpi=110)
+    return files
+
+
+def write_weights(study: Study, folder: Path, seed: int = 0, images: int = 4) -> list[Path]:
+    """Draw views of some images with their weights, and say how often the upright one is heaviest.
+
+    As Figure 12 of the paper: in the upper rows images whose heaviest view is the upright one, in
+    the lower ones others. Writes weights_MODEL_GROUP, as PNG and as a CSV file of one row.
+    """
+    found = weights(study, seed)
+    heaviest = found.argmax(1)
+    generator = np.random.default_rng(seed)
+    rows = []
+    for chosen in (heaviest == 0, heaviest != 0):
+        places = chosen.nonzero().squeeze(1).numpy()
+        rows += generator.permutation(places)[:images].tolist()
+    order = len(study.rep.group)
+    figure, axes = figures.grid(len(rows), order, figsize=(1.1 * order, 1.25 * len(rows) + 0.5))
+    views = study.rep.orbit(study.test.pixels[rows]).permute(1, 0, 3, 4, 2).numpy()
+    for row, image in enumerate(rows):
+        for g, axis in enumerate(axes[row]):
+            axis.imshow(views[row, g], cmap="gray", vmin=0, vmax=255)
+            axis.set_title(f"{found[image, g]:.2f}", fontsize=8, pad=2)
+            axis.set(xticks=[], yticks=[])
+        name = study.test.classes[int(study.test.labels[image])]
+        axes[row, 0].set_ylabel(name.replace("_", "\n"), fontsize=7)
+    part = float((heaviest == 0).double().mean())
+    figure.suptitle(f"{study.name}: heaviest on the upright view (left) in {100 * part:.1f} %")
+    stem = folder / f"weights_{study.name}_{study.group.replace('+', '_')}"
+    table = {"dataset": study.test.name, "model": study.name, "group": study.group, "seed": seed,
+             "upright_heaviest": part, "mean_largest": float(found.amax(1).mean()),
+             "images": len(found)}  # fmt: skip
+    write_csv(stem.with_suffix(".csv"), pd.DataFrame([table]), "%.6f")
+    return [stem.with_suffix(".csv"), *figures.save(figure, stem, dpi=90, colours=64)]
+
+
+def _measured(folder: Path) -> dict[str, pd.DataFrame]:
+    """Accuracies, in %."""
+    tables = {}
+    for name, command, *more in (("zero_shot", "evaluate"), ("finetune", "finetune", "steps")):
+        file = folder / f"{name}.csv"
+        if file.is_file():
+            table = read_csv(file, [*COLUMNS, *more], f"equicore images {command}")
+            tables[name] = table.assign(accuracy=100 * table.accuracy)
+    if not tables:
+        raise FileNotFoundError(
+            f"no zero_shot.csv and no finetune.csv in {folder}; run: equicore images evaluate"
+        )
+    return tables
+
+
+def _each(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """What was measured of each model under each group, with a title."""
+    for (dataset, model, group), some in table.groupby(["dataset", "model", "group"], sort=False):
+        yield f"{dataset}, {model}, {group}", some
+
+
+def _estimate(values: pd.DataFrame) -> Estimate:
+    """The mean over seeds, with its interval over images."""
+    images = int(values.images.iloc[0])
+    found = proportion(values.accuracy.mean() / 100 * images, images)
+    return Estimate(100 * found.value, 100 * found.low, 100 * found.high)
+
+
+def _label(method: str) -> str:
+    kind, _, rest = method.partition("_")
+    if kind == "orientation":
+        width, how = rest.split("_")
+        views = {"top1": "its heaviest view", "top2": "its two heaviest views", "all": "all views"}
+        return f"λ of an orientation network of width {width}, {views[how]}"
+    return LABELS.get(method, method)
+
+
+def _best(some: pd.DataFrame, kind: str) -> str | None:
+    """The method of a kind that is best on what methods are chosen by."""
+    choice = some[(some.condition == "validation") & some.method.str.startswith(kind)]
+    mean = choice.groupby("method").accuracy.mean()
+    return None if mean.empty else str(mean.idxmax())
+
+
+def _zero_shot_page(table: pd.DataFrame) -> str:
+    page = [ZERO_SHOT.format(seeds=", ".join(map(str, sorted(table.seed.unique()))))]
+    for title, some in _each(table):
+        best = {_best(some, kind) for kind in KINDS}
+        upright = some[(some.condition == "upright") & (some.method == "plain")]
+        rows = [["plain, upright", f"{_estimate(upright):.1f}", "", "", "1"]]
+        moved = some[some.condition == "moved"]
+        for method in moved.method.unique():
+            own = moved[moved.method == method]
+            choice = some[(some.condition == "validation") & (some.method == method)]
+            label = _label(method)
+            spread = own.accuracy.std() if len(own) > 1 else 0.0
+            rows.append([
+                f"**{label}**" if method in best else label,
+                f"{_estimate(own):.1f}",
+                f"({spread:.1f})" if spread else "",
+                f"{choice.accuracy.mean():.1f}",
+                f"{own.forwards.iloc[0]:.2f}",
+            ])  # fmt: skip
+        head = ["method", "moved [95 %]", "seeds", "to choose by", "forwards"]
+        page += [f"## {title}", "", markdown(head, rows), ""]
+    page += ["## Beside them: the paper, and others", "", frame_markdown(PAPER), ""]
+    return "\n".join(page).rstrip() + "\n"
+
+
+def _finetune_page(table: pd.DataFrame) -> str:
+    page = [FINETUNED]
+    for title, some in _each(table):
+        steps = sorted(some.steps.unique())
+        rows = []
+        for method, own in some.groupby("method", sort=False):
+            cells = []
+            for step in steps:
+                values = own[own.steps == step].accuracy
+                cells.append(f"{values.mean():.1f} ({values.std():.1f})" if len(values) > 1
+                             else f"{values.mean():.1f}")  # fmt: skip
+            last = t_interval(own[own.steps == steps[-1]].accuracy)
+            rows.append([method, *cells, f"[{last.low:.1f}, {last.high:.1f}]"])
+        page += [f"## {title}", "", markdown(["method", *map(str, steps), "95 %"], rows), ""]
+    return "\n".join(page).rstrip() + "\n"
+
+
+def _zero_shot_figure(table: pd.DataFrame) -> Figure:
+    """Bars of the chosen method of each kind; accuracy against cost beside them."""
+    panels = list(_each(table))
+    figure, axes = figures.grid(len(panels), 2, figsize=(10, 0.6 + 3.2 * len(panels)))
+    for (left, right), (title, some) in zip(axes, panels, strict=True):
+        moved = some[some.condition == "moved"]
+        shown = ["plain", "equitune", "equizero_published", *(_best(some, kind) for kind in KINDS)]
+        shown = [method for method in shown if method in set(moved.method)]
+        found = [_estimate(moved[moved.method == method]) for method in shown]
+        below, above = figures.error_bars(found)
+        values = [estimate.value for estimate in found]
+        left.barh(range(len(shown)), values, xerr=(below, above), color="#9ecae1", ec="black")
+        left.set_yticks(range(len(shown)), [_label(m).replace(", ", ",\n", 1) for m in shown],
+                        fontsize=7)  # fmt: skip
+        left.invert_yaxis()
+        upright = some[(some.condition == "upright") & (some.method == "plain")].accuracy.mean()
+        left.axvline(upright, color="#d55e00", linestyle=":")
+        left.set(xlim=(0, 100), title=title, xlabel="accuracy, %; dotted: plain, upright")
+        for how, style in (("top1", "o-"), ("top2", "s-"), ("all", "D-")):
+            own = moved[moved.method.str.fullmatch(rf"orientation_\d+_{how}")]
+            mean = own.groupby("forwards").accuracy.mean()
+            right.plot(mean.index, mean, style, label=f"orientation networks, {how}")
+        for method in ("plain", "equitune", _best(some, "equizero"), "lambda_familiar"):
+            own = moved[moved.method == method]
+            right.plot(own.forwards.iloc[0], own.accuracy.mean(), "k^")
+            right.annotate(str(method), (own.forwards.iloc[0], own.accuracy.mean()), fontsize=7)
+        right.axhline(upright, color="#d55e00", linestyle=":")
+        right.set(xlabel="cost, in forwards of the model", ylabel="accuracy, %")
+        figures.tidy(right)
+    figures.legend_below(figure, axes[0, 1], "error bars: 95 % intervals over test images (Wilson)")
+    return figure
+
+
+def _finetune_figure(table: pd.DataFrame) -> Figure:
+    """Accuracy against steps, a panel for each model; bands are the range of the seeds."""
+    each = list(_each(table))
+    figure, axes = figures.panels(len(each), size=(4.4, 3.4), columns=2)
+    for axis, (title, some) in zip(axes, each, strict=True):
+        for number, (method, own) in enumerate(some.groupby("method", sort=False)):
+            by_step = own.groupby("steps").accuracy
+            mean, low, high = by_step.mean(), by_step.min(), by_step.max()
+            axis.plot(mean.index, mean, f"C{number}", marker="o", ms=3, label=method)
+            axis.fill_between(mean.index, low, high, color=f"C{number}", alpha=0.15, linewidth=0)
+        axis.set_xscale("symlog", linthresh=100)
+        axis.set(xlabel="steps of fine-tuning", ylabel="accuracy, %", title=title)
+        figures.tidy(axis)
+    figures.legend_below(figure, axes[0], "bands: from the lowest to the highest of the seeds")
+    return figure
+
+
+PAGES = {"zero_shot": _zero_shot_page, "finetune": _finetune_page}
+FIGURES = {"zero_shot": _zero_shot_figure, "finetune": _finetune_figure}

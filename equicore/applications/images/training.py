@@ -1,0 +1,192 @@
+"""Training networks here, to start from: supervised, or contrastively with captions."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from equicore.applications.images import clip
+from equicore.applications.images.data import Images
+from equicore.applications.images.loading import write
+from equicore.applications.images.networks import (
+    IMAGENET,
+    NETWORKS,
+    Classifier,
+    with_new_head,
+)
+from equicore.finetuning import fit
+from equicore.lab.store import check_same, digest, read_tensors, rounds, write_tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a network is trained: by SGD or AdamW, its rate along one cycle."""
+
+    epochs: int
+    learning_rate: float = 0.2  # the largest
+    batch_size: int = 128
+    weight_decay: float = 5e-4
+    padding: int = 4  # images are shifted by so many pixels at most
+    mirror: bool = True  # half of them left to right
+    adam: bool = False  # AdamW instead of SGD with momentum 0.9
+    warmup: float = 0.2  # part of the steps in which the rate rises
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Of all parameters."""
+        kind: Any = torch.optim.AdamW if self.adam else torch.optim.SGD
+        options: dict[str, Any] = {} if self.adam else {"momentum": 0.9, "nesterov": True}
+        rate, decay = self.learning_rate, self.weight_decay
+        return kind(model.parameters(), lr=rate, weight_decay=decay, **options)
+
+    def rate(self, done: float) -> float:
+        """The learning rate after a part of the steps."""
+        if done < self.warmup:
+            return self.learning_rate * (0.05 + 0.95 * done / self.warmup)
+        left = (done - self.warmup) / (1 - self.warmup)
+        return self.learning_rate * (1e-3 + (1 + math.cos(math.pi * left)) / 2)
+
+
+RECIPES = {
+    "small": Recipe(30, 0.01, padding=1, mirror=False, adam=True),
+    "alexnet": Recipe(10, 0.05),
+    "resnet20": Recipe(20),
+    "resnet56": Recipe(20),
+}
+CAPTIONS = Recipe(18, 3e-3, weight_decay=0.05, adam=True)
+HELD_OUT = 0.1
+"""Part of the training images that networks are not trained on."""
+
+
+def augmented(images: Tensor, padding: int, mirror: bool) -> Tensor:
+    """Images (B, channels, rows, columns) shifted at random, and mirrored; from torch's state."""
+    batch, channels, rows, columns = images.shape
+    padded = functional.pad(images, (padding,) * 4)
+    down, right = torch.randint(2 * padding + 1, (2, batch, 1))
+    row = (down + torch.arange(rows)).view(batch, 1, rows, 1)
+    column = right + torch.arange(columns)
+    if mirror:
+        column = column.where(torch.rand(batch, 1) < 0.5, column.flip(1))
+    samples = torch.arange(batch).view(batch, 1, 1, 1)
+    channel = torch.arange(channels).view(1, channels, 1, 1)
+    return padded[samples, channel, row, column.view(batch, 1, 1, columns)]
+
+
+def trained(
+    name: str,
+    images: Images,
+    folder: Path,
+    captions: bool = False,
+    epochs: int | None = None,
+    seed: int = 0,
+) -> Path:
+    """The file of a network of `NETWORKS` that is trained on images, now if it has not been.
+
+    With captions, of a pair of encoders; see `equicore.applications.images.clip`.
+    """
+    recipe = CAPTIONS if captions else RECIPES[name]
+    if epochs is not None:
+        recipe = dataclasses.replace(recipe, epochs=epochs)
+    stem = f"{'clip-' if captions else ''}{name}-{images.name}" + (f"-{seed}" if seed else "")
+    file, resume = folder / f"{stem}.safetensors", folder / f"{stem}.resume.safetensors"
+    settings = {
+        "recipe": dataclasses.asdict(recipe),
+        "seed": seed,
+        "images": images.digest,
+        "trained": stem,
+    }
+    if file.is_file():
+        check_same(file, read_tensors(file)[1], settings)
+        return file
+    channels = images.pixels.shape[1]
+    colours = IMAGENET if channels == 3 else ([0.5], [0.5])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: Classifier | clip.Pair
+        if captions:
+            words = clip.vocabulary(images.classes)
+            model = clip.small_pair(NETWORKS[name](clip.WIDTH, channels), words, *colours)
+        else:
+            network = NETWORKS[name](len(images.classes), channels)
+            model = Classifier(network, images.classes, *colours)
+    model = model.to(memory_format=torch.channels_last)
+    loss = clip.contrastive(model, images.classes) if captions else functional.cross_entropy
+    rest, _ = images.split(HELD_OUT, seed=0)
+    train(model, rest, loss, recipe, seed, resume, settings)
+    write(file, model, name, settings)
+    resume.unlink(missing_ok=True)
+    return file
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, images: Images) -> float:
+    """The part of images that a model maps to logits of which that of the label is largest."""
+    right = sum(int((model(x).argmax(-1) == y).sum()) for x, y in images.batches(256))
+    return right / len(images)
+
+
+def train(
+    model: nn.Module,
+    images: Images,
+    loss: Callable[[Any, Tensor], Tensor],
+    recipe: Recipe,
+    seed: int,
+    file: Path,
+    settings: dict[str, Any],
+    *,
+    progress: bool = True,
+) -> None:
+    """Train a model in place, from the parameters that it has.
+
+    ``file`` keeps its state after each epoch: a training that was killed goes on from there.
+
+    Raises:
+        FileExistsError: If the file holds the state of another training.
+        ValueError: If the loss is not finite.
+    """
+    optimizer = recipe.optimizer(model)
+    steps = math.ceil(len(images) / recipe.batch_size)
+    with tqdm(total=steps * recipe.epochs, unit="step", disable=None if progress else True) as bar:
+
+        def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+            pairs = images.batches(recipe.batch_size, 1000 * seed + epoch)
+            for step, (inputs, labels) in enumerate(pairs, epoch * steps):
+                rate = recipe.rate(step / (steps * recipe.epochs))
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                yield augmented(inputs, recipe.padding, recipe.mirror), labels
+                bar.update()
+
+        for epoch in rounds(file, settings, recipe.epochs, seed, model=model, optimizer=optimizer):
+            bar.update(epoch * steps - bar.n)
+            losses = fit(model, batches(epoch), loss, optimizer, progress=False)
+            bar.set_postfix(epoch=epoch + 1, loss=f"{sum(losses) / len(losses):.3f}")
+    model.eval()
+
+
+def probed(model: Classifier, images: Images, folder: Path, seed: int = 0) -> Classifier:
+    """A copy of a classifier with its last layer replaced by two, fitted to upright images.
+
+    Nothing else of it is trained. It is kept in a file of the folder.
+    """
+    found, head = with_new_head(model, images.classes, seed)
+    state = b"".join(tensor.numpy().tobytes() for tensor in found.state_dict().values())
+    settings = {"model": digest(state), "images": images.digest, "seed": seed}
+    file = folder / f"probe-{digest(settings)}.safetensors"
+    if not file.is_file():
+        optimizer = torch.optim.Adam(head.parameters(), 1e-3)
+        steps = 10 * math.ceil(len(images) / 128)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        batches = [pair for epoch in range(10) for pair in images.batches(128, 1000 * seed + epoch)]
+        loss = functional.cross_entropy
+        fit(found, batches, loss, optimizer, steps=steps, schedule=schedule, progress=False)
+        write_tensors(file, found.state_dict(), settings)
+    found.load_state_dict(read_tensors(file)[0])
+    return found.eval()

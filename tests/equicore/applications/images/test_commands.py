@@ -1,0 +1,157 @@
+"""The command `equicore images`, from its options to its files."""
+
+import re
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from equicore.applications import cli
+from equicore.applications.images import experiment
+from equicore.applications.images.experiment import COLUMNS
+
+
+def call(monkeypatch, *arguments):
+    """The exit status of ``equicore images ...``."""
+    monkeypatch.setattr(sys, "argv", ["equicore", "images", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+@pytest.fixture
+def quick(file, tmp_path, monkeypatch):
+    """Options for seconds."""
+    monkeypatch.setattr(experiment, "CHOICE", 0.9)
+    return ["--model", file, "--runs", tmp_path / "runs", "--output", tmp_path / "out",
+            "--jobs", 1, "--fit-steps", 5, "--look-steps", 5]  # fmt: skip
+
+
+def test_help_teaches(monkeypatch, capsys):
+    assert call(monkeypatch, "--help") == 0
+    shown = capsys.readouterr().out
+    for command in ("train", "evaluate", "advise", "finetune", "table", "plot"):
+        assert f"• {command}" in shown
+    assert call(monkeypatch, "evaluate", "--help") == 0
+    shown = capsys.readouterr().out
+    for option in ("--data", "--model", "--groups", "--familiar", "--probe"):
+        assert option in shown
+    assert "Example: equicore images evaluate" in shown
+
+
+def test_from_a_network_to_tables_and_figures(monkeypatch, capsys, quick, tmp_path):
+    out = tmp_path / "out"
+    assert call(monkeypatch, "evaluate", *quick, "--seeds", 0, 1, "--groups", "turns", "flip") == 0
+    table = pd.read_csv(out / "zero_shot.csv")
+    assert list(table.columns) == COLUMNS
+    assert set(table.group) == {"turns", "flip"}
+    assert set(table.seed) == {0, 1}
+    assert (out / "weights_small-digits_turns.png").is_file()
+    weights = pd.read_csv(out / "weights_small-digits_turns.csv")
+    assert 0 <= weights.upright_heaviest.item() <= 1
+
+    tuning = ["--methods", "equitune", "augmented", "--seeds", 0, "--steps", 0, 1]
+    assert call(monkeypatch, "finetune", *quick, *tuning) == 0
+    assert len(pd.read_csv(out / "finetune.csv")) == 4
+
+    capsys.readouterr()
+    assert call(monkeypatch, "table", out) == 0
+    assert call(monkeypatch, "plot", out) == 0
+    written = capsys.readouterr().out.split()
+    assert [path.rpartition("/")[2] for path in written] == [
+        "zero_shot.md", "finetune.md", "zero_shot.png", "zero_shot.svg", "finetune.png",
+        "finetune.svg",
+    ]  # fmt: skip
+    page = (out / "zero_shot.md").read_text()
+    plain = table[(table.group == "turns") & (table.method == "plain")]
+    moved = 100 * plain[plain.condition == "moved"].accuracy.mean()
+    assert re.search(rf"\| plain \| {moved:.1f} \[", page)
+    assert "digits, small-digits, flip" in page
+    assert "CLIP ViT-B/16" in page
+
+
+def test_rows_of_other_models_stay(monkeypatch, quick, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    row = dict.fromkeys(COLUMNS, 0) | {"dataset": "other", "model": "resnet", "group": "turns"}
+    pd.DataFrame([row]).to_csv(out / "zero_shot.csv", index=False)
+    for _ in range(2):
+        assert call(monkeypatch, "evaluate", *quick, "--seeds", 0, "--groups", "flip") == 0
+        table = pd.read_csv(out / "zero_shot.csv")
+        assert (table.dataset == "other").sum() == 1
+        assert not table.duplicated().any()
+
+
+def test_advise(monkeypatch, capsys, quick, tmp_path):
+    options = [
+        quick[i] for i in range(len(quick)) if quick[i - i % 2] not in ("--output", "--jobs")
+    ]
+    assert call(monkeypatch, "advise", *options) == 0
+    assert re.match(r"turns: familiarity loss \d\.\d\d of at most log 4 = 1.39; ",
+                    capsys.readouterr().out)  # fmt: skip
+
+
+def picture_folder(folder, size):
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for i in range(10):
+            Image.fromarray(np.full((*size, 3), 20 * i, np.uint8)).save(folder / name / f"{i}.png")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "nowhere"], "there is no folder nowhere"),
+        (["--data", "oblong"], "32 x 24 pixels are not square, and turns has quarter turns"),
+        (["--data", "square"], "--data needs a --model"),
+        (
+            ["--data", "square", "--model", "FILE"],
+            "the images have 3 channels and the model takes 1; --mode L converts them",
+        ),  # fmt: skip
+        (["--data", "square", "--mode", "L", "--model", "FILE"], "--probe fits its last two"),
+        (["--model", "nothing.th"], "there is no file nothing.th"),
+        (["--model", "FILE", "--features", "network.00"], "did you mean 'network.0.0'"),
+        (["--seeds"], "no seeds given"),
+        (["--groups", "turns", "turns"], "--groups has turns more than once"),
+        (["--fit-steps", 0], "--fit-steps must be at least 1"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_work(
+    monkeypatch, capsys, tmp_path, file, options, message
+):
+    monkeypatch.chdir(tmp_path)
+    picture_folder(tmp_path / "oblong", (32, 24))
+    picture_folder(tmp_path / "square", (32, 32))
+    monkeypatch.setattr(experiment, "tabulate", lambda *_: pytest.fail("began"))
+    words = [file if word == "FILE" else word for word in options]
+    assert call(monkeypatch, "evaluate", *words, "--runs", tmp_path / "runs") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_fine_tuning_that_cannot_be(monkeypatch, capsys, quick):
+    for options, message in {
+        ("--steps", 3, 1): "--steps rise, from 0 on; got 3 1",
+        ("--learning-rate", -1): "--learning-rate must be positive",
+        ("--batch-size", 0): "--batch-size must be at least 1",
+    }.items():
+        assert call(monkeypatch, "finetune", *quick, *options) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_tables_need_measurements(monkeypatch, capsys, tmp_path):
+    for command in ("table", "plot"):
+        assert call(monkeypatch, command, tmp_path) == 2
+        assert "run: equicore images evaluate" in capsys.readouterr().err
+
+
+def test_train_says_what_it_reached(monkeypatch, capsys, tmp_path):
+    assert call(monkeypatch, "train", "--epochs", 1, "--runs", tmp_path) == 0
+    shown = capsys.readouterr().out
+    assert "small-digits.safetensors" in shown
+    assert re.search(r"\d+\.\d % of the 397 test images, upright", shown)
+    assert call(monkeypatch, "train", "--captions", "--epochs", 1, "--runs", tmp_path) == 0
+    assert "clip-small-digits.safetensors" in capsys.readouterr().out

@@ -1,0 +1,220 @@
+"""Classifiers from files, folders and the hub, and what does not fit the images."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from equicore.applications.images import clip, loading, networks, training
+from equicore.applications.images.data import Images
+
+SHARED = Path(__file__).resolve().parents[5] / "shared"
+
+
+@pytest.fixture
+def colours():
+    """Images of three classes, 32 x 32."""
+    pixels = torch.randint(256, (9, 3, 32, 32), dtype=torch.uint8)
+    return Images(pixels, torch.arange(9) % 3, ("ant", "bee", "cow"))
+
+
+def save_processor(folder):
+    content = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.2, 0.2]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def resnet(tmp_path):
+    """A folder of Hugging Face with a small ResNet; its classes are in another order."""
+    config = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic",
+        id2label={0: "cow", 1: "ant", 2: "bee"}, label2id={"cow": 0, "ant": 1, "bee": 2},
+    )  # fmt: skip
+    model = transformers.ResNetForImageClassification(config).eval()
+    model.save_pretrained(tmp_path / "resnet")
+    save_processor(tmp_path / "resnet")
+    return tmp_path / "resnet", model
+
+
+def test_a_classifier_of_hugging_face(resnet, colours):
+    folder, original = resnet
+    model = loading.load(folder, colours)
+    images = colours.inputs()
+    normal = (images - torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)) / 0.2
+    with torch.no_grad():
+        expected = original(normal).logits[:, [1, 2, 0]]  # in the order of the images' classes
+        torch.testing.assert_close(model(images), expected)
+    with pytest.raises(ValueError, match="name the submodules .* after --features"):
+        loading.features_of(model)
+
+
+@pytest.fixture
+def small_clip(tmp_path):
+    """A folder of Hugging Face with a small CLIPModel and a tokenizer of words."""
+    words = clip.vocabulary(["ant", "bee", "cow"])
+    known = {word: i for i, word in enumerate(["<pad>", "<eos>", "<unk>", *words, "."])}
+    raw = Tokenizer(models.WordLevel(known, "<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+    )
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "projection_dim": 12}  # fmt: skip
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+    config = transformers.CLIPConfig(
+        text_config={**size, **special, "vocab_size": len(known), "max_position_embeddings": 40},
+        vision_config={**size, "image_size": 32, "patch_size": 8},
+        projection_dim=12,
+    )
+    model = transformers.CLIPModel(config).eval()
+    model.save_pretrained(tmp_path / "clip")
+    tokenizer.save_pretrained(tmp_path / "clip")
+    save_processor(tmp_path / "clip")
+    return tmp_path / "clip", model, tokenizer
+
+
+def test_a_clip_of_hugging_face_classifies_by_text(small_clip, colours):
+    folder, original, tokenizer = small_clip
+    model = loading.load(folder, colours)
+    images = colours.inputs()
+    normal = (images - torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)) / 0.2
+    with torch.no_grad():
+        texts = []
+        for name in colours.classes:
+            captions = [template.format(name) for template in clip.TEMPLATES]
+            tokens = tokenizer(captions, padding=True, return_tensors="pt")
+            features = original.get_text_features(**tokens).pooler_output
+            mean = (features / features.norm(dim=-1, keepdim=True)).mean(0)
+            texts.append(mean / mean.norm())
+        seen = original.get_image_features(pixel_values=normal).pooler_output
+        seen = seen / seen.norm(dim=-1, keepdim=True)
+        expected = original.logit_scale.exp() * seen @ torch.stack(texts).T
+        torch.testing.assert_close(model(images), expected)
+    assert loading.features_of(model) == ("network.0",)
+    assert len(clip.TEMPLATES) == len(set(clip.TEMPLATES)) == 80
+    with pytest.raises(ValueError, match="classifies by text, .* needs no --probe"):
+        loading.load(folder, None)
+
+
+def test_a_hub_id_without_a_network(monkeypatch, colours):
+    def refuse(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    with pytest.raises(FileNotFoundError, match="nobody/nothing is no file and no whole model "
+                       "folder here, and not to be had from Hugging Face's hub"):  # fmt: skip
+        loading.load("nobody/nothing", colours)
+
+
+def test_what_is_no_model(tmp_path, colours):
+    with pytest.raises(FileNotFoundError, match="there is no file .*nothing.th"):
+        loading.load(tmp_path / "nothing.th", colours)
+    torch.save({"state_dict": {"weight": torch.zeros(3)}}, tmp_path / "other.th")
+    with pytest.raises(ValueError, match="other.th holds no weights of a ResNet for CIFAR"):
+        loading.load(tmp_path / "other.th", colours)
+    torch.save({"state_dict": torch.nn.Linear}, tmp_path / "code.th")
+    with pytest.raises(ValueError, match="code.th holds no weights"):
+        loading.load(tmp_path / "code.th", colours)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FileNotFoundError, match="no whole model folder"):
+        loading.load(tmp_path / "folder", colours)
+
+
+def test_published_weights(tmp_path, colours):
+    network = networks.ResNet(20, 3).eval()
+    weights = {f"module.{name}": tensor for name, tensor in network.state_dict().items()}
+    torch.save({"state_dict": weights, "best_prec1": 91.7}, tmp_path / "resnet20.th")
+    model = loading.load(tmp_path / "resnet20.th", colours)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in networks.IMAGENET)
+    with torch.no_grad():
+        expected = network((colours.inputs() - mean) / std)
+        torch.testing.assert_close(model(colours.inputs()), expected)
+    assert loading.features_of(model) == ("network.layer2", "network.layer3")
+
+
+@pytest.mark.parametrize(("depth", "name", "count"), [(20, "12fca82f", 91.7), (56, "4bfd9763", 0)])
+def test_the_published_networks_themselves(depth, name, count):
+    file = SHARED / "models" / f"resnet{depth}-{name}.th"
+    if not file.is_file():
+        pytest.skip("shared/models is not here")
+    pixels = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    model = loading.load(file, Images(pixels, torch.zeros(1).long(), tuple("abcdefghij")))
+    blocks = sum(isinstance(module, networks.Block) for module in model.modules())
+    assert 2 * blocks + 2 == depth
+
+
+def test_images_that_do_not_fit(file, digits, colours):
+    train = digits[0]
+    with pytest.raises(ValueError, match="images have 3 channels and the model takes 1; --mode L"):
+        loading.load(file, colours)
+    fewer = Images(train.pixels, train.labels, tuple("01234567"))
+    with pytest.raises(ValueError, match="tells 10 classes apart and the images have 8; --probe"):
+        loading.load(file, fewer)
+    renamed = Images(train.pixels, train.labels, tuple("abcdefghij"))
+    with pytest.raises(ValueError, match="classes are others than the images', such as '0'"):
+        loading.load(file, renamed)
+    shuffled = Images(train.pixels[:5], train.labels[:5], tuple("1032546789"))
+    with torch.no_grad():
+        swapped, plain = loading.load(file, shuffled), loading.load(file, train)
+        expected = plain(shuffled.inputs())[:, [1, 0, 3, 2, 5, 4, 6, 7, 8, 9]]
+        torch.testing.assert_close(swapped(shuffled.inputs()), expected)
+
+
+def test_images_of_a_size_that_a_model_refuses(small_clip, colours):
+    small = Images(colours.pixels[..., :16, :16], colours.labels, colours.classes)
+    with pytest.raises(ValueError, match="does not take images of 16 x 16 pixels; --size resizes"):
+        loading.load(small_clip[0], small)
+
+
+def test_a_pair_that_is_trained_here(tmp_path, colours):
+    recipe = training.Recipe(2, 1e-2, batch_size=8, padding=1, adam=True)
+    words = clip.vocabulary(colours.classes)
+    pair = clip.small_pair(networks.small(clip.WIDTH, 3), words, *networks.IMAGENET)
+    before = pair.texts(colours.classes)
+    loss = clip.contrastive(pair, colours.classes)
+    training.train(pair, colours, loss, recipe, 0, tmp_path / "resume.safetensors", {})
+    loading.write(tmp_path / "pair.safetensors", pair, "small", {})
+    model = loading.load(tmp_path / "pair.safetensors", colours)
+    with torch.no_grad():
+        texts = pair.texts(colours.classes)
+        assert not torch.allclose(before, texts)
+        expected = pair.scale.exp() * pair(colours.inputs()) @ texts.T
+        torch.testing.assert_close(model(colours.inputs()), expected)
+
+
+class Names(torch.nn.Module):
+    def forward(self, texts):
+        return torch.eye(2)[[int("bee" in text) for text in texts]]
+
+
+def test_all_captions_of_a_class_are_right_answers():
+    """The loss is smallest where images are as similar to all captions of their class."""
+    words = clip.vocabulary(["ant", "bee"])
+    pair = clip.small_pair(torch.nn.Flatten(), words)
+    loss = clip.contrastive(pair, ("ant", "bee"))
+    labels = torch.tensor([0, 0, 1, 1])
+    pair.text = Names()
+    right = loss(torch.eye(2)[labels], labels)
+    assert right < loss(torch.eye(2)[1 - labels], labels)
+    pair.scale.data.fill_(10.0)
+    torch.testing.assert_close(
+        loss(torch.eye(2)[labels], labels), torch.tensor(2.0).log(), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_a_probe_replaces_the_last_layer(file, digits, tmp_path):
+    train, test = digits
+    parity = [Images(i.pixels, i.labels % 2, ("even", "odd")) for i in (train, test)]
+    model = training.probed(loading.load(file, None), parity[0], tmp_path)
+    assert training.accuracy(model, parity[1]) > 0.8
+    again = training.probed(loading.load(file, None), parity[0], tmp_path)
+    assert torch.equal(again(test.inputs()), model(test.inputs()))
+    original = loading.load(file, test)
+    assert torch.equal(original.network[0][0].weight, model.network[0][0].weight)
+    with pytest.raises(ValueError, match="no linear layer"):
+        networks.with_new_head(networks.Classifier(torch.nn.Flatten()), ("a",), 0)
