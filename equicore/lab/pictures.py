@@ -78,7 +78,7 @@ def read(picture: Any, name: str, *, mode: str | None = None, size: int | None =
         raise ValueError(f"{name} cannot be read as an image: {error}") from error
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        if image.getextrema()[3][0] < 255:
+        if np.asarray(image)[..., 3].min() < 255:
             raise ValueError(
                 f"{name} is transparent in places, and what is behind it is not known; save it on "
                 "a background"
@@ -93,8 +93,8 @@ def read(picture: Any, name: str, *, mode: str | None = None, size: int | None =
         left, top = (width - size) // 2, (height - size) // 2
         image = image.resize((width, height), Image.Resampling.BICUBIC)
         image = image.crop((left, top, left + size, top + size))
-    array = np.asarray(image)
-    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+    array: Pixels = np.asarray(image)
+    return array[np.newaxis] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
 def _said(shape: Sequence[int]) -> str:

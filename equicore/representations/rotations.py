@@ -26,6 +26,7 @@ class Rotations(Representation):
     Raises:
         ValueError: If it is no multiple of 4, or images are not square.
 
+    >>> import torch
     >>> Rotations(8).act(2, torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]))
     tensor([[[[2., 4.],
               [1., 3.]]]])

@@ -29,10 +29,13 @@ class Pair(nn.Module):
         std: Of each channel, divided by.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         image: nn.Module,
-        text: Callable[[Sequence[str]], Tensor],
+        text: nn.Module,
         scale: float | Tensor = 2.0,
         mean: Sequence[float] = IMAGENET[0],
         std: Sequence[float] = IMAGENET[1],
@@ -75,6 +78,8 @@ class Pair(nn.Module):
 
 class Similarity(nn.Module):
     """Logits (B, classes): how similar features of images (B, D) are to those of texts."""
+
+    texts: Tensor
 
     def __init__(self, texts: Tensor, scale: float) -> None:
         super().__init__()
@@ -156,8 +161,8 @@ def contrastive(pair: Pair, classes: Sequence[str]) -> Callable[[Tensor, Tensor]
         logits = pair.scale.exp().clamp(max=100) * features @ texts.T
         same = (labels[:, None] == labels).to(logits.dtype)
         target = same / same.sum(1)
-        both = functional.cross_entropy(logits, target), functional.cross_entropy(logits.T, target)
-        return sum(both) / 2
+        of_images = functional.cross_entropy(logits, target)
+        return (of_images + functional.cross_entropy(logits.T, target)) / 2
 
     return loss
 

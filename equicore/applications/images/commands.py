@@ -67,6 +67,8 @@ class Pretrained:
     familiar: str | None = None
     """More upright images, as --data; the weights learn without labels what is upright from
     them."""
+    most_familiar: int = 15_000
+    """Take so many of them at most, drawn at random."""
     fit_steps: int = 1000
     """In which the weights of lambda-equitune are fitted."""
     look_steps: int = 1000
@@ -104,8 +106,8 @@ class Evaluate:
 
     Plain, equitune, equizero by each score, lambda-equitune with weights fitted without labels or
     with them, and small orientation networks that choose one or two views before the model runs.
-    Writes zero_shot.csv: dataset, model, condition, group, method, seed, accuracy, images, forwards;
-    rows of other models stay. Draws weights of views of some images.
+    Writes zero_shot.csv (dataset, model, condition, group, method, seed, accuracy, images,
+    forwards), in which rows of other models stay, and draws weights of views of some images.
 
     Example: equicore images evaluate --model microsoft/resnet-50 --data photos --size 224
     """
@@ -282,10 +284,21 @@ def _studies(data: Data, pretrained: Pretrained) -> list[Study]:
     from equicore.applications.images import experiment, loading, training
 
     check_several(pretrained, "groups")
-    check_least(pretrained, fit_steps=1, look_steps=1)
+    check_least(pretrained, fit_steps=1, look_steps=1, most_familiar=1)
     check_writable(pretrained.runs / "network")
     train, test = (_read(data, split) for split in ("train", "test"))
-    familiar = pretrained.familiar and _read(data, "train", pretrained.familiar)
+    if train.classes != test.classes:
+        raise ValueError(f"the classes of {data.data} are others in its training and test images")
+    familiar = None
+    if pretrained.familiar is not None:
+        familiar = _read(data, "train", pretrained.familiar)
+        if familiar.pixels.shape[1:] != train.pixels.shape[1:]:
+            raise ValueError(
+                f"images of --familiar have the shape {tuple(familiar.pixels.shape[1:])}, those of "
+                f"--data {tuple(train.pixels.shape[1:])}; --size and --mode make them alike"
+            )
+        if len(familiar) > pretrained.most_familiar:
+            _, familiar = familiar.split(pretrained.most_familiar / len(familiar), seed=0)
     for group in pretrained.groups:
         experiment.check_square(test, group)
     source = pretrained.model
@@ -299,9 +312,11 @@ def _studies(data: Data, pretrained: Pretrained) -> list[Study]:
         model = loading.load(source, test)
     label = pretrained.label or Path(source).stem
     features = pretrained.features or loading.features_of(model)
-    parts = (model, label, train, test), (features, pretrained.runs, familiar)
-    steps = {"fit_steps": pretrained.fit_steps, "look_steps": pretrained.look_steps}
-    return [experiment.Study(*parts[0], group, *parts[1], **steps) for group in pretrained.groups]
+    study = experiment.Study(
+        model, label, train, test, "turns", features, pretrained.runs, familiar,
+        fit_steps=pretrained.fit_steps, look_steps=pretrained.look_steps,
+    )  # fmt: skip
+    return [dataclasses.replace(study, group=group) for group in pretrained.groups]
 
 
 def _without(file: Path, columns: Sequence[str]) -> Callable[[pd.DataFrame], pd.DataFrame]:

@@ -122,8 +122,8 @@ def read(
             f"{folder} holds CIFAR's Python version, pickled files, which could execute code when "
             "read; get the binary version (cifar-10-binary.tar.gz or cifar-100-binary.tar.gz)"
         )
-    files, labels, classes = _listed(folder, split, names, labelled)
-    pixels = torch.from_numpy(pictures.read_all(files, mode=mode, size=size))
+    found, labels, classes = _listed(folder, split, names, labelled)
+    pixels = torch.from_numpy(pictures.read_all(found, mode=mode, size=size))
     return Images(pixels, torch.tensor(labels), classes, folder.resolve().name)
 
 
@@ -171,13 +171,14 @@ def _listed(
     below = {path.name for path in folder.iterdir() if path.is_dir()}
     called = [split, *(("val", "validation") if split == "test" else ())]
     apart = bool({"train", "test", "val", "validation"} & below)
+    classes: tuple[str, ...]
     root = next((folder / name for name in called if name in below), folder)
     if apart and root == folder:
         raise FileNotFoundError(f"{folder} has no {' or '.join(called)}; it has {sorted(below)}")
     found = [p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
     if not labelled:
-        files, labels, classes = pictures.files_in(root), [], ("image",)
-        labels = [0] * len(files)
+        files = pictures.files_in(root)
+        labels, classes = [0] * len(files), ("image",)
     elif not found:
         raise ValueError(f"{root} has no folders of classes, such as {root / 'cat'}")
     else:

@@ -162,10 +162,8 @@ def measure(study: Study, seed: int) -> pd.DataFrame:
         for width in study.looks:
             network = study.orientation(width, seed)
             for condition, (images, table) in tables.items():
-                elements = None
-                if condition != "upright":
-                    elements = _drawn(order, len(images), seed)
-                found = _oriented(study, network, images, table, elements)
+                drawn = None if condition == "upright" else _drawn(order, len(images), seed)
+                found = _oriented(study, network, images, table, drawn)
                 rows += [(condition, f"orientation_{width}_{k}", v) for k, v in found.items()]
             for how, k in (("top1", 1), ("top2", 2), ("all", order)):
                 views = forwards(study.model, network, images, order, k)

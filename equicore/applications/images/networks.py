@@ -27,7 +27,7 @@ class Classifier(nn.Module):
 
     mean: Tensor
     std: Tensor
-    places: Tensor
+    places: Tensor | None
 
     def __init__(
         self,
@@ -157,7 +157,9 @@ def with_new_head(
     if not names:
         raise ValueError("the model has no linear layer that could be replaced by a probe")
     parent, _, name = names[-1].rpartition(".")
-    width = model.get_submodule(names[-1]).in_features
+    last = model.get_submodule(names[-1])
+    assert isinstance(last, nn.Linear)
+    width = last.in_features
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, len(classes)))

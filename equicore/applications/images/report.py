@@ -207,7 +207,12 @@ def _zero_shot_figure(table: pd.DataFrame) -> Figure:
     figure, axes = figures.grid(len(panels), 2, figsize=(10, 0.6 + 3.2 * len(panels)))
     for (left, right), (title, some) in zip(axes, panels, strict=True):
         moved = some[some.condition == "moved"]
-        shown = ["plain", "equitune", "equizero_published", *(_best(some, kind) for kind in KINDS)]
+        shown = [
+            "plain",
+            "equitune",
+            "equizero_published",
+            *(_best(some, kind) or "" for kind in KINDS),
+        ]
         shown = [method for method in shown if method in set(moved.method)]
         found = [_estimate(moved[moved.method == method]) for method in shown]
         below, above = figures.error_bars(found)

@@ -82,7 +82,7 @@ def augmented(images: Tensor, padding: int, mirror: bool) -> Tensor:
 def trained(
     name: str,
     images: Images,
-    folder: Path,
+    folder: str | Path,
     captions: bool = False,
     epochs: int | None = None,
     seed: int = 0,
@@ -91,7 +91,7 @@ def trained(
 
     With captions, of a pair of encoders; see `equicore.applications.images.clip`.
     """
-    recipe = CAPTIONS if captions else RECIPES[name]
+    folder, recipe = Path(folder), CAPTIONS if captions else RECIPES[name]
     if epochs is not None:
         recipe = dataclasses.replace(recipe, epochs=epochs)
     stem = f"{'clip-' if captions else ''}{name}-{images.name}" + (f"-{seed}" if seed else "")
@@ -109,15 +109,13 @@ def trained(
     colours = IMAGENET if channels == 3 else ([0.5], [0.5])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: Classifier | clip.Pair
+        network = NETWORKS[name](clip.WIDTH if captions else len(images.classes), channels)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model: Classifier | clip.Pair = Classifier(network, images.classes, *colours)
+        loss: Any = functional.cross_entropy
         if captions:
-            words = clip.vocabulary(images.classes)
-            model = clip.small_pair(NETWORKS[name](clip.WIDTH, channels), words, *colours)
-        else:
-            network = NETWORKS[name](len(images.classes), channels)
-            model = Classifier(network, images.classes, *colours)
-    model = model.to(memory_format=torch.channels_last)
-    loss = clip.contrastive(model, images.classes) if captions else functional.cross_entropy
+            model = clip.small_pair(network, clip.vocabulary(images.classes), *colours)
+            loss = clip.contrastive(model, images.classes)
     rest, _ = images.split(HELD_OUT, seed=0)
     train(model, rest, loss, recipe, seed, resume, settings)
     write(file, model, name, settings)
@@ -171,7 +169,7 @@ def train(
     model.eval()
 
 
-def probed(model: Classifier, images: Images, folder: Path, seed: int = 0) -> Classifier:
+def probed(model: Classifier, images: Images, folder: str | Path, seed: int = 0) -> Classifier:
     """A copy of a classifier with its last layer replaced by two, fitted to upright images.
 
     Nothing else of it is trained. It is kept in a file of the folder.
@@ -179,7 +177,7 @@ def probed(model: Classifier, images: Images, folder: Path, seed: int = 0) -> Cl
     found, head = with_new_head(model, images.classes, seed)
     state = b"".join(tensor.numpy().tobytes() for tensor in found.state_dict().values())
     settings = {"model": digest(state), "images": images.digest, "seed": seed}
-    file = folder / f"probe-{digest(settings)}.safetensors"
+    file = Path(folder) / f"probe-{digest(settings)}.safetensors"
     if not file.is_file():
         optimizer = torch.optim.Adam(head.parameters(), 1e-3)
         steps = 10 * math.ceil(len(images) / 128)
