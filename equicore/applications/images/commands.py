@@ -45,6 +45,8 @@ class Data:
     """Resize the shorter side to it, and cut out the square in the middle."""
     names: Path | None = None
     """File of class names, one a line, for class folders that are named by numbers from 0."""
+    under: Group | None = None
+    """Move all images, those to train on too, as if they had no natural orientation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,10 +275,17 @@ def _report(arguments: Table) -> None:
 
 def _read(data: Data, split: str, familiar: str | None = None) -> Images:
     from equicore.applications.images.data import read
+    from equicore.applications.images.experiment import check_square
+    from equicore.applications.images.methods import GROUPS
 
     if familiar is not None:
         return read(familiar, split, mode=data.mode, size=data.size, labelled=False)
-    return read(data.data, split, mode=data.mode, size=data.size, names=data.names)
+    images = read(data.data, split, mode=data.mode, size=data.size, names=data.names)
+    if data.under is None:
+        return images
+    check_square(images, data.under)
+    moved = images.moved(GROUPS[data.under](), seed=0 if split == "train" else 1)
+    return dataclasses.replace(moved, name=f"{images.name}-{data.under}")
 
 
 def _studies(data: Data, pretrained: Pretrained) -> list[Study]:

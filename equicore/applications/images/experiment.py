@@ -29,6 +29,8 @@ COLUMNS = ["dataset", "model", "condition", "group", "method", "seed", "accuracy
            "forwards"]  # fmt: skip
 POWERS = (0.25, 0.5, 1.0)
 """Of the proxy scores by which weights are multiplied."""
+VARIANTS: dict[str, tuple[int, ...]] = {"linear": (), "wide": (300,)}
+"""Other networks for weights than the paper's, by their hidden layers."""
 UNTOLD = 0.9
 """From this part of log |G| on, a loss of familiarity says that nothing can be told."""
 CHOICE = 0.2
@@ -260,6 +262,9 @@ def _fitted(study: Study, known: Table, fit_part: Images, seed: int) -> dict[str
         "lambda_familiar": WeightedMean(unlabelled),
         "lambda_labels": WeightedMean(labelled),
     }
+    for name, hidden in VARIANTS.items():
+        other, _ = methods.fit_unlabelled(group, study.familiar_table(), seed, hidden, steps)
+        found[f"lambda_familiar_{name}"] = WeightedMean(other)
     scores = methods.scores(known, fit_part.labels)
     for name in ("log_odds", "largest_logit"):
         for power in POWERS:

@@ -28,6 +28,8 @@ LABELS = {
     "lambda_familiar": "λ, without labels",
     "lambda_familiar_top1": "λ, without labels, heaviest view",
     "lambda_familiar_top2": "λ, without labels, two heaviest views",
+    "lambda_familiar_linear": "λ, without labels, linear",
+    "lambda_familiar_wide": "λ, without labels, 300 hidden units",
     "lambda_labels": "λ, on the task's loss, model frozen",
     "lambda_labels_top1": "λ, on the task's loss, heaviest view",
     "lambda_labels_top2": "λ, on the task's loss, two heaviest views",

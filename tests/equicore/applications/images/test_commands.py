@@ -155,3 +155,10 @@ def test_train_says_what_it_reached(monkeypatch, capsys, tmp_path):
     assert re.search(r"\d+\.\d % of the 397 test images, upright", shown)
     assert call(monkeypatch, "train", "--captions", "--epochs", 1, "--runs", tmp_path) == 0
     assert "clip-small-digits.safetensors" in capsys.readouterr().out
+
+
+def test_images_without_a_natural_orientation(monkeypatch, capsys, tmp_path):
+    options = ["--under", "turns", "--runs", tmp_path, "--fit-steps", 100]
+    assert call(monkeypatch, "advise", *options) == 0
+    assert "use equitune" in capsys.readouterr().out
+    assert (tmp_path / "small-digits-turns.safetensors").is_file()
