@@ -266,7 +266,7 @@ def restore_state(
 
 
 def rounds(
-    path: str | Path,
+    path: str | Path | None,
     settings: Settings,
     count: int,
     seed: int,
@@ -274,8 +274,8 @@ def rounds(
 ) -> Iterator[int]:
     """The numbers of those rounds of a training that are left; a killed one goes on with the next.
 
-    After each round the states of modules and optimisers are written to ``path``. In each, torch's
-    global random state is one that depends on the seed and the round, and afterwards it is as
+    After each round the states of modules and optimisers are written to ``path``, if any. In each,
+    torch's global random state is one that depends on the seed and the round; afterwards it is as
     before.
 
     Raises:
@@ -285,11 +285,13 @@ def rounds(
     import torch
 
     kept = {**settings, "seed": seed, "rounds": count}
-    for number in range(restore_state(path, kept, **parts).get("done", 0), count):
+    done = 0 if path is None else restore_state(path, kept, **parts).get("done", 0)
+    for number in range(done, count):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1000 * seed + number)
             yield number
-        write_state(path, {**kept, "done": number + 1}, **parts)
+        if path is not None:
+            write_state(path, {**kept, "done": number + 1}, **parts)
 
 
 def state_tensors(**parts: nn.Module | optim.Optimizer) -> dict[str, Tensor]:

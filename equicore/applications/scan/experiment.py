@@ -21,7 +21,7 @@ from equicore.applications.scan.data import Pair, load_split
 from equicore.applications.scan.model import Seq2Seq
 from equicore.applications.scan.vocabulary import Batch, Batches, token_loss
 from equicore.lab.jobs import Workers
-from equicore.lab.store import digest, restore_state, write_state
+from equicore.lab.store import digest, rounds
 
 CELL_EPOCHS = {"rnn": 40, "gru": 30, "lstm": 30}
 """Passes over the training pairs that each cell is given."""
@@ -154,22 +154,15 @@ def train(
         "start": digest(start.numpy().tobytes()),
     }
     file = folder and folder / RESUME
-    first = 0
-    if file:
-        kept = restore_state(file, settings, network=network, optimizer=optimizer)
-        first = kept.get("epoch", 0)
-    with tqdm(total=total, initial=first * steps, unit="step", disable=not progress) as bar:
-        for epoch in range(first, recipe.epochs):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(1000 * seed + epoch)
-                for step, batch in enumerate(batches.epoch(1000 * seed + epoch), epoch * steps):
-                    optimizer.param_groups[0]["lr"] = recipe.rate(step, total)
-                    loss = _step(network, batch, recipe, optimizer)
-                    bar.set_postfix(loss=f"{loss:.3g}", refresh=False)
-                    bar.update()
-            if file:
-                header = settings | {"epoch": epoch + 1}
-                write_state(file, header, network=network, optimizer=optimizer)
+    parts = {"network": network, "optimizer": optimizer}
+    with tqdm(total=total, unit="step", disable=not progress) as bar:
+        for epoch in rounds(file, settings, recipe.epochs, seed, **parts):
+            bar.update(epoch * steps - bar.n)
+            for step, batch in enumerate(batches.epoch(1000 * seed + epoch), epoch * steps):
+                optimizer.param_groups[0]["lr"] = recipe.rate(step, total)
+                loss = _step(network, batch, recipe, optimizer)
+                bar.set_postfix(loss=f"{loss:.3g}", refresh=False)
+                bar.update()
     network.eval()
 
 
