@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MANY = 5000
 """Reading as many shows a progress bar."""
 
@@ -24,7 +24,11 @@ def files_in(folder: Path) -> list[Path]:
     Raises:
         ValueError: If there are none.
     """
-    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    found = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+    )
     if not found:
         raise ValueError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
     return found
@@ -74,6 +78,7 @@ def read(picture: Any, name: str, *, mode: str | None = None, size: int | None =
     try:
         image = picture if isinstance(picture, Image.Image) else Image.open(picture)
         image.load()
+        image = ImageOps.exif_transpose(image)  # as cameras mean it to be shown
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
         raise ValueError(f"{name} cannot be read as an image: {error}") from error
     if image.has_transparency_data:

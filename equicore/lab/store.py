@@ -11,6 +11,7 @@ import io
 import json
 import os
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -274,7 +275,8 @@ def rounds(
 ) -> Iterator[int]:
     """The numbers of those rounds of a training that are left; a killed one goes on with the next.
 
-    After each round the states of modules and optimisers are written to ``path``, if any. In each,
+    After each round the states of modules and optimisers are written to ``path``, if any, and how
+    many ``seconds`` all rounds took. In each,
     torch's global random state is one that depends on the seed and the round; afterwards it is as
     before.
 
@@ -285,13 +287,16 @@ def rounds(
     import torch
 
     kept = {**settings, "seed": seed, "rounds": count}
-    done = 0 if path is None else restore_state(path, kept, **parts).get("done", 0)
-    for number in range(done, count):
+    found = {} if path is None else restore_state(path, kept, **parts)
+    seconds = found.get("seconds", 0.0)
+    for number in range(found.get("done", 0), count):
+        start = time.monotonic()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1000 * seed + number)
             yield number
+        seconds += time.monotonic() - start
         if path is not None:
-            write_state(path, {**kept, "done": number + 1}, **parts)
+            write_state(path, {**kept, "done": number + 1, "seconds": seconds}, **parts)
 
 
 def state_tensors(**parts: nn.Module | optim.Optimizer) -> dict[str, Tensor]:

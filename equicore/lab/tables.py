@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
 from equicore.lab.statistics import Estimate
-from equicore.lab.store import replacing
+from equicore.lab.store import check_writable, replacing
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[Any]], spec: str = "") -> str:
@@ -36,6 +37,32 @@ def write_csv(path: Path, table: pd.DataFrame, float_format: str | None = None) 
     """Write a data frame as CSV, whole or not at all."""
     with replacing(path) as temporary:
         table.to_csv(temporary, index=False, float_format=float_format)
+
+
+def check_rows(path: Path, keys: Sequence[str]) -> None:
+    """Raise ValueError if `add_rows` could not add to a file: it is another table, or no table."""
+    check_writable(path)
+    if not path.is_file():
+        return
+    try:
+        columns = pd.read_csv(path, nrows=0).columns
+    except ValueError as error:
+        raise ValueError(f"{path} is not readable as CSV: {error}") from error
+    if missing := sorted(set(keys) - set(columns)):
+        raise ValueError(f"{path} is another table, without {', '.join(missing)}; name another one")
+
+
+def add_rows(path: Path, rows: pd.DataFrame, keys: Sequence[str]) -> None:
+    """Add rows to a CSV file, in place of those of the same keys; errors as of `check_rows`.
+
+    Several processes may add to one file.
+    """
+    check_rows(path, keys)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        found = pd.read_csv(path) if path.is_file() else None
+        table = rows if found is None else pd.concat([found, rows])
+        write_csv(path, table.drop_duplicates(list(keys), keep="last"), "%.6f")
 
 
 def read_csv(path: Path, columns: Iterable[str], made_by: str) -> pd.DataFrame:

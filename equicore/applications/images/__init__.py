@@ -2,11 +2,12 @@
 
 from equicore.applications.images.clip import TEMPLATES, Pair
 from equicore.applications.images.data import Images, read
-from equicore.applications.images.experiment import Study, advice, measure
+from equicore.applications.images.experiment import advice, measure
 from equicore.applications.images.loading import load
 from equicore.applications.images.methods import GROUPS
 from equicore.applications.images.networks import Classifier
 from equicore.applications.images.orbits import Seen, tabulate
+from equicore.applications.images.study import Study
 from equicore.applications.images.training import accuracy, probed, trained
 
 __all__ = [

@@ -80,11 +80,12 @@ class Similarity(nn.Module):
     """Logits (B, classes): how similar features of images (B, D) are to those of texts."""
 
     texts: Tensor
+    scale: Tensor
 
     def __init__(self, texts: Tensor, scale: float) -> None:
         super().__init__()
         self.register_buffer("texts", texts)
-        self.scale = scale
+        self.register_buffer("scale", torch.tensor(scale))
 
     def forward(self, features: Tensor) -> Tensor:
         """The cosines, times the scale."""
@@ -100,7 +101,7 @@ class Words(nn.Module):
     """A small transformer over the words of a text.
 
     Args:
-        words: All that it knows; others are left out.
+        words: All that it knows.
         outputs: How many features.
         width: Of its layers.
         layers: How many.
@@ -118,8 +119,17 @@ class Words(nn.Module):
         self.linear = nn.Linear(width, outputs)
 
     def forward(self, texts: Sequence[str]) -> Tensor:
-        """Features (N, outputs): the mean over the words of each text."""
-        known = [[self.places[w] for w in split(t) if w in self.places] for t in texts]
+        """Features (N, outputs): the mean over the words of each text.
+
+        Raises:
+            ValueError: If a word is not known.
+        """
+        if unknown := {word for text in texts for word in split(text)} - set(self.places):
+            raise ValueError(
+                f"this small text encoder knows the words of its training alone; it does not know "
+                f"{', '.join(sorted(unknown)[:10])}"
+            )
+        known = [[self.places[word] for word in split(text)] for text in texts]
         rows = [torch.tensor(places[:LONGEST]) for places in known]
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.position.device)
         real = (ids > 0).unsqueeze(-1)

@@ -6,30 +6,27 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pandas as pd
 import tyro
 
+from equicore.applications.images.names import Group, Method, Network
 from equicore.lab import CORES
 from equicore.lab.command import Main, check_least, check_several
 from equicore.lab.store import check_writable
-from equicore.lab.tables import write_csv
+from equicore.lab.tables import add_rows, check_rows
 
 if TYPE_CHECKING:
     from equicore.applications.images.data import Images
-    from equicore.applications.images.experiment import Study
+    from equicore.applications.images.study import Study
 
 RESULTS = Path("results/images")
 RUNS = Path("results/runs/images")
-Network = Literal["small", "alexnet", "resnet20", "resnet56"]
-Group = Literal["turns", "mirror", "flip", "turns+mirror", "eighths"]
-Method = Literal[
-    "plain", "augmented", "equitune", "equizero_mean", "equizero_plain",
-    "lambda_frozen", "lambda_joint",
-]  # fmt: skip
+KEYS = ["dataset", "model", "group", "method", "seed"]
+NETWORK_KEYS = ["network", "dataset"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +34,9 @@ class Data:
     """Images, each with the name of its class."""
 
     data: str | None = None
-    """A folder, split/class/image.png or class/image.png; one of CIFAR's official binary files; or
-    hf:NAME, a data set of Hugging Face. When omitted, scikit-learn's handwritten digits."""
+    """A folder, split/class/image.png or class/image.png; the folder of CIFAR's official binary
+    files; or hf:NAME, a data set of Hugging Face. When omitted, scikit-learn's handwritten
+    digits."""
     mode: Literal["RGB", "L"] | None = None
     """Convert images to colour or to grey; they have to be alike when omitted."""
     size: int | None = None
@@ -50,33 +48,46 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pretrained:
-    """A pretrained classifier."""
+class Model:
+    """A pretrained model, and under what it is looked at."""
 
     model: str | None = None
     """A file of `equicore images train`; weights of a ResNet for CIFAR (.th); a folder or a hub id
     of Hugging Face: an image classifier, or a CLIP, which classifies by text. When omitted, a small
     network that is trained on the digits now."""
-    probe: bool = False
-    """Replace its last layer by two, fitted to the classes of the training images."""
     features: tuple[str, ...] = ()
-    """Submodules whose outputs the weights of lambda-equitune see; known for networks of ours."""
-    label: str | None = None
-    """What tables call the model; its name when omitted."""
+    """Submodules whose outputs the weights of lambda-equitune see; when omitted, the last that
+    gives maps, or words and patches."""
     groups: tuple[Group, ...] = ("turns",)
     """Quarter turns; mirror, left to right; flip, top to bottom; quarter turns and mirrors; eighths
     of a turn, which pixels follow approximately."""
-    familiar: str | None = None
-    """More upright images, as --data; the weights learn without labels what is upright from
-    them."""
-    most_familiar: int = 15_000
-    """Take so many of them at most, drawn at random."""
     fit_steps: int = 1000
     """In which the weights of lambda-equitune are fitted."""
-    look_steps: int = 1000
-    """In which orientation networks are fitted."""
+    device: str = "cpu"
+    """Where the model is computed: cpu, cuda, mps."""
     runs: Path = RUNS
     """Folder that keeps what was computed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What is measured, and how it is called."""
+
+    probe: bool = False
+    """Replace the model's last layer by two, fitted to the classes of the training images."""
+    label: str | None = None
+    """What tables call the model; its name when omitted."""
+    familiar: str | None = None
+    """More upright images, as --data, from which the weights learn without labels what is
+    upright."""
+    most_familiar: int = 15_000
+    """Take so many of them at most, drawn at random."""
+    look_steps: int = 1000
+    """In which orientation networks are fitted."""
+    jobs: int = CORES
+    """Processes, each on one core."""
+    output: Path = RESULTS
+    """Folder for the table, in which rows of other models, methods and seeds stay."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +95,7 @@ class Train:
     """Train a network from scratch, to start from; one that was interrupted goes on where it was.
 
     With --captions it is the image encoder of a small CLIP, trained with the 80 captions of each
-    class; its classification is by text alone.
+    class; its classification is by text alone. Adds a row to networks.csv.
 
     Example: equicore images train --network resnet20 --data cifar-100-binary
     """
@@ -100,6 +111,8 @@ class Train:
     """Of the initial parameters and the order of the images."""
     runs: Path = RUNS
     """Folder for the network."""
+    output: Path = RESULTS
+    """Folder for networks.csv."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,47 +122,42 @@ class Evaluate:
     Plain, equitune, equizero by each score, lambda-equitune with weights fitted without labels or
     with them, and small orientation networks that choose one or two views before the model runs.
     Writes zero_shot.csv (dataset, model, condition, group, method, seed, accuracy, images,
-    forwards), in which rows of other models stay, and draws weights of views of some images.
+    forwards, digest), and draws weights of views of some images.
 
     Example: equicore images evaluate --model microsoft/resnet-50 --data photos --size 224
     """
 
     images: Data = Data()
-    pretrained: Pretrained = Pretrained()
+    model: Model = Model()
+    experiment: Experiment = Experiment()
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Of the elements, and of what is fitted."""
-    jobs: int = CORES
-    """Processes, each on one core."""
-    output: Path = RESULTS
-    """Folder for zero_shot.csv."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Advise:
-    """Say what to use for a model and images without labels.
+    """Say what to use for a model and images without labels: any folder of images.
 
     Example: equicore images advise --model resnet20.th --data photos --size 32
     """
 
     images: Data = Data()
-    pretrained: Pretrained = Pretrained()
+    model: Model = Model()
 
 
 @dataclasses.dataclass(frozen=True)
 class Finetune:
     """Fine-tune a classifier that is made invariant, and a plain one with as many forwards.
 
-    Writes finetune.csv: the columns of zero_shot.csv, and steps; rows of other models stay.
+    Writes finetune.csv: the columns of zero_shot.csv, and steps.
 
     Example: equicore images finetune --methods equitune lambda_frozen augmented
     """
 
     images: Data = Data()
-    pretrained: Pretrained = Pretrained()
-    methods: tuple[Method, ...] = (
-        "plain", "augmented", "equitune", "equizero_mean", "equizero_plain", "lambda_frozen",
-        "lambda_joint",
-    )  # fmt: skip
+    model: Model = Model()
+    experiment: Experiment = Experiment()
+    methods: tuple[Method, ...] = get_args(Method)
     """What is fine-tuned; equizero's straight-through gradient is of the mean or the plain view."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the order of the images, and of what is fitted."""
@@ -159,10 +167,6 @@ class Finetune:
     """Images in a step, of which each has all its views; those without views have more images."""
     learning_rate: float = 3e-4
     """Adam's."""
-    jobs: int = CORES
-    """Processes, each on one core."""
-    output: Path = RESULTS
-    """Folder for finetune.csv."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +177,7 @@ class Table:
     """
 
     folder: tyro.conf.Positional[Path] = RESULTS
-    """Holds zero_shot.csv, and finetune.csv if there was a fine-tuning."""
+    """Holds zero_shot.csv, finetune.csv, or both, and networks.csv if networks were trained."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,69 +204,78 @@ def run(command: Train | Evaluate | Advise | Finetune | Table | Plot) -> None:
 def _train(arguments: Train) -> None:
     from equicore.applications.images.loading import load
     from equicore.applications.images.training import accuracy, trained
+    from equicore.lab.store import read_tensors
 
     check_least(arguments, epochs=1, seed=0)
     check_writable(arguments.runs / "network")
-    train, test = (_read(arguments.images, split) for split in ("train", "test"))
+    table = arguments.output / "networks.csv"
+    check_rows(table, NETWORK_KEYS)
+    train, test = _both(arguments.images)
     name, epochs, seed = arguments.network, arguments.epochs, arguments.seed
     file = trained(name, train, arguments.runs, arguments.captions, epochs, seed)
-    part = accuracy(load(file, test), test)
-    print(f"{file}\n{100 * part:.1f} % of the {len(test)} test images, upright")
+    model, header = load(file, test), read_tensors(file)[1]
+    row = {
+        "network": file.stem,
+        "dataset": test.name,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "epochs": header["recipe"]["epochs"],
+        "minutes": header["seconds"] / 60,
+        "accuracy": accuracy(model, test),
+    }
+    add_rows(table, pd.DataFrame([row]), NETWORK_KEYS)
+    part = f"{100 * row['accuracy']:.1f} % of the {len(test)} test images, upright"
+    print(f"{file}\n{part}; {row['minutes']:.1f} minutes\n{table}")
 
 
 def _evaluate(arguments: Evaluate) -> None:
     from equicore.applications.images import report
-    from equicore.applications.images.experiment import COLUMNS, measure
+    from equicore.applications.images.experiment import measure
     from equicore.lab.jobs import Workers
 
     check_several(arguments, "seeds")
-    check_least(arguments, jobs=1)
-    file = arguments.output / "zero_shot.csv"
-    check_writable(file)
-    others = _without(file, COLUMNS)
-    studies = _studies(arguments.images, arguments.pretrained)
-    for study in studies:
-        study.prepare()  # once, not in every process
-    pairs = itertools.product(studies, arguments.seeds)
-    tasks = [functools.partial(measure, study, seed) for study, seed in pairs]
-    tables = Workers(arguments.jobs).map(tasks, "evaluate")
-    write_csv(file, others(pd.concat(tables)), "%.6f")
-    drawn = [report.write_weights(study, arguments.output) for study in studies]
+    output, jobs = arguments.experiment.output, arguments.experiment.jobs
+    file, keys = output / "zero_shot.csv", [*KEYS, "condition"]
+    check_rows(file, keys)
+    studies = _studies(arguments)
+    tasks = [functools.partial(measure, s, seed) for s in studies for seed in arguments.seeds]
+    _add_measured(file, Workers(jobs).map(tasks, "evaluate"), keys)
+    drawn = [report.write_weights(study, output) for study in studies]
     print(file, *itertools.chain.from_iterable(drawn), sep="\n")
 
 
 def _advise(arguments: Advise) -> None:
+    from equicore.applications.images import loading
     from equicore.applications.images.experiment import advice
+    from equicore.applications.images.methods import GROUPS
 
-    for study in _studies(arguments.images, arguments.pretrained):
-        print(f"{study.group}: {advice(study)}")
+    images, of = _read(arguments.images, "train", labelled=False), arguments.model
+    _check(of, images)
+    model = loading.without_classes(_source(arguments.images, of)).to(of.device)
+    features = of.features or loading.features_of(model, images)
+    for group in of.groups:
+        print(f"{group}: {advice(model, images, GROUPS[group](), features, of.fit_steps)}")
 
 
 def _tune(arguments: Finetune) -> None:
     from equicore.applications.images import finetune
-    from equicore.applications.images.experiment import COLUMNS
     from equicore.lab.jobs import Workers
 
     steps, rate = arguments.steps, arguments.learning_rate
     check_several(arguments, "methods", "seeds")
-    check_least(arguments, batch_size=1, jobs=1)
+    check_least(arguments, batch_size=1)
     if not steps or list(steps) != sorted(set(steps)) or steps[0] < 0:
         raise ValueError(f"--steps rise, from 0 on; got {' '.join(map(str, steps))}")
     if not 0 < rate < math.inf:
         raise ValueError(f"--learning-rate must be positive; got {rate}")
-    file = arguments.output / "finetune.csv"
-    check_writable(file)
-    others = _without(file, [*COLUMNS, "steps"])
+    file, keys = arguments.experiment.output / "finetune.csv", [*KEYS, "steps"]
+    check_rows(file, keys)
     tuning = finetune.Tuning(steps, arguments.batch_size, rate)
-    studies = _studies(arguments.images, arguments.pretrained)
-    for study in studies:
-        study.prepare()
     tasks = [
         functools.partial(finetune.measure, study, method, tuning, seed)
-        for study, seed, method in itertools.product(studies, arguments.seeds, arguments.methods)
+        for study in _studies(arguments)
+        for seed, method in itertools.product(arguments.seeds, arguments.methods)
     ]
-    tables = Workers(arguments.jobs).map(tasks, "finetune")
-    write_csv(file, others(pd.concat(tables)), "%.6f")
+    _add_measured(file, Workers(arguments.experiment.jobs).map(tasks, "finetune"), keys)
     print(file)
 
 
@@ -273,77 +286,106 @@ def _report(arguments: Table) -> None:
     print(*write(arguments.folder), sep="\n")
 
 
-def _read(data: Data, split: str, familiar: str | None = None) -> Images:
+def _read(data: Data, split: str, labelled: bool = True, other: str | None = None) -> Images:
+    """Images of one split, of another folder if it is named."""
     from equicore.applications.images.data import read
-    from equicore.applications.images.experiment import check_square
     from equicore.applications.images.methods import GROUPS
+    from equicore.applications.images.study import check_square
 
-    if familiar is not None:
-        return read(familiar, split, mode=data.mode, size=data.size, labelled=False)
-    images = read(data.data, split, mode=data.mode, size=data.size, names=data.names)
-    if data.under is None:
+    names = data.names if labelled else None
+    options: dict[str, Any] = {"mode": data.mode, "size": data.size, "labelled": labelled}
+    images = read(other or data.data, split, names=names, **options)
+    if data.under is None or other is not None:
         return images
     check_square(images, data.under)
-    moved = images.moved(GROUPS[data.under](), seed=0 if split == "train" else 1)
+    # with seeds that no measurement has, which would undo it
+    moved = images.moved(GROUPS[data.under](), seed=10**6 + (split == "test"))
     return dataclasses.replace(moved, name=f"{images.name}-{data.under}")
 
 
-def _studies(data: Data, pretrained: Pretrained) -> list[Study]:
-    """A study for each group; raises for whatever does not fit, before any long work."""
-    from equicore.applications.images import experiment, loading, training
-
-    check_several(pretrained, "groups")
-    check_least(pretrained, fit_steps=1, look_steps=1, most_familiar=1)
-    check_writable(pretrained.runs / "network")
-    train, test = (_read(data, split) for split in ("train", "test"))
-    if train.classes != test.classes:
-        raise ValueError(f"the classes of {data.data} are others in its training and test images")
-    familiar = None
-    if pretrained.familiar is not None:
-        familiar = _read(data, "train", pretrained.familiar)
-        if familiar.pixels.shape[1:] != train.pixels.shape[1:]:
+def _both(data: Data) -> tuple[Images, Images]:
+    """Images to train on and to test."""
+    train, test = _read(data, "train"), _read(data, "test")
+    for what in ("classes", "shape"):
+        if getattr(train, what) != getattr(test, what):
             raise ValueError(
-                f"images of --familiar have the shape {tuple(familiar.pixels.shape[1:])}, those of "
-                f"--data {tuple(train.pixels.shape[1:])}; --size and --mode make them alike"
+                f"the {what} of the images to train on are {getattr(train, what)}, of those to "
+                f"test {getattr(test, what)}"
             )
-        if len(familiar) > pretrained.most_familiar:
-            _, familiar = familiar.split(pretrained.most_familiar / len(familiar), seed=0)
-    for group in pretrained.groups:
-        experiment.check_square(test, group)
-    source = pretrained.model
-    if source is None:
-        if data.data is not None:
-            raise ValueError("--data needs a --model; train one with: equicore images train")
-        source = str(training.trained("small", train, pretrained.runs))
-    if pretrained.probe:
-        model = training.probed(loading.load(source, None), train, pretrained.runs)
-    else:
-        model = loading.load(source, test)
-    label = pretrained.label or Path(source).stem
-    features = pretrained.features or loading.features_of(model)
-    study = experiment.Study(
-        model, label, train, test, "turns", features, pretrained.runs, familiar,
-        fit_steps=pretrained.fit_steps, look_steps=pretrained.look_steps,
+    return train, test
+
+
+def _check(of: Model, images: Images) -> None:
+    """Raise ValueError for options that cannot be."""
+    from equicore.applications.images.study import check_square
+    from equicore.lab.devices import check_device
+
+    check_several(of, "groups")
+    check_least(of, fit_steps=1)
+    check_device(of.device)
+    check_writable(of.runs / "network")
+    for group in of.groups:
+        check_square(images, group)
+
+
+def _source(data: Data, of: Model) -> str:
+    """The model's name, or the file of a small network for the digits, trained now."""
+    from equicore.applications.images.training import trained
+
+    if of.model is not None:
+        return of.model
+    if data.data is not None:
+        raise ValueError("--data needs a --model; train one with: equicore images train")
+    return str(trained("small", _read(data, "train"), of.runs))
+
+
+def _studies(arguments: Evaluate | Finetune) -> list[Study]:
+    """A study for each group; raises for whatever does not fit, before any long work."""
+    from equicore.applications.images import loading, training
+    from equicore.applications.images.orbits import Seen
+    from equicore.applications.images.study import Study
+
+    of, how = arguments.model, arguments.experiment
+    check_least(how, look_steps=1, most_familiar=1, jobs=1)
+    train, test = _both(arguments.images)
+    _check(of, test)
+    familiar = None
+    if how.familiar is not None:
+        familiar = _read(arguments.images, "train", labelled=False, other=how.familiar)
+        if familiar.shape != test.shape:
+            raise ValueError(
+                f"images of --familiar have the shape {familiar.shape}, of --data {test.shape}; "
+                "--size and --mode make them alike"
+            )
+        if len(familiar) > how.most_familiar:
+            _, familiar = familiar.split(how.most_familiar / len(familiar), seed=0)
+    source = _source(arguments.images, of)
+    model = loading.without_classes(source) if how.probe else loading.load(source, test)
+    features = of.features or loading.features_of(model, test)
+    Seen(model, features)  # which names a submodule that there is none of
+    model = model.to(of.device)
+    if how.probe:
+        model = loading.checked(training.probed(model, train, of.runs), test)
+    study = Study(
+        model, how.label or Path(source).stem, train, test, of.groups[0], features, of.runs,
+        familiar, fit_steps=of.fit_steps, look_steps=how.look_steps,
     )  # fmt: skip
-    return [dataclasses.replace(study, group=group) for group in pretrained.groups]
+    studies = [dataclasses.replace(study, group=group) for group in of.groups]
+    for study in studies:
+        study.prepare()  # once, not in every process
+    return studies
 
 
-def _without(file: Path, columns: Sequence[str]) -> Callable[[pd.DataFrame], pd.DataFrame]:
-    """Adds new rows to those in a file that are of other models, data sets or groups.
-
-    Raises:
-        ValueError: If the file is another table.
-    """
-    found = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=list(columns))
-    if missing := set(columns) - set(found.columns):
-        raise ValueError(
-            f"{file} is another table, without {', '.join(sorted(missing))}; name another --output"
-        )
-
-    def add(new: pd.DataFrame) -> pd.DataFrame:
-        keys = ["dataset", "model", "group"]
-        known = set(new[keys].itertuples(index=False, name=None))
-        kept = [row not in known for row in found[keys].itertuples(index=False, name=None)]
-        return pd.concat([found[kept], new]) if any(kept) else new
-
-    return add
+def _add_measured(file: Path, tables: Sequence[pd.DataFrame], keys: list[str]) -> None:
+    """Add rows to a table, unless another model has the same name in it."""
+    new = pd.concat(tables)
+    if file.is_file():
+        found = pd.read_csv(file)
+        same = ["dataset", "model"]
+        both = found[[*same, "digest"]].merge(new[[*same, "digest"]].drop_duplicates(), on=same)
+        if (both.digest_x != both.digest_y).any():
+            raise ValueError(
+                f"{file} has rows of another model, or of other images, that are also called "
+                f"{' and '.join(both[same].iloc[0])}; give this one a --label"
+            )
+    add_rows(file, new, keys)

@@ -12,10 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equicore.groups import Group
 from equicore.lab import pictures
 from equicore.lab.store import digest
 from equicore.representations import Representation
 
+HELD_OUT = 0.1
+"""Part of the training images that nothing is trained on here: methods are chosen by them."""
 CIFAR = {
     # of each version: its files of each split, the bytes before an image, and the names of classes
     "cifar10": (
@@ -43,6 +46,11 @@ class Images:
         """Some of them."""
         return dataclasses.replace(self, pixels=self.pixels[rows], labels=self.labels[rows])
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image: (channels, rows, columns)."""
+        return tuple(self.pixels.shape[1:])
+
     @functools.cached_property
     def digest(self) -> str:
         """Sixteen characters that are others for other images or labels."""
@@ -58,7 +66,9 @@ class Images:
         """What networks take: values from 0 to 1, in float32."""
         return self.pixels.float() / 255
 
-    def batches(self, size: int, seed: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, size: int, seed: int | None = None, device: torch.device | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Pairs (inputs, labels), in their order or in a random one; the last may be smaller."""
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         order = torch.arange(len(self))
@@ -66,12 +76,16 @@ class Images:
             order = torch.randperm(len(self), generator=generator)
         for rows in order.split(size):
             some = self[rows]
-            yield some.inputs(), some.labels
+            yield some.inputs().to(device), some.labels.to(device)
+
+    def drawn(self, group: Group, seed: int) -> Tensor:
+        """A random element for each image, the same for the same seed."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randint(len(group), (len(self),), generator=generator)
 
     def moved(self, rep: Representation, seed: int) -> Images:
-        """Each image under a random element of the group, the same for the same seed."""
-        generator = torch.Generator().manual_seed(seed)
-        elements = torch.randint(len(rep.group), (len(self),), generator=generator)
+        """Each image under the element that is `drawn` for it."""
+        elements = self.drawn(rep.group, seed)
         return dataclasses.replace(self, pixels=rep.act_each(elements, self.pixels))
 
 
@@ -110,8 +124,10 @@ def read(
     if path is None:
         return _digits(split)
     if str(path).startswith("hf:"):
-        return _hugging_face(str(path)[3:], split, mode=mode, size=size)
+        return _hugging_face(str(path)[3:], split, labelled, mode=mode, size=size)
     folder = Path(path)
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file; name the folder that it is in")
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; name one with images of each class")
     for version, (files, skipped, listed) in CIFAR.items():
@@ -123,6 +139,8 @@ def read(
             "read; get the binary version (cifar-10-binary.tar.gz or cifar-100-binary.tar.gz)"
         )
     found, labels, classes = _listed(folder, split, names, labelled)
+    if not found:
+        raise ValueError(f"{folder} has too few images to set a fifth of them apart")
     pixels = torch.from_numpy(pictures.read_all(found, mode=mode, size=size))
     return Images(pixels, torch.tensor(labels), classes, folder.resolve().name)
 
@@ -175,7 +193,7 @@ def _listed(
     root = next((folder / name for name in called if name in below), folder)
     if apart and root == folder:
         raise FileNotFoundError(f"{folder} has no {' or '.join(called)}; it has {sorted(below)}")
-    found = [p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    found = [p.name for p in root.iterdir() if p.is_dir() and p.name[0] not in "._"]
     if not labelled:
         files = pictures.files_in(root)
         labels, classes = [0] * len(files), ("image",)
@@ -208,7 +226,7 @@ def _named(names: Path, found: Sequence[str], numbered: bool) -> tuple[str, ...]
     return tuple(lines)
 
 
-def _hugging_face(name: str, split: str, **options: Any) -> Images:
+def _hugging_face(name: str, split: str, labelled: bool, **options: Any) -> Images:
     """A data set with a column of images and one of class labels."""
     try:
         import datasets  # type: ignore[import-not-found]
@@ -216,17 +234,23 @@ def _hugging_face(name: str, split: str, **options: Any) -> Images:
         raise ImportError("hf: needs the package datasets: pip install datasets") from error
     found = datasets.load_from_disk(name) if Path(name).is_dir() else datasets.load_dataset(name)
     if isinstance(found, datasets.DatasetDict):
-        if split not in found:
+        called = [split, *(("val", "validation") if split == "test" else ())]
+        if not set(called) & set(found):
             raise FileNotFoundError(f"{name} has the splits {', '.join(found)}; got {split!r}")
-        found = found[split]
-    kinds = {kind: [c for c, f in found.features.items() if isinstance(f, kind)]
-             for kind in (datasets.Image, datasets.ClassLabel)}  # fmt: skip
-    if any(len(columns) != 1 for columns in kinds.values()):
+        found = next(found[one] for one in called if one in found)
+    columns = [
+        [name for name, of in found.features.items() if isinstance(of, kind)]
+        for kind in (datasets.Image, datasets.ClassLabel)
+    ]
+    if len(columns[0]) != 1 or (labelled and len(columns[1]) != 1):
         raise ValueError(
             f"{name} needs one column of images and one of class labels; it has {found.features}"
         )
-    (image,), (label,) = kinds.values()
     where = [f"{name}[{row}]" for row in range(len(found))]
-    pixels = torch.from_numpy(pictures.read_all(found[image], where, **options))
-    classes = tuple(found.features[label].names)
-    return Images(pixels, torch.tensor(found[label]), classes, name)
+    pixels = torch.from_numpy(pictures.read_all(found[columns[0][0]], where, **options))
+    if not labelled:
+        return Images(pixels, torch.zeros(len(pixels), dtype=torch.long), ("image",), name)
+    labels = torch.tensor(found[columns[1][0]])
+    if int(labels.min()) < 0:
+        raise ValueError(f"the {split} split of {name} has no labels (-1)")
+    return Images(pixels, labels, tuple(found.features[columns[1][0]].names), name)

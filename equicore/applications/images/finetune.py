@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import torch
@@ -13,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from equicore.applications.images import methods
-from equicore.applications.images.data import Images
-from equicore.applications.images.experiment import COLUMNS, Study
+from equicore.applications.images.experiment import named
+from equicore.applications.images.names import Method
 from equicore.applications.images.orbits import Seen, invariant
+from equicore.applications.images.study import Study
 from equicore.finetuning import GroupAugmentation, fit
 from equicore.lab.store import digest, remembered, rounds
 from equicore.reduce import Best, Identity, Mean, Reducer, StraightThrough, WeightedMean
@@ -24,10 +28,6 @@ from equicore.scores import max_value
 from equicore.symmetrize import Symmetrized
 from equicore.weights import MLPWeight
 
-Method = Literal[
-    "plain", "augmented", "equitune", "equizero_mean", "equizero_plain",
-    "lambda_frozen", "lambda_joint",
-]  # fmt: skip
 METHODS: tuple[Method, ...] = get_args(Method)
 ALONE = ("plain", "augmented")
 """Models that run once for an image, which nothing makes invariant."""
@@ -41,7 +41,7 @@ class Tuning:
     steps: tuple[int, ...] = (0, 100, 300, 1000)  # they are evaluated after so many; they rise
     batch_size: int = 16  # images, of which each has all its views
     learning_rate: float = 3e-4
-    tested: int = 2000  # test images, the first ones; all of them after the last step
+    tested: int = 2000  # test images, drawn at random; all of them after the last step
 
 
 def tunable(study: Study, method: Method, seed: int) -> tuple[nn.Module, list[nn.Parameter]]:
@@ -51,7 +51,7 @@ def tunable(study: Study, method: Method, seed: int) -> tuple[nn.Module, list[nn
     it is. The weights of lambda-equitune are fitted without labels first; then they are frozen, as
     in the paper, or trained with the model.
     """
-    seen = Seen(study.copy_of_model(), study.features)
+    seen = Seen(copy.deepcopy(study.model), study.features)
     model = list(seen.parameters())
     if method in ALONE:
         return seen, model
@@ -63,10 +63,11 @@ def tunable(study: Study, method: Method, seed: int) -> tuple[nn.Module, list[nn
     }
     if method in reducers:
         return _symmetrized(study, seen, reducers[method]), model
-    known = study.table(study.parts()[0])
+    known = study.familiar_table()
     fitted, _ = methods.fit_unlabelled(study.rep.group, known, seed, steps=study.fit_steps)
     weight = MLPWeight({"features": known["features"].shape[-1:]}, fitted.hidden)
     weight.load_state_dict(fitted.state_dict())
+    weight.to(study.model.device)
     mean = WeightedMean(weight, of_outputs=True)
     trained = [*model, *weight.parameters()] if method == "lambda_joint" else model
     return _symmetrized(study, seen, mean), trained
@@ -80,59 +81,54 @@ def measure(study: Study, method: Method, tuning: Tuning, seed: int) -> pd.DataF
     """Accuracies on moved test images after some numbers of steps.
 
     All see as many views in a step: a plain model and augmentation take |G| times as many images.
-    A fine-tuning that was killed goes on from the last evaluation. Returns a table of the columns
-    of `equicore.applications.images.experiment`, and "steps".
-
-    Raises:
-        FileExistsError: If the folder holds a fine-tuning of other settings.
+    What was done is kept at each evaluation; a fine-tuning that was killed goes on from there.
+    Returns a table of the columns of `equicore.applications.images.experiment`, and "steps".
     """
     settings = {**study.settings, **dataclasses.asdict(tuning), "method": method, "tuned": seed}
-    name = f"finetune-{digest(settings)}"
-
-    def made() -> pd.DataFrame:
-        resume = study.folder / f"{name}.safetensors"
+    stem = study.folder / f"finetune-{digest(settings)}"
+    files = [stem.with_name(f"{stem.name}-{steps}.csv") for steps in tuning.steps]
+    if not all(file.is_file() for file in files):
         model, trained = tunable(study, method, seed)
         optimizer = torch.optim.Adam(trained, tuning.learning_rate)
         stages = list(itertools.pairwise((0, *tuning.steps)))
-        tables = []
-        for number in rounds(resume, settings, len(stages), seed, model=model, optimizer=optimizer):
-            first, last = stages[number]
+        resume = stem.with_suffix(".safetensors")
+        for stage in rounds(resume, settings, len(files), seed, model=model, optimizer=optimizer):
+            first, last = stages[stage]
             if last > first:
-                stage = itertools.islice(_batches(study, method, tuning, seed), first, last)
-                fit(model, stage, _loss, optimizer, steps=last - first, progress=False)
-            remembered(*_evaluation(study, method, tuning, seed, number, model))
-        for number in range(len(stages)):
-            tables.append(remembered(*_evaluation(study, method, tuning, seed, number, model)))
-        resume.unlink(missing_ok=True)
-        return pd.concat(tables)
+                batches = itertools.islice(_batches(study, method, tuning, seed), first, last)
+                fit(model, batches, _loss, optimizer, steps=last - first, progress=False)
+            made = functools.partial(_evaluated, study, method, tuning, seed, stage, model)
+            remembered(files[stage], settings, made)
+    lost = functools.partial(_lost, stem)
+    tables = [remembered(file, settings, lost) for file in files]
+    stem.with_suffix(".safetensors").unlink(missing_ok=True)
+    return named(pd.concat(tables), study, seed, ("steps",))
 
-    return remembered(study.folder / f"{name}.csv", settings, made)
 
-
-def _evaluation(
-    study: Study, method: Method, tuning: Tuning, seed: int, number: int, model: nn.Module
-) -> tuple[Any, ...]:
-    """The arguments of `remembered` for the accuracy after a stage."""
-    last = number == len(tuning.steps) - 1
-    images = study.test if last else study.test[slice(0, tuning.tested)]
-    settings = {**study.settings, **dataclasses.asdict(tuning), "method": method, "tuned": seed}
-    settings["stage"] = number
-
-    def made() -> pd.DataFrame:
-        right = _right(model, images.moved(study.rep, seed))
-        cost = 1 if method in ALONE else len(study.rep.group)
-        row = (study.test.name, study.name, "moved", study.group, method, seed, right, len(images))
-        return pd.DataFrame([(*row, cost, tuning.steps[number])], columns=[*COLUMNS, "steps"])
-
-    return study.folder / f"finetune-{digest(settings)}.csv", settings, made
+def _lost(stem: Path) -> pd.DataFrame:
+    raise FileNotFoundError(f"what was measured of {stem} is lost in part; delete {stem}*")
 
 
 @torch.no_grad()
-def _right(model: nn.Module, images: Images) -> float:
-    """The part of images that a model classifies right."""
+def _evaluated(
+    study: Study, method: Method, tuning: Tuning, seed: int, stage: int, model: nn.Module
+) -> pd.DataFrame:
+    """The accuracy after a stage, a row."""
+    images, last = study.test, stage == len(tuning.steps) - 1
+    if not last and len(images) > tuning.tested:
+        _, images = images.split(tuning.tested / len(images), seed=0)
     model.eval()
-    counts = [int((model(x)["logits"].argmax(-1) == y).sum()) for x, y in images.batches(64)]
-    return sum(counts) / len(images)
+    pairs = images.moved(study.rep, seed).batches(64, device=study.model.device)
+    count = sum(int((model(x)["logits"].argmax(-1) == y).sum()) for x, y in pairs)
+    row = {
+        "condition": "moved",
+        "method": method,
+        "accuracy": count / len(images),
+        "images": len(images),
+        "forwards": 1 if method in ALONE else len(study.rep.group),
+        "steps": tuning.steps[stage],
+    }
+    return pd.DataFrame([row])
 
 
 def _batches(
@@ -143,7 +139,8 @@ def _batches(
     size = tuning.batch_size * (len(group) if method in ALONE else 1)
     augment = GroupAugmentation(study.rep, Trivial(group))
     for epoch in itertools.count():
-        for inputs, labels in study.parts()[0].batches(size, 1000 * seed + epoch):
+        pairs = study.parts[0].batches(size, 1000 * seed + epoch, study.model.device)
+        for inputs, labels in pairs:
             yield augment(inputs, labels) if method == "augmented" else (inputs, labels)
 
 

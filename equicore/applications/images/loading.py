@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +17,20 @@ from equicore.applications.images.clip import Pair
 from equicore.applications.images.data import Images
 from equicore.applications.images.networks import IMAGENET, NETWORKS, Classifier, ResNet
 from equicore.lab.store import load_state_tensors, read_tensors, write_state
+from equicore.trees import leaves
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+"""What published weights with ten outputs tell apart, in their order."""
 
 
-def load(source: str | Path, images: Images | None) -> Classifier:
+def load(source: str | Path, images: Images) -> Classifier:
     """A pretrained classifier in eval mode, for the classes of some images.
 
     Args:
         source: A file that `equicore images train` wrote; weights of a ResNet for CIFAR in the form
             of akamaster/pytorch_resnet_cifar10 (.th, .pt or .pth); or a folder or a hub id of
-            Hugging Face, of an image classifier or of a CLIP-like model, which classifies by text.
-        images: Whose classes are told apart. One of them is tried. None if the classes do not
-            matter, as the last layer is going to be replaced.
+            Hugging Face, of an image classifier or of a CLIP, which classifies by text.
+        images: Whose classes are told apart. One of them is tried.
 
     Raises:
         FileNotFoundError: If there is no such file, folder or model.
@@ -33,19 +38,31 @@ def load(source: str | Path, images: Images | None) -> Classifier:
             or has other classes.
         ImportError: If it needs transformers, which is not installed.
     """
+    found = opened(source)
+    model = found if isinstance(found, Classifier) else found.classifier(images.classes)
+    return checked(model, images)
+
+
+def without_classes(source: str | Path) -> Classifier:
+    """What `load` gives, for uses in which the classes do not matter; of a pair its image features.
+
+    Errors are those of `load`.
+    """
+    found = opened(source)
+    if isinstance(found, Classifier):
+        return found
+    colours = found.mean.flatten().tolist(), found.std.flatten().tolist()
+    return Classifier(nn.Sequential(found.image), (), *colours).eval()
+
+
+def opened(source: str | Path) -> Classifier | Pair:
+    """A classifier or a pair of encoders, in eval mode; errors are those of `load`."""
     path = Path(source)
     if path.suffix in (".th", ".pt", ".pth", ".safetensors") and not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    if path.is_file():
-        found = _own(path) if path.suffix == ".safetensors" else _published(path)
-    else:
-        found = _hugging_face(str(source))
-    if images is not None:
-        model = found if isinstance(found, Classifier) else found.classifier(images.classes)
-        return checked(model.eval(), images)
-    if isinstance(found, Classifier):
-        return found.eval()
-    raise ValueError(f"{source} classifies by text, whatever the classes are: it needs no --probe")
+    if not path.is_file():
+        return _hugging_face(str(source)).eval()
+    return (_own(path) if path.suffix == ".safetensors" else _published(path)).eval()
 
 
 def checked(model: Classifier, images: Images) -> Classifier:
@@ -53,24 +70,23 @@ def checked(model: Classifier, images: Images) -> Classifier:
 
     Names of classes are compared where the model has some, in lower case and without underscores.
     """
-    channels, (rows, columns) = images.pixels.shape[1], images.pixels.shape[2:]
+    channels = images.pixels.shape[1]
     if channels != len(model.mean):
         raise ValueError(
             f"the images have {channels} channels and the model takes {len(model.mean)}; "
             f"--mode {'L' if len(model.mean) == 1 else 'RGB'} converts them"
         )
-    try:
-        with torch.no_grad():
-            outputs = model(images[:1].inputs()).shape[-1]
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"the model does not take images of {rows} x {columns} pixels; --size resizes them: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
+    outputs = check_takes(model, images).shape[-1]
     if outputs != len(images.classes):
         raise ValueError(
             f"the model tells {outputs} classes apart and the images have {len(images.classes)}; "
             "--probe fits its last two layers to them"
+        )
+    if not model.classes:
+        warnings.warn(
+            f"the model names no classes: output 0 is taken for {images.classes[0]!r}, and so on "
+            f"to {images.classes[-1]!r}",
+            stacklevel=3,
         )
     known, wanted = ([_plain(name) for name in names] for names in (model.classes, images.classes))
     if known and set(known) != set(wanted):
@@ -79,29 +95,64 @@ def checked(model: Classifier, images: Images) -> Classifier:
             f"the model's classes are others than the images', such as {other!r}; --probe fits its "
             "last two layers to them, --names gives numbered folders their names"
         )
+    if known and len(set(known)) < len(known):
+        raise ValueError(
+            "the model has classes of the same name, so that they cannot be told apart"
+        )
     if known and known != wanted:
         model.reorder([known.index(name) for name in wanted], images.classes)
     return model
 
 
-def features_of(model: Classifier) -> tuple[str, ...]:
-    """The submodules whose outputs weights see, where they are known.
+@torch.no_grad()
+def check_takes(model: nn.Module, images: Images) -> torch.Tensor:
+    """What a model gives for the first image; raise ValueError if it takes none of this size."""
+    rows, columns = images.pixels.shape[2:]
+    try:
+        return model(images[slice(0, 1)].inputs())
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"the model does not take images of {rows} x {columns} pixels; --size resizes them: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+def features_of(model: Classifier, images: Images) -> tuple[str, ...]:
+    """The submodules whose outputs weights see, where none are named.
+
+    Of a ResNet for CIFAR the last two stages, of a pair the features of the image; of others the
+    last maps, or words and patches, that one image gives.
 
     Raises:
-        ValueError: If they are not.
+        ValueError: If there are none.
     """
     network, name = model.network, "network"
-    if isinstance(network, nn.Sequential) and len(network):
-        network, name = network[0], "network.0"
+    if isinstance(network, nn.Sequential) and not isinstance(network[-1], nn.Linear):
+        network, name = network[0], "network.0"  # of a pair
     if isinstance(network, ResNet):
         return f"{name}.layer2", f"{name}.layer3"
     if name == "network.0":
         return (name,)
-    some = [name for name, _ in model.named_modules() if 1 <= name.count(".") <= 3]
-    raise ValueError(
-        "name the submodules whose outputs the weights of lambda-equitune see, after --features: "
-        f"one near the end at least; the model has {', '.join(some[:30])}"
-    )
+    found: list[str] = []
+
+    def look(name: str, output: Any) -> None:
+        first = next((leaf for leaf in leaves(output) if isinstance(leaf, torch.Tensor)), None)
+        if first is not None and first.ndim in (3, 4) and first[0].numel() > first.shape[1]:
+            found.append(name)
+
+    hooks = [
+        module.register_forward_hook(lambda _m, _i, y, name=name: look(name, y))
+        for name, module in model.named_modules()
+    ]
+    check_takes(model, images)
+    for hook in hooks:
+        hook.remove()
+    if not found:
+        raise ValueError(
+            "name a submodule whose outputs the weights of lambda-equitune see, after --features; "
+            f"the model has {', '.join([name for name, _ in model.named_modules() if name][:30])}"
+        )
+    return (found[-1],)
 
 
 def write(file: Path, model: Classifier | Pair, name: str, settings: dict[str, Any]) -> None:
@@ -149,7 +200,7 @@ def _published(path: Path) -> Classifier:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"{path} is no ResNet for CIFAR: {str(error).splitlines()[1]}") from error
-    return Classifier(network)
+    return Classifier(network, CIFAR10 if outputs == 10 else ())
 
 
 def _hugging_face(source: str) -> Classifier | Pair:
@@ -165,22 +216,36 @@ def _hugging_face(source: str) -> Classifier | Pair:
     try:
         config = transformers.AutoConfig.from_pretrained(source)
         looks = ImageProcessingMixin.get_image_processor_dict(source)[0]
-        if hasattr(config, "text_config"):
+        if config.model_type == "clip":
             model = transformers.AutoModel.from_pretrained(source)
             tokenizer = transformers.AutoTokenizer.from_pretrained(source)
         else:
             model = transformers.AutoModelForImageClassification.from_pretrained(source)
     except (OSError, ValueError, json.JSONDecodeError) as error:
         raise FileNotFoundError(
-            f"{source} is no file and no whole model folder here, and not to be had from Hugging "
-            f"Face's hub: {str(error).strip().splitlines()[0]}"
+            f"{source} is no file and no whole folder here of an image classifier or a CLIP, and "
+            f"not to be had from Hugging Face's hub: {str(error).strip().splitlines()[0]}"
         ) from error
-    colours = looks.get("image_mean", IMAGENET[0]), looks.get("image_std", IMAGENET[1])
-    if hasattr(config, "text_config"):
-        return clip.from_hugging_face(model.eval(), tokenizer, *colours)
+    model = model.float().eval()
+    colours = _colours(source, looks)
+    if config.model_type == "clip":
+        return clip.from_hugging_face(model, tokenizer, *colours)
     names = [config.id2label[place] for place in range(config.num_labels)]
     unnamed = all(name.startswith("LABEL_") for name in names)
     return Classifier(model, () if unnamed else names, *colours)
+
+
+def _colours(source: str, looks: dict[str, Any]) -> tuple[Sequence[float], Sequence[float]]:
+    """By what images with values from 0 to 1 are normalised, as a model's preprocessor says."""
+    for odd in ("do_flip_channel_order", "rescale_offset"):
+        if looks.get(odd):
+            raise ValueError(
+                f"{source} prepares images by {odd}, which is not done here; make a Classifier of "
+                "a module that does it"
+            )
+    if not looks.get("do_normalize", True):
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    return looks.get("image_mean") or IMAGENET[0], looks.get("image_std") or IMAGENET[1]
 
 
 def _plain(name: str) -> str:

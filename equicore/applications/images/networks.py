@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from equicore.lab.store import digest
+
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and deviation of colours by which pretrained networks usually normalise."""
 
@@ -49,9 +51,20 @@ class Classifier(nn.Module):
         logits = output if isinstance(output, Tensor) else output.logits
         return logits if self.places is None else logits[:, self.places]
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is computed."""
+        return self.mean.device
+
+    def digest(self) -> str:
+        """Sixteen characters that are others for other parameters or classes."""
+        parts = [t for t in (*self.state_dict().values(), self.places) if t is not None]
+        content = b"".join(t.detach().cpu().numpy().tobytes() for t in parts)
+        return digest(content + repr((self.classes, str(self.network))).encode())
+
     def reorder(self, places: Sequence[int], classes: Sequence[str]) -> None:
         """Put the logits in the order of other classes, of which the i-th was at ``places[i]``."""
-        self.places = torch.tensor(places)
+        self.places = torch.tensor(places, device=self.device)
         self.classes = tuple(classes)
 
 
@@ -166,6 +179,14 @@ def with_new_head(
     setattr(model.get_submodule(parent), name, head)
     model.classes = tuple(classes)
     return model, head
+
+
+class Unit(nn.Module):
+    """Pixels, integers from 0 to 255, as values from 0 to 1."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Of any shape."""
+        return pixels.float() / 255
 
 
 def orientation(width: int, channels: int) -> nn.Sequential:

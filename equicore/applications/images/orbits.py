@@ -89,10 +89,11 @@ def tabulate(
     """What a model returns under some names for all views of images, so many at a time."""
     symmetrized = Symmetrized(model.eval(), rep, invariant(rep.group, names), Mean())
     inverses, parts = torch.tensor(rep.group.inverses), []
+    device = next(model.parameters()).device
     with tqdm(total=len(images), desc="views", unit="image", disable=None) as bar:
-        for inputs, _ in images.batches(max(1, views // len(rep.group))):
+        for inputs, _ in images.batches(max(1, views // len(rep.group)), device=device):
             aligned = symmetrized.aligned(inputs)
-            parts.append({n: aligned[n][inverses].transpose(0, 1) for n in names})
+            parts.append({n: aligned[n].cpu()[inverses].transpose(0, 1) for n in names})
             bar.update(len(inputs))
     return {name: torch.cat([part[name] for part in parts]) for name in names}
 
@@ -111,6 +112,18 @@ class First(nn.Module):
         if isinstance(table, Tensor):
             return table[:, 0]
         return {name: rows[:, 0] for name, rows in table.items()}
+
+
+class Looks(nn.Module):
+    """Weight networks by name, as one that `tabulate` takes: log-weights (B, 1) of each."""
+
+    def __init__(self, networks: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleDict(networks)
+
+    def forward(self, images: Tensor) -> Table:
+        """Of images."""
+        return {name: network(images).unsqueeze(-1) for name, network in self.networks.items()}
 
 
 class Entry(nn.Module):

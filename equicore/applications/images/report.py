@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from equicore.applications.images.experiment import COLUMNS, POWERS, Study, weights
+from equicore.applications.images.experiment import COLUMNS, POWERS, weights
+from equicore.applications.images.study import Study
 from equicore.lab import figures
 from equicore.lab.statistics import Estimate, proportion, t_interval
 from equicore.lab.store import write_text
@@ -44,27 +46,35 @@ ZERO_SHOT = """\
 # Images, zero-shot
 
 Made by `equicore images table` from zero_shot.csv, which `equicore images evaluate` wrote. Accuracy
-in % on test images that are each under a random element of the group: mean over the seeds {seeds},
-[95 % interval over test images, by Wilson], and (standard deviation over seeds, where something is
-fitted or drawn). A seed is that of the elements and of what is fitted. Nothing is fitted or chosen
-on test images: "to choose by" is the accuracy on moved training images, a fifth of all, that
-nothing is fitted on, and **bold** is what is best there of its kind.
+in % on test images that are each under a random element of the group: mean over seeds, [95 %
+interval over test images, by Wilson], and (standard deviation over seeds, where something is
+fitted or drawn). A seed is that of the elements and of what is fitted.
 
-Invariant methods have one accuracy, whatever the elements are.
+Nothing is fitted or chosen on test images: "to choose by" is the accuracy on moved training images,
+a tenth of all, that neither weights nor probes nor networks of `equicore images train` are fitted
+on (models of others may have seen them); **bold** is what is best there of its kind. Invariant
+methods have one accuracy, whatever the elements are, but under eighths of a turn, which are
+approximate. Forwards are what an image costs, in forwards of the model, counted in multiplications.
 """
 FINETUNED = """\
 # Images, fine-tuned
 
 Made by `equicore images table` from finetune.csv, which `equicore images finetune` wrote. Accuracy
-in % on test images under random quarter turns after so many steps: mean over seeds (standard
-deviation); the last column is the 95 % interval by Student's t over seeds. All see as many views in
-a step; the first 2,000 test images are used before the last step, all after it.
+in % on test images under random elements of the group after so many steps: mean over seeds
+(standard deviation); the last column is the 95 % interval by Student's t over seeds. All see as
+many views in a step. Before the last step a random part of the test images is used, all after it.
+"""
+NETWORKS = """\
+# Networks that were trained here
+
+By `equicore images train`; upright accuracy on the test images, in %.
+
 """
 KINDS = ("equizero", "lambda", "orientation")
 
 
 def write_tables(folder: Path) -> list[Path]:
-    """Write zero_shot.md and finetune.md beside what was measured.
+    """Write zero_shot.md and finetune.md, and networks.md, beside what was measured.
 
     Raises:
         FileNotFoundError: If nothing was.
@@ -73,6 +83,12 @@ def write_tables(folder: Path) -> list[Path]:
     tables = _measured(folder)
     for name, table in tables.items():
         write_text(folder / f"{name}.md", PAGES[name](table))
+    if (folder / "networks.csv").is_file():
+        networks = pd.read_csv(folder / "networks.csv").assign(
+            accuracy=lambda t: (100 * t.accuracy).round(1), minutes=lambda t: t.minutes.round(1)
+        )
+        write_text(folder / "networks.md", NETWORKS + frame_markdown(networks) + "\n")
+        tables["networks"] = networks
     return [folder / f"{name}.md" for name in tables]
 
 
@@ -109,7 +125,8 @@ def write_weights(study: Study, folder: Path, seed: int = 0, images: int = 4) ->
         axes[row, 0].set_ylabel(name.replace("_", "\n"), fontsize=7)
     part = float((heaviest == 0).double().mean())
     figure.suptitle(f"{study.name}: heaviest on the upright view (left) in {100 * part:.1f} %")
-    stem = folder / f"weights_{study.name}_{study.group.replace('+', '_')}"
+    named = (study.test.name, study.name, study.group)
+    stem = folder / "_".join(["weights", *(re.sub(r"[^\w.-]", "-", name) for name in named)])
     table = {"dataset": study.test.name, "model": study.name, "group": study.group, "seed": seed,
              "upright_heaviest": part, "mean_largest": float(found.amax(1).mean()),
              "images": len(found)}  # fmt: skip
@@ -162,11 +179,11 @@ def _best(some: pd.DataFrame, kind: str) -> str | None:
 
 
 def _zero_shot_page(table: pd.DataFrame) -> str:
-    page = [ZERO_SHOT.format(seeds=", ".join(map(str, sorted(table.seed.unique()))))]
+    page = [ZERO_SHOT]
     for title, some in _each(table):
         best = {_best(some, kind) for kind in KINDS}
         upright = some[(some.condition == "upright") & (some.method == "plain")]
-        rows = [["plain, upright", f"{_estimate(upright):.1f}", "", "", "1"]]
+        rows = [["plain, images as they are", f"{_estimate(upright):.1f}", "", "", "1"]]
         moved = some[some.condition == "moved"]
         for method in moved.method.unique():
             own = moved[moved.method == method]

@@ -14,8 +14,8 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from equicore.applications.images import clip
-from equicore.applications.images.data import Images
-from equicore.applications.images.loading import write
+from equicore.applications.images.data import HELD_OUT, Images
+from equicore.applications.images.loading import check_takes, write
 from equicore.applications.images.networks import (
     IMAGENET,
     NETWORKS,
@@ -61,8 +61,6 @@ RECIPES = {
     "resnet56": Recipe(20),
 }
 CAPTIONS = Recipe(18, 3e-3, weight_decay=0.05, adam=True)
-HELD_OUT = 0.1
-"""Part of the training images that networks are not trained on."""
 
 
 def augmented(images: Tensor, padding: int, mirror: bool) -> Tensor:
@@ -117,8 +115,10 @@ def trained(
             model = clip.small_pair(network, clip.vocabulary(images.classes), *colours)
             loss = clip.contrastive(model, images.classes)
     rest, _ = images.split(HELD_OUT, seed=0)
-    train(model, rest, loss, recipe, seed, resume, settings)
-    write(file, model, name, settings)
+    with torch.no_grad():
+        check_takes(model.eval(), images)
+    seconds = train(model, rest, loss, recipe, seed, resume, settings)
+    write(file, model, name, {**settings, "seconds": seconds})
     resume.unlink(missing_ok=True)
     return file
 
@@ -126,8 +126,9 @@ def trained(
 @torch.no_grad()
 def accuracy(model: nn.Module, images: Images) -> float:
     """The part of images that a model maps to logits of which that of the label is largest."""
-    right = sum(int((model(x).argmax(-1) == y).sum()) for x, y in images.batches(256))
-    return right / len(images)
+    device = next(model.parameters()).device
+    pairs = images.batches(256, device=device)
+    return sum(int((model(x).argmax(-1) == y).sum()) for x, y in pairs) / len(images)
 
 
 def train(
@@ -140,10 +141,13 @@ def train(
     settings: dict[str, Any],
     *,
     progress: bool = True,
-) -> None:
+) -> float:
     """Train a model in place, from the parameters that it has.
 
     ``file`` keeps its state after each epoch: a training that was killed goes on from there.
+
+    Returns:
+        The seconds that all epochs took.
 
     Raises:
         FileExistsError: If the file holds the state of another training.
@@ -167,22 +171,29 @@ def train(
             losses = fit(model, batches(epoch), loss, optimizer, progress=False)
             bar.set_postfix(epoch=epoch + 1, loss=f"{sum(losses) / len(losses):.3f}")
     model.eval()
+    return float(read_tensors(file)[1]["seconds"])
 
 
 def probed(model: Classifier, images: Images, folder: str | Path, seed: int = 0) -> Classifier:
     """A copy of a classifier with its last layer replaced by two, fitted to upright images.
 
-    Nothing else of it is trained. It is kept in a file of the folder.
+    Nothing else of it is trained, and not on the images that methods are chosen by. It is kept in a
+    file of the folder.
     """
+    fitted, _ = images.split(HELD_OUT, seed=0)
+    settings = {"model": model.digest(), "images": fitted.digest, "seed": seed}
+    settings["classes"] = list(images.classes)
     found, head = with_new_head(model, images.classes, seed)
-    state = b"".join(tensor.numpy().tobytes() for tensor in found.state_dict().values())
-    settings = {"model": digest(state), "images": images.digest, "seed": seed}
     file = Path(folder) / f"probe-{digest(settings)}.safetensors"
     if not file.is_file():
         optimizer = torch.optim.Adam(head.parameters(), 1e-3)
-        steps = 10 * math.ceil(len(images) / 128)
+        steps = 10 * math.ceil(len(fitted) / 128)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        batches = [pair for epoch in range(10) for pair in images.batches(128, 1000 * seed + epoch)]
+        batches = (
+            pair
+            for epoch in range(10)
+            for pair in fitted.batches(128, 1000 * seed + epoch, model.device)
+        )
         loss = functional.cross_entropy
         fit(found, batches, loss, optimizer, steps=steps, schedule=schedule, progress=False)
         write_tensors(file, found.state_dict(), settings)

@@ -154,7 +154,7 @@ def train(
         "start": digest(start.numpy().tobytes()),
     }
     file = folder and folder / RESUME
-    parts = {"network": network, "optimizer": optimizer}
+    parts: dict[str, Any] = {"network": network, "optimizer": optimizer}
     with tqdm(total=total, unit="step", disable=not progress) as bar:
         for epoch in rounds(file, settings, recipe.epochs, seed, **parts):
             bar.update(epoch * steps - bar.n)

@@ -43,6 +43,15 @@ def test_transparency(tmp_path, colour):
         pictures.read_all([file])
 
 
+def test_as_the_camera_was_held(tmp_path, colour):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned to the right
+    picture = Image.fromarray(np.asarray(colour[1], np.uint8))
+    picture.save(tmp_path / "held.png", exif=exif)
+    found = pictures.read_all([tmp_path / "held.png"])[0]
+    assert np.array_equal(found, np.rot90(colour[1], -1).transpose(2, 0, 1))
+
+
 def test_what_is_not_alike_is_refused(tmp_path, colour):
     grey = save(tmp_path / "grey.png", colour[1][..., 0])
     with pytest.raises(ValueError, match=r"grey.png has 6 x 4 pixels of grey, and .*colour.png 6 x "

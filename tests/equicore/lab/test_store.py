@@ -655,3 +655,16 @@ def test_parts_of_a_state_have_names_of_their_own():
 def test_the_format_is_the_one_that_is_written(tmp_path):
     write_tensors(tmp_path / "x", {}, {})
     assert read_tensors(tmp_path / "x") == ({}, {"format": store.FORMAT})
+
+
+def test_rounds_leave_the_random_state_alone(tmp_path):
+    network = torch.nn.Linear(2, 2)
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    drawn = [float(torch.rand(1)) for _ in store.rounds(tmp_path / "a", {}, 3, 0, network=network)]
+    assert torch.rand(1) == expected
+    assert len(set(drawn)) == 3
+    assert list(store.rounds(tmp_path / "a", {}, 3, 0, network=network)) == []
+    with pytest.raises(FileExistsError, match="was made with seed 0"):
+        list(store.rounds(tmp_path / "a", {}, 3, 1, network=network))

@@ -3,7 +3,8 @@ import dataclasses
 import pytest
 import torch
 
-from equicore.applications.images import data, experiment, loading, training
+from equicore.applications.images import data, loading, training
+from equicore.applications.images.study import Study
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +28,7 @@ def model(file, digits):
 def study(file, digits, tmp_path_factory):
     """What is known of it under quarter turns; its tables are computed once."""
     train, test = digits
-    made = experiment.Study(
+    made = Study(
         loading.load(file, test), "small", train, test, "turns", ("network.0",),
         tmp_path_factory.mktemp("study"), fit_steps=200, looks=(4,), look_steps=200,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from equicore.applications import cli
-from equicore.applications.images import experiment
+from equicore.applications.images import study
 from equicore.applications.images.experiment import COLUMNS
 
 
@@ -24,9 +24,8 @@ def call(monkeypatch, *arguments):
 
 
 @pytest.fixture
-def quick(file, tmp_path, monkeypatch):
+def quick(file, tmp_path):
     """Options for seconds."""
-    monkeypatch.setattr(experiment, "CHOICE", 0.9)
     return ["--model", file, "--runs", tmp_path / "runs", "--output", tmp_path / "out",
             "--jobs", 1, "--fit-steps", 5, "--look-steps", 5]  # fmt: skip
 
@@ -50,8 +49,8 @@ def test_from_a_network_to_tables_and_figures(monkeypatch, capsys, quick, tmp_pa
     assert list(table.columns) == COLUMNS
     assert set(table.group) == {"turns", "flip"}
     assert set(table.seed) == {0, 1}
-    assert (out / "weights_small-digits_turns.png").is_file()
-    weights = pd.read_csv(out / "weights_small-digits_turns.csv")
+    assert (out / "weights_digits_small-digits_turns.png").is_file()
+    weights = pd.read_csv(out / "weights_digits_small-digits_turns.csv")
     assert 0 <= weights.upright_heaviest.item() <= 1
 
     tuning = ["--methods", "equitune", "augmented", "--seeds", 0, "--steps", 0, 1]
@@ -84,15 +83,29 @@ def test_rows_of_other_models_stay(monkeypatch, quick, tmp_path):
         table = pd.read_csv(out / "zero_shot.csv")
         assert (table.dataset == "other").sum() == 1
         assert not table.duplicated().any()
+    assert call(monkeypatch, "evaluate", *quick, "--seeds", 1, "--groups", "flip") == 0
+    again = pd.read_csv(out / "zero_shot.csv")
+    assert len(again) - 1 == 2 * (len(table) - 1)
+
+
+def test_another_model_of_the_same_name_is_refused(monkeypatch, capsys, quick, tmp_path):
+    assert call(monkeypatch, "evaluate", *quick, "--seeds", 0, "--groups", "flip") == 0
+    table = pd.read_csv(tmp_path / "out" / "zero_shot.csv").assign(digest="other")
+    table.to_csv(tmp_path / "out" / "zero_shot.csv", index=False)
+    assert call(monkeypatch, "evaluate", *quick, "--seeds", 0, "--groups", "flip") == 2
+    assert "also called digits and small-digits; give this one a --label" in capsys.readouterr().err
 
 
 def test_advise(monkeypatch, capsys, quick, tmp_path):
-    options = [
-        quick[i] for i in range(len(quick)) if quick[i - i % 2] not in ("--output", "--jobs")
-    ]
+    pairs = dict(zip(quick[::2], quick[1::2], strict=True))
+    options = [v for n in ("--model", "--runs", "--fit-steps") for v in (n, pairs[n])]
     assert call(monkeypatch, "advise", *options) == 0
-    assert re.match(r"turns: familiarity loss \d\.\d\d of at most log 4 = 1.39; ",
-                    capsys.readouterr().out)  # fmt: skip
+    shown = capsys.readouterr().out
+    assert re.match(r"turns: familiarity loss \d\.\d\d, of log 4 = 1.39 if none is; ", shown)
+    for i in range(30):  # any folder of images will do
+        Image.fromarray(np.full((8, 8), 8 * i, np.uint8)).save(tmp_path / f"{i}.png")
+    done = call(monkeypatch, "advise", *options, "--data", tmp_path)
+    assert done == 0, capsys.readouterr().err
 
 
 def picture_folder(folder, size):
@@ -116,6 +129,7 @@ def picture_folder(folder, size):
         (["--model", "nothing.th"], "there is no file nothing.th"),
         (["--model", "FILE", "--features", "network.00"], "did you mean 'network.0.0'"),
         (["--seeds"], "no seeds given"),
+        (["--device", "nowhere"], "there is no device nowhere here"),
         (["--groups", "turns", "turns"], "--groups has turns more than once"),
         (["--fit-steps", 0], "--fit-steps must be at least 1"),
     ],
@@ -126,7 +140,7 @@ def test_what_does_not_fit_is_refused_before_work(
     monkeypatch.chdir(tmp_path)
     picture_folder(tmp_path / "oblong", (32, 24))
     picture_folder(tmp_path / "square", (32, 32))
-    monkeypatch.setattr(experiment, "tabulate", lambda *_: pytest.fail("began"))
+    monkeypatch.setattr(study, "tabulate", lambda *_: pytest.fail("began"))
     words = [file if word == "FILE" else word for word in options]
     assert call(monkeypatch, "evaluate", *words, "--runs", tmp_path / "runs") == 2
     assert message in capsys.readouterr().err
@@ -149,12 +163,18 @@ def test_tables_need_measurements(monkeypatch, capsys, tmp_path):
 
 
 def test_train_says_what_it_reached(monkeypatch, capsys, tmp_path):
-    assert call(monkeypatch, "train", "--epochs", 1, "--runs", tmp_path) == 0
+    options = ["--epochs", 1, "--runs", tmp_path / "runs", "--output", tmp_path]
+    assert call(monkeypatch, "train", *options) == 0
     shown = capsys.readouterr().out
     assert "small-digits.safetensors" in shown
-    assert re.search(r"\d+\.\d % of the 397 test images, upright", shown)
-    assert call(monkeypatch, "train", "--captions", "--epochs", 1, "--runs", tmp_path) == 0
+    assert re.search(r"\d+\.\d % of the 397 test images, upright; \d+\.\d minutes", shown)
+    assert call(monkeypatch, "train", "--captions", *options) == 0
     assert "clip-small-digits.safetensors" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "networks.csv")
+    assert table.network.tolist() == ["small-digits", "clip-small-digits"]
+    assert (table.parameters > 10_000).all()
+    assert call(monkeypatch, "train", "--network", "alexnet", *options) == 2
+    assert "does not take images of 8 x 8 pixels" in capsys.readouterr().err
 
 
 def test_images_without_a_natural_orientation(monkeypatch, capsys, tmp_path):

@@ -48,8 +48,7 @@ def test_a_classifier_of_hugging_face(resnet, colours):
     with torch.no_grad():
         expected = original(normal).logits[:, [1, 2, 0]]  # in the order of the images' classes
         torch.testing.assert_close(model(images), expected)
-    with pytest.raises(ValueError, match="name the submodules .* after --features"):
-        loading.features_of(model)
+    assert loading.features_of(model, colours) == ("network.resnet",)
 
 
 @pytest.fixture
@@ -94,10 +93,12 @@ def test_a_clip_of_hugging_face_classifies_by_text(small_clip, colours):
         seen = seen / seen.norm(dim=-1, keepdim=True)
         expected = original.logit_scale.exp() * seen @ torch.stack(texts).T
         torch.testing.assert_close(model(images), expected)
-    assert loading.features_of(model) == ("network.0",)
+    assert loading.features_of(model, colours) == ("network.0",)
     assert len(clip.TEMPLATES) == len(set(clip.TEMPLATES)) == 80
-    with pytest.raises(ValueError, match="classifies by text, .* needs no --probe"):
-        loading.load(folder, None)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            loading.without_classes(folder)(images), model.network[0](normal)
+        )
 
 
 def test_a_hub_id_without_a_network(monkeypatch, colours):
@@ -106,8 +107,8 @@ def test_a_hub_id_without_a_network(monkeypatch, colours):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    with pytest.raises(FileNotFoundError, match="nobody/nothing is no file and no whole model "
-                       "folder here, and not to be had from Hugging Face's hub"):  # fmt: skip
+    with pytest.raises(FileNotFoundError, match="nobody/nothing is no file and no whole "
+                       "folder here .*, and not to be had from Hugging Face's hub"):  # fmt: skip
         loading.load("nobody/nothing", colours)
 
 
@@ -121,7 +122,7 @@ def test_what_is_no_model(tmp_path, colours):
     with pytest.raises(ValueError, match="code.th holds no weights"):
         loading.load(tmp_path / "code.th", colours)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(FileNotFoundError, match="no whole model folder"):
+    with pytest.raises(FileNotFoundError, match="no whole folder here"):
         loading.load(tmp_path / "folder", colours)
 
 
@@ -129,12 +130,13 @@ def test_published_weights(tmp_path, colours):
     network = networks.ResNet(20, 3).eval()
     weights = {f"module.{name}": tensor for name, tensor in network.state_dict().items()}
     torch.save({"state_dict": weights, "best_prec1": 91.7}, tmp_path / "resnet20.th")
-    model = loading.load(tmp_path / "resnet20.th", colours)
+    with pytest.warns(UserWarning, match="names no classes"):
+        model = loading.load(tmp_path / "resnet20.th", colours)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in networks.IMAGENET)
     with torch.no_grad():
         expected = network((colours.inputs() - mean) / std)
         torch.testing.assert_close(model(colours.inputs()), expected)
-    assert loading.features_of(model) == ("network.layer2", "network.layer3")
+    assert loading.features_of(model, colours) == ("network.layer2", "network.layer3")
 
 
 @pytest.mark.parametrize(("depth", "name", "count"), [(20, "12fca82f", 91.7), (56, "4bfd9763", 0)])
@@ -143,7 +145,7 @@ def test_the_published_networks_themselves(depth, name, count):
     if not file.is_file():
         pytest.skip("shared/models is not here")
     pixels = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
-    model = loading.load(file, Images(pixels, torch.zeros(1).long(), tuple("abcdefghij")))
+    model = loading.load(file, Images(pixels, torch.zeros(1).long(), loading.CIFAR10))
     blocks = sum(isinstance(module, networks.Block) for module in model.modules())
     assert 2 * blocks + 2 == depth
 
@@ -210,11 +212,44 @@ def test_all_captions_of_a_class_are_right_answers():
 def test_a_probe_replaces_the_last_layer(file, digits, tmp_path):
     train, test = digits
     parity = [Images(i.pixels, i.labels % 2, ("even", "odd")) for i in (train, test)]
-    model = training.probed(loading.load(file, None), parity[0], tmp_path)
+    model = training.probed(loading.without_classes(file), parity[0], tmp_path)
     assert training.accuracy(model, parity[1]) > 0.8
-    again = training.probed(loading.load(file, None), parity[0], tmp_path)
+    again = training.probed(loading.without_classes(file), parity[0], tmp_path)
     assert torch.equal(again(test.inputs()), model(test.inputs()))
     original = loading.load(file, test)
     assert torch.equal(original.network[0][0].weight, model.network[0][0].weight)
     with pytest.raises(ValueError, match="no linear layer"):
         networks.with_new_head(networks.Classifier(torch.nn.Flatten()), ("a",), 0)
+
+
+def test_normalisation_of_hugging_face(resnet, colours):
+    folder, original = resnet
+    processor = folder / "preprocessor_config.json"
+    processor.write_text(json.dumps({"do_normalize": False, "image_mean": None}))
+    with torch.no_grad():
+        expected = original(colours.inputs()).logits[:, [1, 2, 0]]
+        torch.testing.assert_close(loading.load(folder, colours)(colours.inputs()), expected)
+    processor.write_text(json.dumps({"do_flip_channel_order": True}))
+    with pytest.raises(ValueError, match="by do_flip_channel_order, which is not done here"):
+        loading.load(folder, colours)
+
+
+def test_half_precision_is_computed_in_float32(resnet, colours):
+    folder, original = resnet
+    original.half().save_pretrained(folder)
+    assert loading.load(folder, colours)(colours.inputs()).dtype == torch.float32
+
+
+def test_a_model_without_names_is_warned_of(resnet, colours):
+    folder, _ = resnet
+    config = json.loads((folder / "config.json").read_text())
+    del config["id2label"], config["label2id"]
+    (folder / "config.json").write_text(json.dumps({**config, "num_labels": 3}))
+    with pytest.warns(UserWarning, match="names no classes: output 0 is taken for 'ant'"):
+        loading.load(folder, colours)
+
+
+def test_words_that_a_small_clip_does_not_know():
+    pair = clip.small_pair(torch.nn.Flatten(), clip.vocabulary(["ant"]))
+    with pytest.raises(ValueError, match="does not know zebra"):
+        pair.texts(["ant", "zebra"])

@@ -1,5 +1,7 @@
 """Tables of outputs stand for images, and what is made invariant is so exactly."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -51,8 +53,8 @@ def on_images(model, rep, reduce):
 
 def test_methods_on_tables_are_those_on_images(study):
     rep, images = study.rep, study.test[slice(0, 30)]
-    known = study.table(study.parts()[0])
-    labels = study.parts()[0].labels
+    known = study.table(study.parts[0])
+    labels = study.parts[0].labels
     table = tabulate(Seen(study.model, study.features), rep, images, NAMES)
     for reduce in reducers(known, labels, known["features"].shape[-1]):
         expected = on_images(study.model, rep, reduce)(images.inputs())["logits"]
@@ -64,9 +66,9 @@ def test_methods_on_tables_are_those_on_images(study):
 def test_exactly_invariant_in_float64(group, trained64, study):
     """Under all elements, for even and odd sizes, one image and many."""
     model, images, odd = trained64
-    known = {name: t.double() for name, t in study.table(study.parts()[0]).items()}
+    known = {name: t.double() for name, t in study.table(study.parts[0]).items()}
     rep = GROUPS[group]()
-    for reduce in reducers(known, study.parts()[0].labels, known["features"].shape[-1]):
+    for reduce in reducers(known, study.parts[0].labels, known["features"].shape[-1]):
         method = on_images(model, rep, reduce.double())
         for x in (images, odd, images[:1]):
             expected = method(x)["logits"]
@@ -121,3 +123,17 @@ def test_plain_is_the_first_row(study):
     found = on_tables(table, study.rep.group, Identity())(table)
     assert torch.equal(found["logits"], table["logits"][:, 0])
     assert isinstance(First(), nn.Module)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_tables_of_moved_images_are_what_moved_images_give(group, study):
+    """Also where the group acts approximately, so that views of moved images are others."""
+    under = dataclasses.replace(study, group=group, test=study.test[slice(0, 40)])
+    moved = under.test.moved(under.rep, seed=3)
+    expected = tabulate(Seen(under.model, under.features), under.rep, moved, NAMES)
+    found = under.shown(under.test, seed=3, moved=True)
+    for name in NAMES:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-4)
+    look = under.orientation(4, seed=3)
+    with torch.no_grad():
+        torch.testing.assert_close(found["orientation_4"][:, 0, 0], look(moved.inputs()))

@@ -1,0 +1,129 @@
+"""A model on images under a group: its outputs for all views, and networks that look first."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from equicore.applications.images.data import HELD_OUT, Images
+from equicore.applications.images.methods import GROUPS
+from equicore.applications.images.networks import Classifier, Unit, orientation
+from equicore.applications.images.orbits import Looks, Seen, Table, joined, regular_on, tabulate
+from equicore.lab.store import digest, read_tensors, write_tensors
+from equicore.representations import Image, Representation, Trivial
+from equicore.symmetrize import lambda_equitune
+from equicore.weights import fit_familiarity
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A model on a data set under a group, and where what is known of it is kept."""
+
+    model: Classifier
+    name: str  # of the model
+    train: Images
+    test: Images
+    group: str  # one of GROUPS
+    features: tuple[str, ...]  # submodules whose outputs weights see
+    folder: Path
+    familiar: Images | None = None  # upright images, without labels, that teach familiarity too
+    fit_steps: int = 1000  # in which weights are fitted
+    looks: tuple[int, ...] = (4, 8, 16, 32)  # widths of orientation networks
+    look_steps: int = 1000  # in which they are fitted
+
+    @functools.cached_property
+    def rep(self) -> Representation:
+        """How the group acts on images."""
+        return GROUPS[self.group]()
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """Plain values that tell it from all others, but for names."""
+        parts = {"train": self.train, "test": self.test, "familiar": self.familiar}
+        return {
+            "model": self.model.digest(),
+            **{name: part and part.digest for name, part in parts.items()},
+            "group": self.group,
+            "features": list(self.features),
+            "fit_steps": self.fit_steps,
+        }
+
+    @functools.cached_property
+    def parts(self) -> tuple[Images, Images]:
+        """Training images that weights are fitted on, and those that methods are chosen by."""
+        return self.train.split(HELD_OUT, seed=0)
+
+    def table(self, images: Images) -> Table:
+        """The model's outputs for all views of some images, computed once and kept."""
+        of_views = ("model", "group", "features")
+        settings = {name: self.settings[name] for name in of_views} | {"images": images.digest}
+        file = self.folder / f"views-{digest(settings)}.safetensors"
+        if not file.is_file():
+            seen = Seen(self.model, self.features)
+            write_tensors(file, tabulate(seen, self.rep, images, ("logits", "features")), settings)
+        return read_tensors(file)[0]
+
+    def familiar_table(self) -> Table:
+        """Of all upright images that weights may be fitted on without labels."""
+        known = self.table(self.parts[0])
+        return known if self.familiar is None else joined(known, self.table(self.familiar))
+
+    def shown(self, images: Images, seed: int, moved: bool) -> Table:
+        """Of images as they are, or each under a random element; with orientation networks.
+
+        Where the group acts exactly, a moved image has the views of the upright one.
+        """
+        exact = isinstance(self.rep, Image)
+        if moved and not exact:
+            images = images.moved(self.rep, seed)
+        networks = Looks({looks(width): self.orientation(width, seed) for width in self.looks})
+        names = tuple(networks.networks)
+        table = self.table(images) | tabulate(networks, self.rep, images, names, 2000)
+        if moved and exact:
+            elements = images.drawn(self.rep.group, seed)
+            table = regular_on(self.rep.group, list(table)).act_each(elements, table)
+        return table
+
+    def prepare(self) -> None:
+        """Compute the tables of upright images, if that has not been done."""
+        for images in (*self.parts, self.test, self.familiar):
+            if images is not None:
+                self.table(images)
+
+    def orientation(self, width: int, seed: int) -> nn.Module:
+        """A small network that gives views log-weights (B,), taught which are familiar; kept."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = orientation(width, self.train.pixels.shape[1])
+        settings = {name: self.settings[name] for name in ("train", "familiar", "group")}
+        settings |= {"width": width, "steps": self.look_steps, "seed": seed}
+        file = self.folder / f"orientation-{digest(settings)}.safetensors"
+        if not file.is_file():
+            known = [i.pixels for i in (self.parts[0], self.familiar) if i is not None]
+            same, look = Trivial(self.rep.group), nn.Sequential(Unit(), network)
+            model = lambda_equitune(self.model, self.rep, same, look)
+            options: dict[str, Any] = {"steps": self.look_steps, "batch_size": 64, "seed": seed}
+            fit_familiarity(model, torch.cat(known), learning_rate=3e-3, **options)
+            write_tensors(file, network.state_dict(), settings)
+        network.load_state_dict(read_tensors(file)[0])
+        return network.eval()
+
+
+def looks(width: int) -> str:
+    """The entry of tables for the log-weights of an orientation network."""
+    return f"orientation_{width}"
+
+
+def check_square(images: Images, group: str) -> None:
+    """Raise ValueError if images are not square, and a group of `GROUPS` has quarter turns."""
+    rows, columns = images.pixels.shape[-2:]
+    if rows != columns and group not in ("mirror", "flip"):
+        raise ValueError(
+            f"images of {rows} x {columns} pixels are not square, and {group} has quarter turns; "
+            "--size cuts squares out of them; mirror and flip take them as they are"
+        )
