@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -21,17 +22,25 @@ Pixels = NDArray[np.uint8]
 def files_in(folder: Path) -> list[Path]:
     """The picture files in a folder and the folders in it, in the order of their names.
 
+    Links are followed; what is hidden is not looked at.
+
     Raises:
         ValueError: If there are none.
     """
-    found = sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-    )
+    found: list[Path] = []
+    seen: set[str] = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = [Path(root, name) for name in files if not name.startswith(".")]
+        found += [path for path in paths if path.suffix.lower() in SUFFIXES]
     if not found:
         raise ValueError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
-    return found
+    return sorted(found)
 
 
 def read_all(
@@ -79,7 +88,7 @@ def read(picture: Any, name: str, *, mode: str | None = None, size: int | None =
         image = picture if isinstance(picture, Image.Image) else Image.open(picture)
         image.load()
         image = ImageOps.exif_transpose(image)  # as cameras mean it to be shown
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+    except Exception as error:  # Pillow's plugins raise errors of very many kinds
         raise ValueError(f"{name} cannot be read as an image: {error}") from error
     if image.has_transparency_data:
         image = image.convert("RGBA")

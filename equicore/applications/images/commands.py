@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -229,7 +228,7 @@ def _train(arguments: Train) -> None:
 
 def _evaluate(arguments: Evaluate) -> None:
     from equicore.applications.images import report
-    from equicore.applications.images.experiment import measure
+    from equicore.applications.images.experiment import made_with, measure, more_settings
     from equicore.lab.jobs import Workers
 
     check_several(arguments, "seeds")
@@ -237,8 +236,11 @@ def _evaluate(arguments: Evaluate) -> None:
     file, keys = output / "zero_shot.csv", [*KEYS, "condition"]
     check_rows(file, keys)
     studies = _studies(arguments)
+    _check_names(file, {(s.test.name, s.name): made_with(s, more_settings(s)) for s in studies})
+    for study in studies:
+        study.prepare()  # once, not in every process
     tasks = [functools.partial(measure, s, seed) for s in studies for seed in arguments.seeds]
-    _add_measured(file, Workers(jobs).map(tasks, "evaluate"), keys)
+    add_rows(file, pd.concat(Workers(jobs).map(tasks, "evaluate")), keys)
     drawn = [report.write_weights(study, output) for study in studies]
     print(file, *itertools.chain.from_iterable(drawn), sep="\n")
 
@@ -248,9 +250,9 @@ def _advise(arguments: Advise) -> None:
     from equicore.applications.images.experiment import advice
     from equicore.applications.images.methods import GROUPS
 
-    images, of = _read(arguments.images, "train", labelled=False), arguments.model
+    images, of = _read(arguments.images, None, labelled=False), arguments.model
     _check(of, images)
-    model = loading.without_classes(_source(arguments.images, of)).to(of.device)
+    model = loading.without_classes(_source(arguments.images, of), images).to(of.device)
     features = of.features or loading.features_of(model, images)
     for group in of.groups:
         print(f"{group}: {advice(model, images, GROUPS[group](), features, of.fit_steps)}")
@@ -258,6 +260,7 @@ def _advise(arguments: Advise) -> None:
 
 def _tune(arguments: Finetune) -> None:
     from equicore.applications.images import finetune
+    from equicore.applications.images.experiment import made_with
     from equicore.lab.jobs import Workers
 
     steps, rate = arguments.steps, arguments.learning_rate
@@ -270,12 +273,17 @@ def _tune(arguments: Finetune) -> None:
     file, keys = arguments.experiment.output / "finetune.csv", [*KEYS, "steps"]
     check_rows(file, keys)
     tuning = finetune.Tuning(steps, arguments.batch_size, rate)
+    studies, of = _studies(arguments), dataclasses.asdict(tuning)
+    _check_names(file, {(s.test.name, s.name): made_with(s, of) for s in studies})
+    for study in studies:
+        study.prepare()
     tasks = [
         functools.partial(finetune.measure, study, method, tuning, seed)
-        for study in _studies(arguments)
+        for study in studies
         for seed, method in itertools.product(arguments.seeds, arguments.methods)
     ]
-    _add_measured(file, Workers(arguments.experiment.jobs).map(tasks, "finetune"), keys)
+    tables = Workers(arguments.experiment.jobs).map(tasks, "finetune")
+    add_rows(file, pd.concat(tables), keys)
     print(file)
 
 
@@ -286,7 +294,7 @@ def _report(arguments: Table) -> None:
     print(*write(arguments.folder), sep="\n")
 
 
-def _read(data: Data, split: str, labelled: bool = True, other: str | None = None) -> Images:
+def _read(data: Data, split: str | None, labelled: bool = True, other: str | None = None) -> Images:
     """Images of one split, of another folder if it is named."""
     from equicore.applications.images.data import read
     from equicore.applications.images.methods import GROUPS
@@ -360,7 +368,8 @@ def _studies(arguments: Evaluate | Finetune) -> list[Study]:
         if len(familiar) > how.most_familiar:
             _, familiar = familiar.split(how.most_familiar / len(familiar), seed=0)
     source = _source(arguments.images, of)
-    model = loading.without_classes(source) if how.probe else loading.load(source, test)
+    load = loading.without_classes if how.probe else loading.load
+    model = load(source, test)
     features = of.features or loading.features_of(model, test)
     Seen(model, features)  # which names a submodule that there is none of
     model = model.to(of.device)
@@ -370,22 +379,19 @@ def _studies(arguments: Evaluate | Finetune) -> list[Study]:
         model, how.label or Path(source).stem, train, test, of.groups[0], features, of.runs,
         familiar, fit_steps=of.fit_steps, look_steps=how.look_steps,
     )  # fmt: skip
-    studies = [dataclasses.replace(study, group=group) for group in of.groups]
-    for study in studies:
-        study.prepare()  # once, not in every process
-    return studies
+    return [dataclasses.replace(study, group=group) for group in of.groups]
 
 
-def _add_measured(file: Path, tables: Sequence[pd.DataFrame], keys: list[str]) -> None:
-    """Add rows to a table, unless another model has the same name in it."""
-    new = pd.concat(tables)
-    if file.is_file():
-        found = pd.read_csv(file)
-        same = ["dataset", "model"]
-        both = found[[*same, "digest"]].merge(new[[*same, "digest"]].drop_duplicates(), on=same)
-        if (both.digest_x != both.digest_y).any():
+def _check_names(file: Path, made_with: dict[tuple[str, str], str]) -> None:
+    """Raise ValueError if a table has rows that were made otherwise, under the same names.
+
+    ``made_with`` are the digests of data sets and models.
+    """
+    found = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=["dataset", "model"])
+    for (dataset, model), own in made_with.items():
+        same = found[(found.dataset == dataset) & (found.model == model)]
+        if len(same) and set(same.digest) != {own}:
             raise ValueError(
-                f"{file} has rows of another model, or of other images, that are also called "
-                f"{' and '.join(both[same].iloc[0])}; give this one a --label"
+                f"{file} has rows of {dataset} and {model} that were made with another model, "
+                "other images or other settings; give this one a --label"
             )
-    add_rows(file, new, keys)

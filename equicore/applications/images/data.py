@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from equicore.groups import Group
@@ -19,6 +20,7 @@ from equicore.representations import Representation
 
 HELD_OUT = 0.1
 """Part of the training images that nothing is trained on here: methods are chosen by them."""
+SPLITS = ("train", "test", "val", "validation")
 CIFAR = {
     # of each version: its files of each split, the bytes before an image, and the names of classes
     "cifar10": (
@@ -91,9 +93,9 @@ class Images:
 
 def read(
     path: str | Path | None = None,
-    split: str = "train",
+    split: str | None = "train",
     *,
-    names: Path | None = None,
+    names: str | Path | None = None,
     labelled: bool = True,
     mode: str | None = None,
     size: int | None = None,
@@ -101,11 +103,13 @@ def read(
     """Images and labels of one split.
 
     Args:
-        path: A folder of images, ``split/class/image.png``, or ``class/image.png``, of which each
-            fifth image is to test; a folder of CIFAR's official binary files; ``hf:NAME``, a data
-            set of Hugging Face, or a folder that its ``save_to_disk`` wrote, read by the package
-            ``datasets``. None for scikit-learn's digits, 1,400 to train on and 397 to test.
-        split: ``"train"`` or ``"test"``, which may be called ``val`` or ``validation`` in a folder.
+        path: A folder of images, ``split/class/image.png``, or ``class/image.png``, of which about
+            a fifth is to test, chosen by the files' names; a folder of CIFAR's official binary
+            files; ``hf:NAME``, a data set of Hugging Face, or a folder that its ``save_to_disk``
+            wrote, read by the package ``datasets``. None for scikit-learn's digits, 1,400 to train
+            on and 397 to test.
+        split: ``"train"`` or ``"test"``, which may be called ``val`` or ``validation``; None for
+            all images of a folder, and of others those to train on.
         names: A file of class names, one a line, for class folders that are named by numbers: line
             0 is that of folder 0.
         labelled: Whether there are class folders. If not, all images of a folder, and of those in
@@ -122,9 +126,10 @@ def read(
     if mode not in (None, "RGB", "L") or (size is not None and size < 1):
         raise ValueError(f"mode is RGB or L, and size at least 1; got {mode!r} and {size}")
     if path is None:
-        return _digits(split)
+        _check_unnamed(names, "the digits")
+        return _converted(_digits(split or "train"), mode, size)
     if str(path).startswith("hf:"):
-        return _hugging_face(str(path)[3:], split, labelled, mode=mode, size=size)
+        return _hugging_face(str(path)[3:], split or "train", labelled, mode=mode, size=size)
     folder = Path(path)
     if folder.is_file():
         raise ValueError(f"{folder} is a file; name the folder that it is in")
@@ -132,7 +137,9 @@ def read(
         raise FileNotFoundError(f"there is no folder {folder}; name one with images of each class")
     for version, (files, skipped, listed) in CIFAR.items():
         if any((folder / name).is_file() for name in (files["train"][0], files["test"][0])):
-            return _cifar(folder, version, split, files, skipped, listed)
+            _check_unnamed(names, "CIFAR")
+            images = _cifar(folder, version, split or "train", files, skipped, listed)
+            return _converted(images, mode, size)
     if (folder / "batches.meta").is_file() or (folder / "meta").is_file():
         raise ValueError(
             f"{folder} holds CIFAR's Python version, pickled files, which could execute code when "
@@ -183,47 +190,79 @@ def _cifar(folder: Path, version: str, split: str, files: Any, skipped: int, lis
 
 
 def _listed(
-    folder: Path, split: str, names: Path | None, labelled: bool
+    folder: Path, split: str | None, names: str | Path | None, labelled: bool
 ) -> tuple[list[Path], list[int], tuple[str, ...]]:
     """The files of a split, their labels, and the names of classes."""
-    below = {path.name for path in folder.iterdir() if path.is_dir()}
-    called = [split, *(("val", "validation") if split == "test" else ())]
-    apart = bool({"train", "test", "val", "validation"} & below)
-    classes: tuple[str, ...]
-    root = next((folder / name for name in called if name in below), folder)
-    if apart and root == folder:
-        raise FileNotFoundError(f"{folder} has no {' or '.join(called)}; it has {sorted(below)}")
-    found = [p.name for p in root.iterdir() if p.is_dir() and p.name[0] not in "._"]
+    below = _folders(folder)
+    splits = {name.lower(): folder / name for name in below if name.lower() in SPLITS}
+    # a class may be called train, too; it holds no folders
+    apart = bool(splits) and (len(splits) == len(below) or any(map(_folders, splits.values())))
+    root = folder
+    if apart and split is not None:
+        called = [split, *(("val", "validation") if split == "test" else ())]
+        if not set(called) & set(splits):
+            raise FileNotFoundError(f"{folder} has no {' or '.join(called)}; it has {below}")
+        root = next(splits[name] for name in called if name in splits)
+    found = _folders(root)
+    classes: tuple[str, ...] = ("image",)
     if not labelled:
         files = pictures.files_in(root)
-        labels, classes = [0] * len(files), ("image",)
+        labels = [0] * len(files)
     elif not found:
         raise ValueError(f"{root} has no folders of classes, such as {root / 'cat'}")
     else:
         numbered = all(name.isdecimal() for name in found)
         found.sort(key=int if numbered else None)
         of_class = [pictures.files_in(root / name) for name in found]
-        classes = tuple(found) if names is None else _named(names, found, numbered)
+        classes = tuple(found) if names is None else _named(Path(names), found, numbered)
         places = range(len(found)) if names is None else map(int, found)
         labels = [place for place, own in zip(places, of_class, strict=True) for _ in own]
         files = [file for own in of_class for file in own]
-    if not apart:
-        kept = [i for i in range(len(files)) if (i % 5 == 4) == (split == "test")]
+    if not apart and split is not None:
+        kept = [i for i, f in enumerate(files) if _is_test(f, folder) == (split == "test")]
         files, labels = [files[i] for i in kept], [labels[i] for i in kept]
     return files, labels, classes
 
 
+def _folders(folder: Path) -> list[str]:
+    """The names of the folders in one, but for hidden ones and those of archives."""
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] not in "._")
+
+
+def _is_test(file: Path, folder: Path) -> bool:
+    """Whether a file is one of the fifth that tests: by its name, whatever else is there."""
+    return int(digest(file.relative_to(folder).as_posix().encode()), 16) % 5 == 0
+
+
 def _named(names: Path, found: Sequence[str], numbered: bool) -> tuple[str, ...]:
     """The names of classes, from a file."""
-    if not names.is_file():
-        raise FileNotFoundError(f"there is no file {names} of class names")
-    lines = [line.strip() for line in names.read_text().splitlines()]
+    try:
+        lines = [line.strip() for line in names.read_text("utf-8-sig").rstrip().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{names} is no file of class names in UTF-8: {error}") from error
     if not numbered or int(found[-1]) >= len(lines):
         raise ValueError(
             f"{names} has {len(lines)} names, of folders 0 to {len(lines) - 1}; there is a folder "
             f"{found[-1]}"
         )
     return tuple(lines)
+
+
+def _check_unnamed(names: str | Path | None, what: str) -> None:
+    if names is not None:
+        raise ValueError(f"{what} know the names of their classes; {names} is for numbered folders")
+
+
+def _converted(images: Images, mode: str | None, size: int | None) -> Images:
+    """Images in another mode, or of another size."""
+    if mode is None and size is None:
+        return images
+    arrays = images.pixels.permute(0, 2, 3, 1).numpy()
+    arrays = arrays.squeeze(-1) if arrays.shape[-1] == 1 else arrays
+    found = [Image.fromarray(array) for array in arrays]
+    where = [f"image {place} of {images.name}" for place in range(len(found))]
+    pixels = torch.from_numpy(pictures.read_all(found, where, mode=mode, size=size))
+    return dataclasses.replace(images, pixels=pixels)
 
 
 def _hugging_face(name: str, split: str, labelled: bool, **options: Any) -> Images:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -15,7 +18,7 @@ from equicore.applications.images.data import Images
 from equicore.applications.images.methods import on_tables
 from equicore.applications.images.networks import Classifier
 from equicore.applications.images.orbits import Entry, Seen, Table, tabulate
-from equicore.applications.images.study import Study, looks
+from equicore.applications.images.study import LEAST, Study, looks
 from equicore.lab.store import digest, remembered
 from equicore.reduce import Best, Identity, Mean, Reducer, WeightedMean
 from equicore.representations import Representation
@@ -48,8 +51,7 @@ def measure(study: Study, seed: int) -> pd.DataFrame:
     and "moved" of the test images; "validation", moved training images that nothing is fitted on,
     by which methods may be chosen. Returns a table of `COLUMNS`; it is kept, and found again.
     """
-    own = {"seed": seed, "looks": study.looks, "look_steps": study.look_steps, "version": VERSION}
-    settings = {**study.settings, **own}
+    settings = {**study.settings, **more_settings(study), "seed": seed}
 
     def made() -> pd.DataFrame:
         ways = _ways(study, seed)
@@ -71,15 +73,27 @@ def measure(study: Study, seed: int) -> pd.DataFrame:
         names = ["condition", "method", "accuracy", "images", "forwards"]
         return pd.DataFrame(rows, columns=names)
 
-    table = remembered(study.folder / f"zero_shot-{digest(settings)}.csv", settings, made)
-    return named(table, study, seed)
+    file = Path(study.folder) / f"zero_shot-{digest(settings)}.csv"
+    table = remembered(file, settings, made)
+    return named(table, study, seed, made_with(study, more_settings(study)))
 
 
-def named(table: pd.DataFrame, study: Study, seed: int, more: tuple[str, ...] = ()) -> pd.DataFrame:
+def more_settings(study: Study) -> dict[str, Any]:
+    """What decides a measurement beside the study's settings and the seed."""
+    return {"looks": study.looks, "look_steps": study.look_steps, "version": VERSION}
+
+
+def made_with(study: Study, more: Mapping[str, Any]) -> str:
+    """Sixteen characters that are others for other settings, whatever the group is."""
+    return digest({**study.settings, "group": None, **more})
+
+
+def named(
+    table: pd.DataFrame, study: Study, seed: int, made_with: str, more: tuple[str, ...] = ()
+) -> pd.DataFrame:
     """The table with what it is of: the columns `COLUMNS`, and others."""
-    of = digest({name: study.settings[name] for name in ("model", "test")})
     table = table.assign(dataset=study.test.name, model=study.name, group=study.group)
-    return table.assign(seed=seed, digest=of)[[*COLUMNS, *more]]
+    return table.assign(seed=seed, digest=made_with)[[*COLUMNS, *more]]
 
 
 @torch.no_grad()
@@ -176,6 +190,8 @@ def advice(
         features: Submodules of the model whose outputs the weights see.
         fit_steps: In which they are fitted.
     """
+    if len(images) < LEAST:
+        raise ValueError(f"advice takes {LEAST} images at least; got {len(images)}")
     known = tabulate(Seen(model, features), rep, images, ("logits", "features"))
     _, loss = methods.fit_unlabelled(rep.group, known, seed=0, steps=fit_steps)
     nothing = math.log(len(rep.group))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from equicore.applications.images import methods
-from equicore.applications.images.experiment import named
+from equicore.applications.images.experiment import made_with, named
 from equicore.applications.images.names import Method
 from equicore.applications.images.orbits import Seen, invariant
 from equicore.applications.images.study import Study
@@ -85,7 +85,7 @@ def measure(study: Study, method: Method, tuning: Tuning, seed: int) -> pd.DataF
     Returns a table of the columns of `equicore.applications.images.experiment`, and "steps".
     """
     settings = {**study.settings, **dataclasses.asdict(tuning), "method": method, "tuned": seed}
-    stem = study.folder / f"finetune-{digest(settings)}"
+    stem = Path(study.folder) / f"finetune-{digest(settings)}"
     files = [stem.with_name(f"{stem.name}-{steps}.csv") for steps in tuning.steps]
     if not all(file.is_file() for file in files):
         model, trained = tunable(study, method, seed)
@@ -102,7 +102,8 @@ def measure(study: Study, method: Method, tuning: Tuning, seed: int) -> pd.DataF
     lost = functools.partial(_lost, stem)
     tables = [remembered(file, settings, lost) for file in files]
     stem.with_suffix(".safetensors").unlink(missing_ok=True)
-    return named(pd.concat(tables), study, seed, ("steps",))
+    of = made_with(study, dataclasses.asdict(tuning))
+    return named(pd.concat(tables), study, seed, of, ("steps",))
 
 
 def _lost(stem: Path) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from torch import nn
 from equicore.applications.images import clip
 from equicore.applications.images.clip import Pair
 from equicore.applications.images.data import Images
-from equicore.applications.images.networks import IMAGENET, NETWORKS, Classifier, ResNet
+from equicore.applications.images.networks import NETWORKS, Classifier, NoHead, ResNet
 from equicore.lab.store import load_state_tensors, read_tensors, write_state
 from equicore.trees import leaves
 
@@ -43,16 +43,20 @@ def load(source: str | Path, images: Images) -> Classifier:
     return checked(model, images)
 
 
-def without_classes(source: str | Path) -> Classifier:
-    """What `load` gives, for uses in which the classes do not matter; of a pair its image features.
+def without_classes(source: str | Path, images: Images) -> Classifier:
+    """What `load` gives, where the images' classes do not matter; of a pair its image features.
 
     Errors are those of `load`.
     """
     found = opened(source)
     if isinstance(found, Classifier):
+        check_takes(found, images)
         return found
     colours = found.mean.flatten().tolist(), found.std.flatten().tolist()
-    return Classifier(nn.Sequential(found.image), (), *colours).eval()
+    network = nn.Sequential(found.image)
+    model = Classifier(network, (), *colours).eval()
+    network.append(NoHead(check_takes(model, images).shape[-1]))
+    return model
 
 
 def opened(source: str | Path) -> Classifier | Pair:
@@ -70,12 +74,6 @@ def checked(model: Classifier, images: Images) -> Classifier:
 
     Names of classes are compared where the model has some, in lower case and without underscores.
     """
-    channels = images.pixels.shape[1]
-    if channels != len(model.mean):
-        raise ValueError(
-            f"the images have {channels} channels and the model takes {len(model.mean)}; "
-            f"--mode {'L' if len(model.mean) == 1 else 'RGB'} converts them"
-        )
     outputs = check_takes(model, images).shape[-1]
     if outputs != len(images.classes):
         raise ValueError(
@@ -106,8 +104,13 @@ def checked(model: Classifier, images: Images) -> Classifier:
 
 @torch.no_grad()
 def check_takes(model: nn.Module, images: Images) -> torch.Tensor:
-    """What a model gives for the first image; raise ValueError if it takes none of this size."""
-    rows, columns = images.pixels.shape[2:]
+    """What a model gives for the first image; raise ValueError if it does not take it."""
+    channels, rows, columns = images.shape
+    if isinstance(model, Classifier | Pair) and len(model.mean) != channels:
+        raise ValueError(
+            f"the images have {channels} channels and the model takes {len(model.mean)}; "
+            f"--mode {'L' if len(model.mean) == 1 else 'RGB'} converts them"
+        )
     try:
         return model(images[slice(0, 1)].inputs())
     except (RuntimeError, ValueError) as error:
@@ -216,36 +219,63 @@ def _hugging_face(source: str) -> Classifier | Pair:
     try:
         config = transformers.AutoConfig.from_pretrained(source)
         looks = ImageProcessingMixin.get_image_processor_dict(source)[0]
+        auto: Any = transformers.AutoModelForImageClassification
         if config.model_type == "clip":
-            model = transformers.AutoModel.from_pretrained(source)
+            auto = transformers.AutoModel
             tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        else:
-            model = transformers.AutoModelForImageClassification.from_pretrained(source)
+        model, loaded = auto.from_pretrained(source, output_loading_info=True)
     except (OSError, ValueError, json.JSONDecodeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        if (Path(source) / "config.json").is_file():
+            raise ValueError(
+                f"{source} is no whole folder of an image classifier or a CLIP, with its weights, "
+                f"preprocessor_config.json and, of a CLIP, tokenizer: {reason}"
+            ) from error
         raise FileNotFoundError(
-            f"{source} is no file and no whole folder here of an image classifier or a CLIP, and "
-            f"not to be had from Hugging Face's hub: {str(error).strip().splitlines()[0]}"
+            f"{source} is no file and no model's folder here, and not to be had from Hugging "
+            f"Face's hub: {reason}"
         ) from error
+    if missing := loaded["missing_keys"]:
+        raise ValueError(
+            f"{source} was not trained as an image classifier or a CLIP: it lacks the weights "
+            f"{', '.join(sorted(missing)[:3])}"
+        )
     model = model.float().eval()
-    colours = _colours(source, looks)
+    vision = getattr(config, "vision_config", config)
+    colours = _colours(source, looks, getattr(vision, "num_channels", 3))
     if config.model_type == "clip":
         return clip.from_hugging_face(model, tokenizer, *colours)
-    names = [config.id2label[place] for place in range(config.num_labels)]
+    places = range(config.num_labels)
+    if set(config.id2label) != set(places):
+        raise ValueError(f"the id2label of {source} does not name its outputs 0 to {places[-1]}")
+    names = [config.id2label[place] for place in places]
     unnamed = all(name.startswith("LABEL_") for name in names)
     return Classifier(model, () if unnamed else names, *colours)
 
 
-def _colours(source: str, looks: dict[str, Any]) -> tuple[Sequence[float], Sequence[float]]:
+def _colours(
+    source: str, looks: dict[str, Any], channels: int
+) -> tuple[Sequence[float], Sequence[float]]:
     """By what images with values from 0 to 1 are normalised, as a model's preprocessor says."""
-    for odd in ("do_flip_channel_order", "rescale_offset"):
-        if looks.get(odd):
-            raise ValueError(
-                f"{source} prepares images by {odd}, which is not done here; make a Classifier of "
-                "a module that does it"
-            )
+    rescaled = looks.get("do_rescale", True) and abs(looks.get("rescale_factor", 1 / 255) - 1 / 255)
+    odd = [name for name in ("do_flip_channel_order", "rescale_offset") if looks.get(name)]
+    if odd or rescaled is False or rescaled > 1e-6:
+        raise ValueError(
+            f"{source} prepares images by {', '.join(odd) or 'another rescaling than by 1/255'}, "
+            "which is not done here; make a Classifier of a module that does it"
+        )
     if not looks.get("do_normalize", True):
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    return looks.get("image_mean") or IMAGENET[0], looks.get("image_std") or IMAGENET[1]
+        return (0.0,) * channels, (1.0,) * channels
+    numbers = []
+    for name in ("image_mean", "image_std"):
+        if looks.get(name) is None:
+            raise ValueError(
+                f"the preprocessor_config.json of {source} has no {name}; save the model's own "
+                "image processor there, which says by what images are normalised"
+            )
+        number = looks[name]
+        numbers.append([number] * channels if isinstance(number, int | float) else number)
+    return numbers[0], numbers[1]
 
 
 def _plain(name: str) -> str:

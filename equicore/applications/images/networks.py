@@ -46,7 +46,11 @@ class Classifier(nn.Module):
         self.register_buffer("places", None, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, classes)."""
+        """Logits (B, classes); raise ValueError for images of another number of channels."""
+        if images.shape[1] != len(self.mean):
+            raise ValueError(
+                f"the images have {images.shape[1]} channels and the model takes {len(self.mean)}"
+            )
         output = self.network((images - self.mean) / self.std)
         logits = output if isinstance(output, Tensor) else output.logits
         return logits if self.places is None else logits[:, self.places]
@@ -64,7 +68,8 @@ class Classifier(nn.Module):
 
     def reorder(self, places: Sequence[int], classes: Sequence[str]) -> None:
         """Put the logits in the order of other classes, of which the i-th was at ``places[i]``."""
-        self.places = torch.tensor(places, device=self.device)
+        order = torch.tensor(places, device=self.device)
+        self.places = order if self.places is None else self.places[order]
         self.classes = tuple(classes)
 
 
@@ -159,6 +164,8 @@ def with_new_head(
 ) -> tuple[Classifier, nn.Module]:
     """A copy of a classifier whose last linear layer is replaced by two, for other classes.
 
+    Features that go through `NoHead` at the end get two layers there.
+
     Returns:
         The copy, and its new layers, which are not trained.
 
@@ -166,19 +173,30 @@ def with_new_head(
         ValueError: If it has no linear layer.
     """
     model = copy.deepcopy(model)
-    names = [name for name, m in model.named_modules() if type(m) is nn.Linear]
-    if not names:
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | NoHead)]
+    if not layers:
         raise ValueError("the model has no linear layer that could be replaced by a probe")
-    parent, _, name = names[-1].rpartition(".")
-    last = model.get_submodule(names[-1])
-    assert isinstance(last, nn.Linear)
-    width = last.in_features
+    path, last = next((pair for pair in layers if isinstance(pair[1], NoHead)), layers[-1])
+    width = last.width if isinstance(last, NoHead) else last.in_features
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, len(classes)))
-    setattr(model.get_submodule(parent), name, head)
-    model.classes = tuple(classes)
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, head.to(model.device))
+    model.classes, model.places = tuple(classes), None
     return model, head
+
+
+class NoHead(nn.Module):
+    """The end of a model that gives features (B, width) and no logits."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The features."""
+        return features
 
 
 class Unit(nn.Module):

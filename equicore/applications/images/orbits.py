@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from equicore.applications.images.data import Images
 from equicore.capture import check_submodule, run_and_capture
+from equicore.finetuning import kept_modes
 from equicore.groups import Group
 from equicore.reduce import Mean
 from equicore.representations import Representation, Tree, Trivial, regular
@@ -43,6 +44,8 @@ class Seen(nn.Module):
 
     def __init__(self, model: nn.Module, features: Sequence[str]) -> None:
         super().__init__()
+        if not features:
+            raise ValueError("features names one submodule at least, whose output weights see")
         for name in features:
             check_submodule(model, name)
         self.model = model
@@ -87,10 +90,12 @@ def tabulate(
     model: nn.Module, rep: Representation, images: Images, names: Sequence[str], views: int = 250
 ) -> Table:
     """What a model returns under some names for all views of images, so many at a time."""
-    symmetrized = Symmetrized(model.eval(), rep, invariant(rep.group, names), Mean())
+    symmetrized = Symmetrized(model, rep, invariant(rep.group, names), Mean())
     inverses, parts = torch.tensor(rep.group.inverses), []
     device = next(model.parameters()).device
-    with tqdm(total=len(images), desc="views", unit="image", disable=None) as bar:
+    bar = tqdm(total=len(images), desc="views", unit="image", disable=None)
+    with bar, kept_modes(model):
+        model.eval()
         for inputs, _ in images.batches(max(1, views // len(rep.group)), device=device):
             aligned = symmetrized.aligned(inputs)
             parts.append({n: aligned[n].cpu()[inverses].transpose(0, 1) for n in names})

@@ -83,12 +83,6 @@ def write_tables(folder: Path) -> list[Path]:
     tables = _measured(folder)
     for name, table in tables.items():
         write_text(folder / f"{name}.md", PAGES[name](table))
-    if (folder / "networks.csv").is_file():
-        networks = pd.read_csv(folder / "networks.csv").assign(
-            accuracy=lambda t: (100 * t.accuracy).round(1), minutes=lambda t: t.minutes.round(1)
-        )
-        write_text(folder / "networks.md", NETWORKS + frame_markdown(networks) + "\n")
-        tables["networks"] = networks
     return [folder / f"{name}.md" for name in tables]
 
 
@@ -96,7 +90,8 @@ def write_figures(folder: Path) -> list[Path]:
     """Draw zero_shot and finetune, as PNG and SVG; errors as of `write_tables`."""
     files = []
     for name, table in _measured(folder).items():
-        files += figures.save(FIGURES[name](table), folder / name, dpi=110)
+        if name in FIGURES:
+            files += figures.save(FIGURES[name](table), folder / name, dpi=110)
     return files
 
 
@@ -137,14 +132,14 @@ def write_weights(study: Study, folder: Path, seed: int = 0, images: int = 4) ->
 def _measured(folder: Path) -> dict[str, pd.DataFrame]:
     """Accuracies, in %."""
     tables = {}
-    for name, command, *more in (("zero_shot", "evaluate"), ("finetune", "finetune", "steps")):
+    for name, (command, columns) in TABLES.items():
         file = folder / f"{name}.csv"
         if file.is_file():
-            table = read_csv(file, [*COLUMNS, *more], f"equicore images {command}")
+            table = read_csv(file, columns, f"equicore images {command}")
             tables[name] = table.assign(accuracy=100 * table.accuracy)
     if not tables:
         raise FileNotFoundError(
-            f"no zero_shot.csv and no finetune.csv in {folder}; run: equicore images evaluate"
+            f"{folder} has no {', '.join(TABLES)}; run: equicore images evaluate"
         )
     return tables
 
@@ -275,5 +270,19 @@ def _finetune_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
-PAGES = {"zero_shot": _zero_shot_page, "finetune": _finetune_page}
+def _networks_page(table: pd.DataFrame) -> str:
+    table = table.assign(accuracy=table.accuracy.round(1), minutes=table.minutes.round(1))
+    return NETWORKS + frame_markdown(table) + "\n"
+
+
+TABLES = {
+    "zero_shot": ("evaluate", COLUMNS),
+    "finetune": ("finetune", [*COLUMNS, "steps"]),
+    "networks": ("train", ["network", "dataset", "accuracy", "minutes"]),
+}
+PAGES = {
+    "zero_shot": _zero_shot_page,
+    "finetune": _finetune_page,
+    "networks": _networks_page,
+}
 FIGURES = {"zero_shot": _zero_shot_figure, "finetune": _finetune_figure}

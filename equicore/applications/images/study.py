@@ -19,6 +19,9 @@ from equicore.representations import Image, Representation, Trivial
 from equicore.symmetrize import lambda_equitune
 from equicore.weights import fit_familiarity
 
+LEAST = 10
+"""Images that familiarity is learned from."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Study:
@@ -30,11 +33,21 @@ class Study:
     test: Images
     group: str  # one of GROUPS
     features: tuple[str, ...]  # submodules whose outputs weights see
-    folder: Path
+    folder: str | Path
     familiar: Images | None = None  # upright images, without labels, that teach familiarity too
     fit_steps: int = 1000  # in which weights are fitted
     looks: tuple[int, ...] = (4, 8, 16, 32)  # widths of orientation networks
     look_steps: int = 1000  # in which they are fitted
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if there is no such group, or there are too few images to learn from."""
+        if self.group not in GROUPS:
+            raise ValueError(f"there are the groups {', '.join(GROUPS)}; got {self.group!r}")
+        if len(self.parts[0]) < LEAST:
+            raise ValueError(
+                f"weights are fitted on {LEAST} training images at least; there are "
+                f"{len(self.parts[0])}, without those that methods are chosen by"
+            )
 
     @functools.cached_property
     def rep(self) -> Representation:
@@ -62,7 +75,7 @@ class Study:
         """The model's outputs for all views of some images, computed once and kept."""
         of_views = ("model", "group", "features")
         settings = {name: self.settings[name] for name in of_views} | {"images": images.digest}
-        file = self.folder / f"views-{digest(settings)}.safetensors"
+        file = Path(self.folder) / f"views-{digest(settings)}.safetensors"
         if not file.is_file():
             seen = Seen(self.model, self.features)
             write_tensors(file, tabulate(seen, self.rep, images, ("logits", "features")), settings)
@@ -102,7 +115,7 @@ class Study:
             network = orientation(width, self.train.pixels.shape[1])
         settings = {name: self.settings[name] for name in ("train", "familiar", "group")}
         settings |= {"width": width, "steps": self.look_steps, "seed": seed}
-        file = self.folder / f"orientation-{digest(settings)}.safetensors"
+        file = Path(self.folder) / f"orientation-{digest(settings)}.safetensors"
         if not file.is_file():
             known = [i.pixels for i in (self.parts[0], self.familiar) if i is not None]
             same, look = Trivial(self.rep.group), nn.Sequential(Unit(), network)

@@ -22,7 +22,7 @@ from equicore.applications.images.networks import (
     Classifier,
     with_new_head,
 )
-from equicore.finetuning import fit
+from equicore.finetuning import fit, kept_modes
 from equicore.lab.store import check_same, digest, read_tensors, rounds, write_tensors
 
 
@@ -125,10 +125,12 @@ def trained(
 
 @torch.no_grad()
 def accuracy(model: nn.Module, images: Images) -> float:
-    """The part of images that a model maps to logits of which that of the label is largest."""
-    device = next(model.parameters()).device
-    pairs = images.batches(256, device=device)
-    return sum(int((model(x).argmax(-1) == y).sum()) for x, y in pairs) / len(images)
+    """The part of images that a model, in eval mode, maps to the largest logit for their label."""
+    device = next((p.device for p in model.parameters()), None)
+    with kept_modes(model):
+        model.eval()
+        pairs = images.batches(256, device=device)
+        return sum(int((model(x).argmax(-1) == y).sum()) for x, y in pairs) / len(images)
 
 
 def train(
@@ -160,6 +162,8 @@ def train(
         def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
             pairs = images.batches(recipe.batch_size, 1000 * seed + epoch)
             for step, (inputs, labels) in enumerate(pairs, epoch * steps):
+                if len(inputs) == 1:  # of which alone BatchNorm has no statistics
+                    continue
                 rate = recipe.rate(step / (steps * recipe.epochs))
                 for group in optimizer.param_groups:
                     group["lr"] = rate

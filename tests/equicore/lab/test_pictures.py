@@ -1,5 +1,8 @@
 """Pictures of any format as arrays, and errors that name the file."""
 
+import io
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,6 +13,12 @@ from equicore.lab import pictures
 def save(path, array, mode=None):
     Image.fromarray(np.asarray(array, np.uint8), mode).save(path)
     return path
+
+
+def pictures_bytes():
+    png = io.BytesIO()
+    Image.fromarray(np.zeros((3, 3), np.uint8)).save(png, "PNG")
+    return png.getvalue()
 
 
 @pytest.fixture
@@ -66,6 +75,12 @@ def test_what_cannot_be_read_is_named(tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     with pytest.raises(ValueError, match="broken.png cannot be read as an image"):
+        pictures.read_all([broken])
+    huge = bytearray(pictures_bytes())
+    huge[16:24] = (60_000).to_bytes(4, "big") * 2
+    huge[29:33] = zlib.crc32(huge[12:29]).to_bytes(4, "big")
+    broken.write_bytes(huge)
+    with pytest.raises(ValueError, match="broken.png cannot be read as an image: .*exceeds limit"):
         pictures.read_all([broken])
     deep = tmp_path / "deep.png"
     Image.fromarray(np.full((3, 3), 40_000, np.uint16)).save(deep)

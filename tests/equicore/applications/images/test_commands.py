@@ -86,6 +86,8 @@ def test_rows_of_other_models_stay(monkeypatch, quick, tmp_path):
     assert call(monkeypatch, "evaluate", *quick, "--seeds", 1, "--groups", "flip") == 0
     again = pd.read_csv(out / "zero_shot.csv")
     assert len(again) - 1 == 2 * (len(table) - 1)
+    changed = [*quick[:-3], 6, *quick[-2:]]
+    assert call(monkeypatch, "evaluate", *changed, "--seeds", 2, "--groups", "flip") == 2
 
 
 def test_another_model_of_the_same_name_is_refused(monkeypatch, capsys, quick, tmp_path):
@@ -93,7 +95,10 @@ def test_another_model_of_the_same_name_is_refused(monkeypatch, capsys, quick, t
     table = pd.read_csv(tmp_path / "out" / "zero_shot.csv").assign(digest="other")
     table.to_csv(tmp_path / "out" / "zero_shot.csv", index=False)
     assert call(monkeypatch, "evaluate", *quick, "--seeds", 0, "--groups", "flip") == 2
-    assert "also called digits and small-digits; give this one a --label" in capsys.readouterr().err
+    assert (
+        "rows of digits and small-digits that were made with another model"
+        in capsys.readouterr().err
+    )
 
 
 def test_advise(monkeypatch, capsys, quick, tmp_path):

@@ -31,12 +31,42 @@ def test_a_folder_with_splits(tmp_path):
 
 
 def test_a_folder_without_splits_is_split(tmp_path):
-    fill(tmp_path, ("cat", "dog"), 10)
+    """By the files' names: whatever else is there, and with labels or without."""
+    fill(tmp_path, ("cat", "dog", "10", "9"), 20)
     train, test = data.read(tmp_path), data.read(tmp_path, "test")
-    assert (len(train), len(test)) == (16, 4)
+    assert len(train) + len(test) == 80 == len(data.read(tmp_path, None))
+    assert 8 < len(test) < 25
     values = [set(images.pixels[:, 0, 0, 0].tolist()) for images in (train, test)]
-    assert not values[0] & values[1]
-    assert set(test.labels.tolist()) == {0, 1}
+    assert not values[0] & values[1] - values[0]
+    fill(tmp_path, ("emu", ".hidden"), 20, value=100)
+    more = data.read(tmp_path, "test")
+    assert more.pixels[more.labels < 4].flatten(1).sum() == test.pixels.flatten(1).sum()
+    unlabelled = data.read(tmp_path, "test", labelled=False)
+    assert unlabelled.classes == ("image",)
+    assert unlabelled.pixels.flatten().sort().values.equal(more.pixels.flatten().sort().values)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    fill(tmp_path, ("bus", "train", "car"), 10)
+    assert data.read(tmp_path).classes == ("bus", "car", "train")
+    assert len(data.read(tmp_path, None, labelled=False)) == 30
+
+
+def test_splits_in_capitals(tmp_path):
+    fill(tmp_path / "Train", ("cat", "dog"))
+    fill(tmp_path / "Test", ("cat", "dog"), value=100)
+    assert data.read(tmp_path).classes == ("cat", "dog")
+    assert int(data.read(tmp_path, "test").pixels.min()) >= 100
+
+
+def test_links_are_followed_and_hidden_folders_not(tmp_path):
+    fill(tmp_path / "elsewhere", ("more",), 7)
+    fill(tmp_path / "train", ("cat",), 5)
+    fill(tmp_path / "train" / "cat", (".ipynb_checkpoints",), 5)
+    (tmp_path / "train" / "cat" / "linked").symlink_to(tmp_path / "elsewhere" / "more")
+    (tmp_path / "train" / "cat" / "loop").symlink_to(tmp_path / "train" / "cat")
+    (tmp_path / "train" / "cat" / "folder.png").mkdir()
+    assert len(data.read(tmp_path)) == 12
 
 
 def test_numbered_folders_are_in_the_order_of_numbers(tmp_path):
@@ -50,8 +80,12 @@ def test_numbered_folders_are_in_the_order_of_numbers(tmp_path):
     names.write_text("one\ntwo\n")
     with pytest.raises(ValueError, match="has 2 names, of folders 0 to 1; there is a folder 10"):
         data.read(tmp_path, names=names)
-    with pytest.raises(FileNotFoundError, match="no file .*nothing"):
-        data.read(tmp_path, names=tmp_path / "nothing")
+    names.write_bytes("\ufeffé\nb".encode("utf-16"))
+    for wrong in (names, tmp_path / "nothing"):
+        with pytest.raises(ValueError, match=f"{wrong.name} is no file of class names in UTF-8"):
+            data.read(tmp_path, names=str(wrong))
+    names.write_text("\ufeff" + "\n".join(f"class {i}" for i in range(11)) + "\n\n", "utf-8")
+    assert data.read(tmp_path, names=names).classes == named.classes
 
 
 def test_names_are_for_numbers(tmp_path):
@@ -64,9 +98,9 @@ def test_names_are_for_numbers(tmp_path):
 
 def test_without_labels(tmp_path):
     fill(tmp_path / "anything", ("deep",), 5)
-    images = data.read(tmp_path, labelled=False)
+    images = data.read(tmp_path, None, labelled=False)
     assert images.classes == ("image",)
-    assert len(images) == 4  # a fifth is to test
+    assert len(images) == 5
 
 
 @pytest.mark.parametrize(
@@ -103,6 +137,16 @@ def test_cifar(cifar):
     assert images.name == "cifar100"
     assert images.labels.tolist() == content[:, 1].tolist()
     assert np.array_equal(images.pixels.flatten(1).numpy(), content[:, 2:])
+
+
+def test_other_sizes_and_modes(cifar):
+    folder, _ = cifar
+    images = data.read(folder, size=16, mode="L")
+    assert images.shape == (1, 16, 16)
+    assert data.read(size=12, mode="RGB").shape == (3, 12, 12)
+    for path in (folder, None):
+        with pytest.raises(ValueError, match="know the names of their classes; names is for"):
+            data.read(path, names="names")
 
 
 def test_damaged_cifar(cifar):

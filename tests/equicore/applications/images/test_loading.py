@@ -97,7 +97,7 @@ def test_a_clip_of_hugging_face_classifies_by_text(small_clip, colours):
     assert len(clip.TEMPLATES) == len(set(clip.TEMPLATES)) == 80
     with torch.no_grad():
         torch.testing.assert_close(
-            loading.without_classes(folder)(images), model.network[0](normal)
+            loading.without_classes(folder, colours)(images), model.network[0](normal)
         )
 
 
@@ -107,8 +107,8 @@ def test_a_hub_id_without_a_network(monkeypatch, colours):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    with pytest.raises(FileNotFoundError, match="nobody/nothing is no file and no whole "
-                       "folder here .*, and not to be had from Hugging Face's hub"):  # fmt: skip
+    message = "is no file and no model's folder here, and not to be had from Hugging Face's hub"
+    with pytest.raises(FileNotFoundError, match=message):
         loading.load("nobody/nothing", colours)
 
 
@@ -122,7 +122,7 @@ def test_what_is_no_model(tmp_path, colours):
     with pytest.raises(ValueError, match="code.th holds no weights"):
         loading.load(tmp_path / "code.th", colours)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(FileNotFoundError, match="no whole folder here"):
+    with pytest.raises(FileNotFoundError, match="no model's folder here"):
         loading.load(tmp_path / "folder", colours)
 
 
@@ -212,12 +212,14 @@ def test_all_captions_of_a_class_are_right_answers():
 def test_a_probe_replaces_the_last_layer(file, digits, tmp_path):
     train, test = digits
     parity = [Images(i.pixels, i.labels % 2, ("even", "odd")) for i in (train, test)]
-    model = training.probed(loading.without_classes(file), parity[0], tmp_path)
+    model = training.probed(loading.without_classes(file, digits[0]), parity[0], tmp_path)
     assert training.accuracy(model, parity[1]) > 0.8
-    again = training.probed(loading.without_classes(file), parity[0], tmp_path)
+    again = training.probed(loading.without_classes(file, digits[0]), parity[0], tmp_path)
     assert torch.equal(again(test.inputs()), model(test.inputs()))
     original = loading.load(file, test)
     assert torch.equal(original.network[0][0].weight, model.network[0][0].weight)
+    original.reorder(list(range(9, -1, -1)), [*"9876543210"])
+    assert training.probed(original, parity[0], tmp_path).places is None
     with pytest.raises(ValueError, match="no linear layer"):
         networks.with_new_head(networks.Classifier(torch.nn.Flatten()), ("a",), 0)
 
@@ -229,9 +231,53 @@ def test_normalisation_of_hugging_face(resnet, colours):
     with torch.no_grad():
         expected = original(colours.inputs()).logits[:, [1, 2, 0]]
         torch.testing.assert_close(loading.load(folder, colours)(colours.inputs()), expected)
-    processor.write_text(json.dumps({"do_flip_channel_order": True}))
-    with pytest.raises(ValueError, match="by do_flip_channel_order, which is not done here"):
+    for content, message in (
+        ({"do_flip_channel_order": True}, "by do_flip_channel_order, which is not done here"),
+        ({"do_rescale": False}, "another rescaling than by 1/255"),
+        ({"rescale_factor": 1 / 127.5}, "another rescaling than by 1/255"),
+        ({"image_std": [1, 1, 1]}, "has no image_mean"),
+    ):
+        processor.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=message):
+            loading.load(folder, colours)
+    processor.write_text(json.dumps({"image_mean": 0.5, "image_std": 0.5}))
+    assert loading.load(folder, colours).mean.flatten().tolist() == [0.5] * 3
+    processor.unlink()
+    with pytest.raises(ValueError, match="is no whole folder of an image classifier or a CLIP"):
         loading.load(folder, colours)
+
+
+def test_a_checkpoint_without_a_classifier_is_refused(resnet, colours):
+    folder, original = resnet
+    original.resnet.save_pretrained(folder)
+    with pytest.raises(ValueError, match="not trained as an image classifier .* lacks the weights"):
+        loading.load(folder, colours)
+
+
+def test_orders_compose(file, digits):
+    model, test = loading.load(file, digits[1]), digits[1]
+    before = training.accuracy(model, test)
+    for _ in range(2):
+        turned = test.classes[::-1]
+        test = Images(test.pixels, 9 - test.labels, turned)
+        model = loading.checked(model, test)
+        assert training.accuracy(model, test) == before
+
+
+def test_accuracy_is_that_of_eval_mode_and_changes_nothing(digits):
+    model = networks.Classifier(networks.ResNet(20, 10, 1), (), [0.5], [0.5])
+    images = digits[1][slice(0, 40)]
+    expected = training.accuracy(model.eval(), images)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    assert training.accuracy(model.train(), images) == expected
+    assert model.training
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+def test_a_probe_of_a_clip(small_clip, colours, tmp_path):
+    found = loading.without_classes(small_clip[0], colours)
+    model = training.probed(found, colours, tmp_path)
+    assert model(colours.inputs()).shape == (9, 3)
 
 
 def test_half_precision_is_computed_in_float32(resnet, colours):
