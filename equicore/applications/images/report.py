@@ -11,11 +11,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from equicore.applications.images.experiment import COLUMNS, POWERS, weights
+from equicore.applications.images.methods import GROUPS
 from equicore.applications.images.study import Study
 from equicore.lab import figures
 from equicore.lab.statistics import Estimate, proportion, t_interval
 from equicore.lab.store import write_text
 from equicore.lab.tables import frame_markdown, markdown, read_csv, write_csv
+from equicore.representations import Image
 
 PAPER = pd.read_csv(Path(__file__).with_name("paper.csv"), dtype=str, keep_default_na=False)
 LABELS = {
@@ -99,7 +101,8 @@ def write_weights(study: Study, folder: Path, seed: int = 0, images: int = 4) ->
     """Draw views of some images with their weights, and say how often the upright one is heaviest.
 
     As Figure 12 of the paper: in the upper rows images whose heaviest view is the upright one, in
-    the lower ones others. Writes weights_MODEL_GROUP, as PNG and as a CSV file of one row.
+    the lower ones others. Writes weights_DATA_MODEL_GROUP, as PNG, and as CSV the part of the
+    images of each class whose heaviest view is the upright one.
     """
     found = weights(study, seed)
     heaviest = found.argmax(1)
@@ -122,10 +125,13 @@ def write_weights(study: Study, folder: Path, seed: int = 0, images: int = 4) ->
     figure.suptitle(f"{study.name}: heaviest on the upright view (left) in {100 * part:.1f} %")
     named = (study.test.name, study.name, study.group)
     stem = folder / "_".join(["weights", *(re.sub(r"[^\w.-]", "-", name) for name in named)])
-    table = {"dataset": study.test.name, "model": study.name, "group": study.group, "seed": seed,
-             "upright_heaviest": part, "mean_largest": float(found.amax(1).mean()),
-             "images": len(found)}  # fmt: skip
-    write_csv(stem.with_suffix(".csv"), pd.DataFrame([table]), "%.6f")
+    upright = pd.Series((heaviest == 0).double().numpy(), name="upright_heaviest")
+    classes = pd.Series(np.asarray(study.test.classes)[study.test.labels.numpy()], name="class")
+    table = upright.groupby(classes).agg(["mean", "size"]).reset_index()
+    table.columns = ["class", "upright_heaviest", "images"]
+    rows_of = pd.DataFrame([{"class": "all", "upright_heaviest": part, "images": len(found)}])
+    table = pd.concat([rows_of, table.sort_values("upright_heaviest")])
+    write_csv(stem.with_suffix(".csv"), table, "%.6f")
     return [stem.with_suffix(".csv"), *figures.save(figure, stem, dpi=90, colours=64)]
 
 
@@ -147,7 +153,8 @@ def _measured(folder: Path) -> dict[str, pd.DataFrame]:
 def _each(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """What was measured of each model under each group, with a title."""
     for (dataset, model, group), some in table.groupby(["dataset", "model", "group"], sort=False):
-        yield f"{dataset}, {model}, {group}", some
+        approximate = "" if isinstance(GROUPS[group](), Image) else " (approximate)"
+        yield f"{dataset}, {model}, {group}{approximate}", some
 
 
 def _estimate(values: pd.DataFrame) -> Estimate:

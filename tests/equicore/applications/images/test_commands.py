@@ -51,7 +51,10 @@ def test_from_a_network_to_tables_and_figures(monkeypatch, capsys, quick, tmp_pa
     assert set(table.seed) == {0, 1}
     assert (out / "weights_digits_small-digits_turns.png").is_file()
     weights = pd.read_csv(out / "weights_digits_small-digits_turns.csv")
-    assert 0 <= weights.upright_heaviest.item() <= 1
+    assert weights["class"].tolist()[0] == "all"
+    assert weights.images.sum() == 2 * weights.images[0] == 2 * 397
+    mean = (weights.upright_heaviest * weights.images)[1:].sum() / 397
+    assert weights.upright_heaviest[0] == pytest.approx(mean, abs=1e-5)
 
     tuning = ["--methods", "equitune", "augmented", "--seeds", 0, "--steps", 0, 1]
     assert call(monkeypatch, "finetune", *quick, *tuning) == 0
