@@ -111,8 +111,9 @@ def check_takes(model: nn.Module, images: Images) -> torch.Tensor:
             f"the images have {channels} channels and the model takes {len(model.mean)}; "
             f"--mode {'L' if len(model.mean) == 1 else 'RGB'} converts them"
         )
+    device = next((parameter.device for parameter in model.parameters()), None)
     try:
-        return model(images[slice(0, 1)].inputs())
+        return model(images[slice(0, 1)].inputs().to(device))
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             f"the model does not take images of {rows} x {columns} pixels; --size resizes them: "

@@ -217,7 +217,7 @@ def _finetune_page(table: pd.DataFrame) -> str:
                 cells.append(f"{values.mean():.1f} ({values.std():.1f})" if len(values) > 1
                              else f"{values.mean():.1f}")  # fmt: skip
             last = t_interval(own[own.steps == steps[-1]].accuracy)
-            rows.append([method, *cells, f"[{last.low:.1f}, {last.high:.1f}]"])
+            rows.append([method, *cells, f"{last:.1f}".partition(" ")[2]])
         page += [f"## {title}", "", markdown(["method", *map(str, steps), "95 %"], rows), ""]
     return "\n".join(page).rstrip() + "\n"
 

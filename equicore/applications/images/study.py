@@ -43,10 +43,11 @@ class Study:
         """Raise ValueError if there is no such group, or there are too few images to learn from."""
         if self.group not in GROUPS:
             raise ValueError(f"there are the groups {', '.join(GROUPS)}; got {self.group!r}")
-        if len(self.parts[0]) < LEAST:
+        fitted = len(self.train) - round(HELD_OUT * len(self.train))
+        if fitted < LEAST:
             raise ValueError(
-                f"weights are fitted on {LEAST} training images at least; there are "
-                f"{len(self.parts[0])}, without those that methods are chosen by"
+                f"weights are fitted on {LEAST} training images at least; there are {fitted}, "
+                "without those that methods are chosen by"
             )
 
     @functools.cached_property
@@ -114,14 +115,15 @@ class Study:
             torch.manual_seed(seed)
             network = orientation(width, self.train.pixels.shape[1])
         settings = {name: self.settings[name] for name in ("train", "familiar", "group")}
-        settings |= {"width": width, "steps": self.look_steps, "seed": seed}
+        options: dict[str, Any] = {"steps": self.look_steps, "batch_size": 64, "seed": seed}
+        options["learning_rate"] = 3e-3
+        settings |= {"width": width, **options}
         file = Path(self.folder) / f"orientation-{digest(settings)}.safetensors"
         if not file.is_file():
             known = [i.pixels for i in (self.parts[0], self.familiar) if i is not None]
             same, look = Trivial(self.rep.group), nn.Sequential(Unit(), network)
             model = lambda_equitune(self.model, self.rep, same, look)
-            options: dict[str, Any] = {"steps": self.look_steps, "batch_size": 64, "seed": seed}
-            fit_familiarity(model, torch.cat(known), learning_rate=3e-3, **options)
+            fit_familiarity(model, torch.cat(known), **options)
             write_tensors(file, network.state_dict(), settings)
         network.load_state_dict(read_tensors(file)[0])
         return network.eval()

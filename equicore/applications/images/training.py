@@ -115,8 +115,7 @@ def trained(
             model = clip.small_pair(network, clip.vocabulary(images.classes), *colours)
             loss = clip.contrastive(model, images.classes)
     rest, _ = images.split(HELD_OUT, seed=0)
-    with torch.no_grad():
-        check_takes(model.eval(), images)
+    check_takes(model.eval(), images)
     seconds = train(model, rest, loss, recipe, seed, resume, settings)
     write(file, model, name, {**settings, "seconds": seconds})
     resume.unlink(missing_ok=True)
