@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,31 @@ def read_csv(path: Path, columns: Iterable[str], made_by: str) -> pd.DataFrame:
     if table.empty:
         raise ValueError(f"{path} has no rows; write it with {made_by}")
     return table
+
+
+def measured(
+    folder: Path, sources: Mapping[str, tuple[str, Sequence[str]]]
+) -> dict[str, pd.DataFrame]:
+    """Those tables of accuracies that a folder has, by name; accuracies in %.
+
+    Args:
+        folder: Holds them, as NAME.csv.
+        sources: For each name the command that writes it, and the columns that it has. The first
+            is proposed where there is none.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: As of `read_csv`.
+    """
+    tables = {}
+    for name, (command, columns) in sources.items():
+        if (folder / f"{name}.csv").is_file():
+            table = read_csv(folder / f"{name}.csv", columns, command)
+            tables[name] = table.assign(accuracy=100 * table.accuracy)
+    if not tables:
+        files = " and ".join(f"no {name}.csv" for name in sources)
+        raise FileNotFoundError(f"{files} in {folder}; run: {next(iter(sources.values()))[0]}")
+    return tables
 
 
 def _cell(cell: Any, spec: str) -> str:

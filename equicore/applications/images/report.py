@@ -16,7 +16,7 @@ from equicore.applications.images.study import Study
 from equicore.lab import figures
 from equicore.lab.statistics import Estimate, proportion, t_interval
 from equicore.lab.store import write_text
-from equicore.lab.tables import frame_markdown, markdown, read_csv, write_csv
+from equicore.lab.tables import frame_markdown, markdown, measured, write_csv
 from equicore.representations import Image
 
 PAPER = pd.read_csv(Path(__file__).with_name("paper.csv"), dtype=str, keep_default_na=False)
@@ -82,7 +82,7 @@ def write_tables(folder: Path) -> list[Path]:
         FileNotFoundError: If nothing was.
         ValueError: If a table lacks columns or rows.
     """
-    tables = _measured(folder)
+    tables = measured(folder, TABLES)
     for name, table in tables.items():
         write_text(folder / f"{name}.md", PAGES[name](table))
     return [folder / f"{name}.md" for name in tables]
@@ -91,7 +91,7 @@ def write_tables(folder: Path) -> list[Path]:
 def write_figures(folder: Path) -> list[Path]:
     """Draw zero_shot and finetune, as PNG and SVG; errors as of `write_tables`."""
     files = []
-    for name, table in _measured(folder).items():
+    for name, table in measured(folder, TABLES).items():
         if name in FIGURES:
             files += figures.save(FIGURES[name](table), folder / name, dpi=110)
     return files
@@ -135,25 +135,10 @@ def write_weights(study: Study, folder: Path, seed: int = 0, images: int = 4) ->
     return [stem.with_suffix(".csv"), *figures.save(figure, stem, dpi=90, colours=64)]
 
 
-def _measured(folder: Path) -> dict[str, pd.DataFrame]:
-    """Accuracies, in %."""
-    tables = {}
-    for name, (command, columns) in TABLES.items():
-        file = folder / f"{name}.csv"
-        if file.is_file():
-            table = read_csv(file, columns, f"equicore images {command}")
-            tables[name] = table.assign(accuracy=100 * table.accuracy)
-    if not tables:
-        raise FileNotFoundError(
-            f"{folder} has no {', '.join(TABLES)}; run: equicore images evaluate"
-        )
-    return tables
-
-
 def _each(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """What was measured of each model under each group, with a title."""
     for (dataset, model, group), some in table.groupby(["dataset", "model", "group"], sort=False):
-        approximate = "" if isinstance(GROUPS[group](), Image) else " (approximate)"
+        approximate = "" if isinstance(GROUPS[str(group)](), Image) else " (approximate)"
         yield f"{dataset}, {model}, {group}{approximate}", some
 
 
@@ -283,9 +268,9 @@ def _networks_page(table: pd.DataFrame) -> str:
 
 
 TABLES = {
-    "zero_shot": ("evaluate", COLUMNS),
-    "finetune": ("finetune", [*COLUMNS, "steps"]),
-    "networks": ("train", ["network", "dataset", "accuracy", "minutes"]),
+    "zero_shot": ("equicore images evaluate", COLUMNS),
+    "finetune": ("equicore images finetune", [*COLUMNS, "steps"]),
+    "networks": ("equicore images train", ["network", "dataset", "accuracy", "minutes"]),
 }
 PAGES = {
     "zero_shot": _zero_shot_page,

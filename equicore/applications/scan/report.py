@@ -17,7 +17,7 @@ from equicore.applications.scan.zero_shot import COLUMNS, GROUPS, PARTS, SCORES,
 from equicore.lab import figures
 from equicore.lab.statistics import t_interval
 from equicore.lab.store import write_text
-from equicore.lab.tables import markdown, read_csv
+from equicore.lab.tables import markdown, measured
 
 PAPER = pd.read_csv(Path(__file__).with_name("paper.csv"), dtype=str, keep_default_na=False)
 """The paper's accuracies after so many steps of fine-tuning; G are G-networks."""
@@ -96,20 +96,14 @@ def write_figures(folder: Path) -> list[Path]:
 
 
 def _measured(folder: Path) -> dict[str, pd.DataFrame]:
-    """Accuracies, in %."""
-    tables = {}
-    for name, command, *more in (("zero_shot", "evaluate"), ("finetune", "finetune", "steps")):
-        file = folder / f"{name}.csv"
-        if file.is_file():
-            table = read_csv(file, [*COLUMNS, *more], f"equicore scan {command}")
-            twice = table[table.drop(columns="accuracy").duplicated()]
-            if len(twice):
-                raise ValueError(f"{file} has more than one row for {twice.iloc[0].to_dict()}")
-            tables[name] = table.assign(accuracy=100 * table.accuracy)
-    if not tables:
-        raise FileNotFoundError(
-            f"no zero_shot.csv and no finetune.csv in {folder}; run: equicore scan evaluate"
-        )
+    """Accuracies, in %, of which none is there twice."""
+    tables = measured(folder, TABLES)
+    for name, table in tables.items():
+        twice = table[table.drop(columns="accuracy").duplicated()]
+        if len(twice):
+            raise ValueError(
+                f"{folder / name}.csv has more than one row for {twice.iloc[0].to_dict()}"
+            )
     return tables
 
 
@@ -270,5 +264,9 @@ def _finetune_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
+TABLES = {
+    "zero_shot": ("equicore scan evaluate", COLUMNS),
+    "finetune": ("equicore scan finetune", [*COLUMNS, "steps"]),
+}
 PAGES = {"zero_shot": _zero_shot_page, "finetune": _finetune_page}
 FIGURES = {"zero_shot": _zero_shot_figure, "finetune": _finetune_figure}
