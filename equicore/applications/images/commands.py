@@ -81,8 +81,10 @@ class Experiment:
     upright."""
     most_familiar: int = 15_000
     """Take so many of them at most, drawn at random."""
-    look_steps: int = 1000
-    """In which orientation networks are fitted."""
+    looks: tuple[int, ...] = (4, 8, 16)
+    """Widths of orientation networks; none are fitted when it is empty."""
+    look_steps: int = 2000
+    """In which they are fitted."""
     jobs: int = CORES
     """Processes, each on one core."""
     output: Path = RESULTS
@@ -355,6 +357,8 @@ def _studies(arguments: Evaluate | Finetune) -> list[Study]:
 
     of, how = arguments.model, arguments.experiment
     check_least(how, look_steps=1, most_familiar=1, jobs=1)
+    if min(how.looks, default=1) < 1 or len(set(how.looks)) < len(how.looks):
+        raise ValueError(f"--looks are different widths from 1 on; got {how.looks}")
     train, test = _both(arguments.images)
     _check(of, test)
     familiar = None
@@ -377,7 +381,7 @@ def _studies(arguments: Evaluate | Finetune) -> list[Study]:
         model = loading.checked(training.probed(model, train, of.runs), test)
     study = Study(
         model, how.label or Path(source).stem, train, test, of.groups[0], features, of.runs,
-        familiar, fit_steps=of.fit_steps, look_steps=how.look_steps,
+        familiar, of.fit_steps, how.looks, how.look_steps,
     )  # fmt: skip
     return [dataclasses.replace(study, group=group) for group in of.groups]
 

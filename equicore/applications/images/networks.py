@@ -212,7 +212,8 @@ def orientation(width: int, channels: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     widths = (channels, width, 2 * width, 4 * width)
     for width_in, width_out in itertools.pairwise(widths):
-        layers += [nn.Conv2d(width_in, width_out, 3, 2, 1), nn.ReLU()]
+        layers.append(nn.Conv2d(width_in, width_out, 3, 2, 1, bias=False))
+        layers += [nn.BatchNorm2d(width_out), nn.ReLU()]
     return nn.Sequential(
         *layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16 * width, 1), nn.Flatten(0)
     )

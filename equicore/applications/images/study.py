@@ -36,8 +36,8 @@ class Study:
     folder: str | Path
     familiar: Images | None = None  # upright images, without labels, that teach familiarity too
     fit_steps: int = 1000  # in which weights are fitted
-    looks: tuple[int, ...] = (4, 8, 16, 32)  # widths of orientation networks
-    look_steps: int = 1000  # in which they are fitted
+    looks: tuple[int, ...] = (4, 8, 16)  # widths of orientation networks
+    look_steps: int = 2000  # in which they are fitted
 
     def __post_init__(self) -> None:
         """Raise ValueError if there is no such group, or there are too few images to learn from."""
