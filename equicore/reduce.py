@@ -360,11 +360,16 @@ class WeightedMean(Reducer):
         self.score = score
         sees: Need = "outputs" if of_outputs else "inputs" if features is None else "features"
         self.needs = frozenset({sees} if score is None else {sees, "outputs"})
+        self.looks_first = sees == "inputs"
         self.estimates = self.needs == INPUTS
 
     def scores(self, seen: Any, raw: Any) -> Tensor:
         """Log-weights of shape (n, B): the network's, plus the score of the outputs."""
         log_weights = self.log_weights(raw if self.of_outputs else seen)
+        return self.scored(log_weights, raw)
+
+    def scored(self, log_weights: Tensor, raw: Any) -> Tensor:
+        """Log-weights of shape (n, B), plus the score of the raw outputs."""
         if self.score is None:
             return log_weights
         return _bounded(log_weights + self.score(raw).detach())

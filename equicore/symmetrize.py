@@ -61,7 +61,8 @@ class Symmetrized(nn.Module):
             torch's random state: an unbiased estimate of the output. Exact in ``eval`` mode. For
             `Mean`, and for `WeightedMean` of the inputs.
         top_k: Run the model, for each sample, only on the elements of the k largest weights, and
-            on those that tie with the last of them. For `WeightedMean` of the inputs.
+            on those that tie with the last of them. For `WeightedMean` whose network sees the
+            inputs; a score of outputs has no say in which elements these are.
         batch_dim: The axis of the batch in the tensors that the model takes and returns. Where
             they differ a pair, of the input and of the output: (1, 0) for a classifier of
             (time, batch, features), (0, [0, [1, 1]]) for an LSTM that has the batch first, but
@@ -109,7 +110,7 @@ class Symmetrized(nn.Module):
             None if number is None else _count(name, number)
             for name, number in (("chunk", chunk), ("samples", samples), ("top_k", top_k))
         )
-        if top_k is not None and not (isinstance(reduce, WeightedMean) and reduce.needs == INPUTS):
+        if top_k is not None and not (isinstance(reduce, WeightedMean) and reduce.looks_first):
             raise TypeError(
                 "top_k chooses elements by weights that are known before the model runs: it is "
                 "for lambda_equitune whose weight network sees the inputs"
@@ -324,9 +325,9 @@ class Symmetrized(nn.Module):
 
     def _heaviest(self, x: Any, run: Run, top_k: int) -> Any:
         """The weighted mean over the elements of the largest weights, of each sample its own."""
+        assert isinstance(self.reduce, WeightedMean)
         orbit = self._orbit(x)
-        scores = self.reduce.scores(orbit, None)
-        assert scores is not None
+        scores = self.reduce.log_weights(orbit)
         order, batch = scores.shape
         # relative to the largest, as a constant added to all log-weights changes nothing
         known = scores.detach()
@@ -348,7 +349,9 @@ class Symmetrized(nn.Module):
         aligned = raw if invariant else self.output_rep.align_each(self._at(places), raw)
         if alone and not scores.requires_grad:
             return aligned
-        weights = scores.masked_fill(lost, -torch.inf).softmax(0)[places, rows]
+        of_chosen = self.reduce.scored(scores[places, rows][None], tree_map(lambda y: y[None], raw))
+        nothing = torch.full_like(scores, -torch.inf)
+        weights = nothing.index_put((places, rows), of_chosen[0]).softmax(0)[places, rows]
 
         def add(y: Tensor) -> Tensor:
             weighted = weights.to(y.dtype).view(-1, *(1,) * (y.ndim - 1)) * y

@@ -225,16 +225,16 @@ def test_features_must_name_a_submodule_that_is_called():
 # --------------------------------------------------------------------------------------- top_k
 
 
-def by_hand(model, weight, rep, x, k):
+def by_hand(model, weight, rep, x, k, score=None):
     """One sample at a time: the k heaviest elements, their weights normalised."""
     outputs = []
     for i in range(len(x)):
         log_weights = weight(rep.orbit(x[i : i + 1])[:, 0]).flatten()
         chosen = log_weights.topk(k).indices.tolist()
-        share = log_weights[chosen].softmax(0)
-        aligned = [
-            rep.act(rep.group.inverse(g), model(rep.act(g, x[i : i + 1])))[0] for g in chosen
-        ]
+        raw = [model(rep.act(g, x[i : i + 1])) for g in chosen]
+        of_outputs = score(torch.stack(raw))[:, 0].detach() if score else 0
+        share = (log_weights[chosen] + of_outputs).softmax(0)
+        aligned = [rep.act(rep.group.inverse(g), y)[0] for g, y in zip(chosen, raw, strict=True)]
         outputs.append(sum(s * y for s, y in zip(share, aligned, strict=True)))
     return torch.stack(outputs)
 
@@ -295,7 +295,39 @@ def test_top_k_has_the_gradients_of_the_chosen(random_model):
     exact(sparse, gradient(by_hand(model, weight, S3, x, 2), parameters))
 
 
-@pytest.mark.parametrize("reducer", [Mean(), Best(max_value), WeightedMean(nn.Linear(8, 1), "1")])
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("rep", [C3, S3, D4, S4], ids=name)
+def test_top_k_with_a_score_which_speaks_among_the_chosen(rep, k, random_model, stabilised):
+    """The model still runs k times, and the gradients are those of the network and the model."""
+    model = Counting(random_model((rep.size,), (rep.size,), 1).double())
+    weight = random_model((rep.size,), (1,), 2).double()
+    x = torch.randn(6, rep.size, dtype=torch.float64)
+    sparse = lambda_equitune(model, rep, rep, weight, score=max_value, top_k=k)
+    found = sparse(x)
+    assert model.calls == [6 * k]
+    expected = by_hand(model.model, weight, rep, x, k, max_value)
+    exact(found, expected)
+    parameters = [*model.parameters(), *weight.parameters()]
+    if k > 1:
+        exact(gradient(found, parameters), gradient(expected, parameters))
+        assert not torch.allclose(found, by_hand(model.model, weight, rep, x, k))
+    assert_equivariant(sparse, rep, rep, x)
+    assert_equivariant(sparse, rep, rep, x[:1])
+    for h in range(1, len(rep.group)):
+        assert_equivariant(sparse, rep, rep, stabilised(rep, h, x[:2]))
+
+
+def test_top_k_of_everything_with_a_score_is_lambda_equitune(random_model):
+    model, weight = random_model((3,), (3,), 1), random_model((3,), (1,), 2)
+    x = torch.randn(6, 3)
+    everything = lambda_equitune(model, S3, S3, weight, score=max_value)(x)
+    for k in (6, 100):
+        found = lambda_equitune(model, S3, S3, weight, score=max_value, top_k=k)(x)
+        assert torch.equal(found, everything)
+
+
+@pytest.mark.parametrize("reducer", [Mean(), Best(max_value), WeightedMean(nn.Linear(8, 1), "1"),
+                                     WeightedMean(nn.Linear(8, 1), of_outputs=True)])  # fmt: skip
 def test_top_k_needs_weights_of_the_inputs(reducer):
     with pytest.raises(TypeError, match="weights that are known before the model runs"):
         Symmetrized(two_layers(), D4, D4, reducer, top_k=1)

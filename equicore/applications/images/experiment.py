@@ -27,6 +27,8 @@ COLUMNS = ["dataset", "model", "condition", "group", "method", "seed", "accuracy
            "forwards", "digest"]  # fmt: skip
 POWERS = (0.25, 0.5, 1.0)
 """Of the proxy scores by which weights are multiplied."""
+LOOK_POWER = 0.5
+"""That of the largest logit beside the weights of orientation networks."""
 VARIANTS: dict[str, tuple[int, ...]] = {"linear": (), "wide": (300,)}
 """Other networks for weights than the paper's, by their hidden layers."""
 UNTOLD = 0.9
@@ -132,9 +134,12 @@ def _ways(study: Study, seed: int) -> dict[str, Way]:
         ways[f"lambda_familiar_{name}"] = Way(WeightedMean(other), both)
     weighted("labels", methods.fit_labelled(group, known, fit_part.labels, seed, steps=steps))
     for width in study.looks:
-        mean, sees = WeightedMean(Entry(looks(width))), ("logits", looks(width))
+        sees, score = ("logits", looks(width)), methods.times(scores["largest_logit"], LOOK_POWER)
         for end, k in {"top1": 1, "top2": min(2, len(group)), "all": None}.items():
-            ways[f"{looks(width)}_{end}"] = Way(mean, sees, k)
+            ways[f"{looks(width)}_{end}"] = Way(WeightedMean(Entry(looks(width))), sees, k)
+            if k != 1:
+                mean = WeightedMean(Entry(looks(width)), score=score)
+                ways[f"{looks(width)}_{end}_scored"] = Way(mean, sees, k)
     return ways
 
 

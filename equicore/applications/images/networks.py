@@ -130,18 +130,20 @@ def _blocks(channels_in: int, channels: int, stride: int, count: int) -> nn.Sequ
 
 
 def alexnet(outputs: int, channels: int = 3) -> nn.Sequential:
-    """AlexNet's five convolutions and three linear layers, for images of 32 x 32."""
+    """AlexNet's five convolutions and three linear layers, for images of 32 x 32.
+
+    Batches are normalised, and nothing is dropped out: it learns in ten epochs.
+    """
     widths = (channels, 64, 192, 384, 256, 256)
     layers: list[nn.Module] = []
     for number, (width_in, width) in enumerate(itertools.pairwise(widths)):
         stride = 2 if number == 0 else 1
-        layers += [nn.Conv2d(width_in, width, 3, stride, 1), nn.ReLU()]
+        layers.append(nn.Conv2d(width_in, width, 3, stride, 1, bias=False))
+        layers += [nn.BatchNorm2d(width), nn.ReLU()]
         if number in (0, 1, 4):
             layers.append(nn.MaxPool2d(2))
-    head = [nn.Dropout(), nn.Linear(1024, 1024), nn.ReLU(), nn.Dropout(), nn.Linear(1024, 512)]
-    return nn.Sequential(
-        nn.Sequential(*layers), nn.Flatten(), *head, nn.ReLU(), nn.Linear(512, outputs)
-    )
+    head = [nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 512), nn.ReLU()]
+    return nn.Sequential(nn.Sequential(*layers), nn.Flatten(), *head, nn.Linear(512, outputs))
 
 
 def small(outputs: int, channels: int = 1) -> nn.Sequential:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from equicore.applications.images.experiment import COLUMNS, POWERS, weights
+from equicore.applications.images.experiment import COLUMNS, LOOK_POWER, POWERS, weights
 from equicore.applications.images.methods import GROUPS
 from equicore.applications.images.study import Study
 from equicore.lab import figures
@@ -73,6 +73,13 @@ By `equicore images train`; upright accuracy on the test images, in %.
 
 """
 KINDS = ("equizero", "lambda", "orientation")
+LOOKED = {
+    "top1": "one view",
+    "top2": "two views",
+    "top2_scored": "two, and the largest logit",
+    "all": "all views",
+    "all_scored": "all, and the largest logit",
+}
 
 
 def write_tables(folder: Path) -> list[Path]:
@@ -152,9 +159,10 @@ def _estimate(values: pd.DataFrame) -> Estimate:
 def _label(method: str) -> str:
     kind, _, rest = method.partition("_")
     if kind == "orientation":
-        width, how = rest.split("_")
+        width, how, *scored = rest.split("_")
         views = {"top1": "its heaviest view", "top2": "its two heaviest views", "all": "all views"}
-        return f"λ of an orientation network of width {width}, {views[how]}"
+        times = f", times exp of the largest logit to the {LOOK_POWER:g}" if scored else ""
+        return f"λ of an orientation network of width {width}, {views[how]}{times}"
     return LABELS.get(method, method)
 
 
@@ -230,10 +238,11 @@ def _zero_shot_figure(table: pd.DataFrame) -> Figure:
         upright = some[(some.condition == "upright") & (some.method == "plain")].accuracy.mean()
         left.axvline(upright, color="#d55e00", linestyle=":")
         left.set(xlim=(0, 100), title=title, xlabel="accuracy, %; dotted: plain, upright")
-        for how, style in (("top1", "o-"), ("top2", "s-"), ("all", "D-")):
-            own = moved[moved.method.str.fullmatch(rf"orientation_\d+_{how}")]
+        for end, how in LOOKED.items():
+            own = moved[moved.method.str.fullmatch(rf"orientation_\d+_{end}")]
             mean = own.groupby("forwards").accuracy.mean()
-            right.plot(mean.index, mean, style, label=f"orientation networks, {how}")
+            style = "s--" if end.endswith("scored") else "o-"
+            right.plot(mean.index, mean, style, ms=4, label=f"orientation networks, {how}")
         for method in ("plain", "equitune", _best(some, "equizero"), "lambda_familiar"):
             own = moved[moved.method == method]
             right.plot(own.forwards.iloc[0], own.accuracy.mean(), "k^")
