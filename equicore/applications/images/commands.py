@@ -358,7 +358,9 @@ def _studies(arguments: Evaluate | Finetune) -> list[Study]:
     of, how = arguments.model, arguments.experiment
     check_least(how, look_steps=1, most_familiar=1, jobs=1)
     if min(how.looks, default=1) < 1 or len(set(how.looks)) < len(how.looks):
-        raise ValueError(f"--looks are different widths from 1 on; got {how.looks}")
+        raise ValueError(
+            f"--looks are different widths from 1 on; got {' '.join(map(str, how.looks))}"
+        )
     train, test = _both(arguments.images)
     _check(of, test)
     familiar = None

@@ -95,9 +95,11 @@ class Study:
         exact = isinstance(self.rep, Image)
         if moved and not exact:
             images = images.moved(self.rep, seed)
-        networks = Looks({looks(width): self.orientation(width, seed) for width in self.looks})
-        names = tuple(networks.networks)
-        table = self.table(images) | tabulate(networks, self.rep, images, names, 2000)
+        table = self.table(images)
+        if self.looks:
+            networks = Looks({looks(width): self.orientation(width, seed) for width in self.looks})
+            names = tuple(networks.networks)
+            table = table | tabulate(networks, self.rep, images, names, 2000)
         if moved and exact:
             elements = images.drawn(self.rep.group, seed)
             table = regular_on(self.rep.group, list(table)).act_each(elements, table)

@@ -140,6 +140,8 @@ def picture_folder(folder, size):
         (["--device", "nowhere"], "there is no device nowhere here"),
         (["--groups", "turns", "turns"], "--groups has turns more than once"),
         (["--fit-steps", 0], "--fit-steps must be at least 1"),
+        (["--looks", 4, 0], "--looks are different widths from 1 on; got 4 0"),
+        (["--looks", 4, 4], "--looks are different widths from 1 on; got 4 4"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_work(

@@ -35,6 +35,7 @@ def test_what_was_lost_is_regained(measured):
     assert moved["lambda_familiar"] > upright - 0.08
     assert moved["lambda_labels"] > upright - 0.12
     assert moved["orientation_4_top1"] > upright - 0.2
+    assert moved["orientation_4_top2_scored"] > moved["orientation_4_top2"] - 0.02
     assert moved["equizero_published"] < moved["equizero_log_odds"]
     assert moved["oracle"] >= moved.drop("oracle").max()
 
@@ -87,6 +88,16 @@ def test_what_methods_cost(measured):
     assert cost["equitune"] == cost["lambda_familiar_top1"] == 4
     assert 1 < cost["orientation_4_top1"] < 1.1
     assert cost["orientation_4_all"] - cost["orientation_4_top1"] == pytest.approx(3)
+    assert cost["orientation_4_top2_scored"] == cost["orientation_4_top2"]
+
+
+def test_without_orientation_networks_the_rest_is_the_same(study, measured, tmp_path):
+    """Also by the digest, so that networks of more widths can join a table later."""
+    table = measure(dataclasses.replace(study, looks=(), folder=tmp_path), 0)
+    moved = table[table.condition == "moved"].set_index("method").accuracy
+    expected = measured.moved.drop(measured.filter(like="orientation", axis=0).index)
+    pd.testing.assert_series_equal(moved, expected, check_names=False, check_like=True)
+    assert set(table.digest) == set(measure(study, 0).digest)
 
 
 def test_other_classes_are_other_settings(study, digits):
