@@ -119,7 +119,8 @@ def write_weights(study: Study, folder: Path, seed: int = 0, images: int = 4) ->
         places = chosen.nonzero().squeeze(1).numpy()
         rows += generator.permutation(places)[:images].tolist()
     order = len(study.rep.group)
-    figure, axes = figures.grid(len(rows), order, figsize=(1.1 * order, 1.25 * len(rows) + 0.5))
+    size = max(1.1 * order, 3.6), 1.25 * len(rows) + 0.6
+    figure, axes = figures.grid(len(rows), order, figsize=size)
     views = study.rep.orbit(study.test.pixels[rows]).permute(1, 0, 3, 4, 2).numpy()
     for row, image in enumerate(rows):
         for g, axis in enumerate(axes[row]):
@@ -129,7 +130,8 @@ def write_weights(study: Study, folder: Path, seed: int = 0, images: int = 4) ->
         name = study.test.classes[int(study.test.labels[image])]
         axes[row, 0].set_ylabel(name.replace("_", "\n"), fontsize=7)
     part = float((heaviest == 0).double().mean())
-    figure.suptitle(f"{study.name}: heaviest on the upright view (left) in {100 * part:.1f} %")
+    told = f"the upright view (left) is heaviest in {100 * part:.1f} %"
+    figure.suptitle(f"{study.name}, {study.group}:\n{told}", fontsize=10)
     named = (study.test.name, study.name, study.group)
     stem = folder / "_".join(["weights", *(re.sub(r"[^\w.-]", "-", name) for name in named)])
     upright = pd.Series((heaviest == 0).double().numpy(), name="upright_heaviest")
