@@ -239,8 +239,8 @@ def _evaluate(arguments: Evaluate) -> None:
     check_rows(file, keys)
     studies = _studies(arguments)
     _check_names(file, {(s.test.name, s.name): made_with(s, more_settings(s)) for s in studies})
-    for study in studies:
-        study.prepare()  # once, not in every process
+    for study in sorted(studies, key=lambda study: -len(study.rep.group)):
+        study.prepare()  # once, not in every process; largest groups have the views of others
     tasks = [functools.partial(measure, s, seed) for s in studies for seed in arguments.seeds]
     add_rows(file, pd.concat(Workers(jobs).map(tasks, "evaluate")), keys)
     drawn = [report.write_weights(study, output) for study in studies]

@@ -85,6 +85,14 @@ def regular_on(group: Group, names: Sequence[str]) -> Tree:
     return Tree(dict.fromkeys(names, regular(group, dim=-2)))
 
 
+def rows_under(rep: Representation, larger: Representation) -> list[int] | None:
+    """The rows, of tables under a larger group, of the views under this one; None if it is none."""
+    probe = torch.arange(9.0).view(1, 1, 3, 3)
+    known = [view.tolist() for view in larger.orbit(probe)]
+    views = [view.tolist() for view in rep.orbit(probe)]
+    return [known.index(view) for view in views] if all(v in known for v in views) else None
+
+
 @torch.no_grad()
 def tabulate(
     model: nn.Module, rep: Representation, images: Images, names: Sequence[str], views: int = 250

@@ -13,7 +13,15 @@ from torch import nn
 from equicore.applications.images.data import HELD_OUT, Images
 from equicore.applications.images.methods import GROUPS
 from equicore.applications.images.networks import Classifier, Unit, orientation
-from equicore.applications.images.orbits import Looks, Seen, Table, joined, regular_on, tabulate
+from equicore.applications.images.orbits import (
+    Looks,
+    Seen,
+    Table,
+    joined,
+    regular_on,
+    rows_under,
+    tabulate,
+)
 from equicore.lab.store import digest, read_tensors, write_tensors
 from equicore.representations import Image, Representation, Trivial
 from equicore.symmetrize import lambda_equitune
@@ -73,14 +81,22 @@ class Study:
         return self.train.split(HELD_OUT, seed=0)
 
     def table(self, images: Images) -> Table:
-        """The model's outputs for all views of some images, computed once and kept."""
+        """The model's outputs for all views of some images, computed once and kept.
+
+        If those under a larger group are kept, theirs are taken.
+        """
         of_views = ("model", "group", "features")
         settings = {name: self.settings[name] for name in of_views} | {"images": images.digest}
-        file = Path(self.folder) / f"views-{digest(settings)}.safetensors"
-        if not file.is_file():
-            seen = Seen(self.model, self.features)
-            write_tensors(file, tabulate(seen, self.rep, images, ("logits", "features")), settings)
-        return read_tensors(file)[0]
+        for group in (self.group, *GROUPS):
+            file = Path(self.folder) / f"views-{digest(settings | {'group': group})}.safetensors"
+            rows = rows_under(self.rep, GROUPS[group]())
+            if file.is_file() and rows is not None:
+                return {name: entry[:, rows] for name, entry in read_tensors(file)[0].items()}
+        seen = Seen(self.model, self.features)
+        table = tabulate(seen, self.rep, images, ("logits", "features"))
+        own = Path(self.folder) / f"views-{digest(settings)}.safetensors"
+        write_tensors(own, table, settings)
+        return table
 
     def familiar_table(self) -> Table:
         """Of all upright images that weights may be fitted on without labels."""

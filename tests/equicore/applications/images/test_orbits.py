@@ -9,8 +9,17 @@ from torch import nn
 import equicore
 from equicore import Best, Identity, Mean, WeightedMean
 from equicore.applications.images import methods
+from equicore.applications.images import study as study_module
 from equicore.applications.images.methods import GROUPS, on_tables
-from equicore.applications.images.orbits import First, Seen, invariant, pooled, regular_on, tabulate
+from equicore.applications.images.orbits import (
+    First,
+    Seen,
+    invariant,
+    pooled,
+    regular_on,
+    rows_under,
+    tabulate,
+)
 from equicore.symmetrize import Symmetrized
 
 NAMES = ("logits", "features")
@@ -116,6 +125,22 @@ def test_pooling():
 def test_a_wrong_submodule_is_refused_with_a_similar_one(model):
     with pytest.raises(ValueError, match=r"'netwrk.0' is none of .*; did you mean 'network.0'"):
         Seen(model, ("netwrk.0",))
+
+
+@pytest.mark.parametrize("group", ["turns", "mirror", "flip"])
+def test_views_under_a_larger_group_are_not_computed_again(group, few, monkeypatch):
+    small = dataclasses.replace(few, group=group)
+    expected = tabulate(Seen(small.model, small.features), small.rep, small.test, NAMES)
+    dataclasses.replace(few, group="turns+mirror").table(small.test)
+    monkeypatch.setattr(study_module, "tabulate", lambda *_: pytest.fail("computed again"))
+    found = small.table(small.test)
+    for name in NAMES:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-4)
+
+
+def test_a_group_that_is_not_larger_has_not_all_views():
+    assert rows_under(GROUPS["turns"](), GROUPS["flip"]()) is None
+    assert rows_under(GROUPS["flip"](), GROUPS["turns"]()) is None
 
 
 def test_plain_is_the_first_row(study):
