@@ -185,14 +185,7 @@ class Best(Reducer):
         return getattr(self.score, "__name__", repr(self.score))
 
     def scores(self, seen: Any, raw: Any) -> Tensor:
-        scores = self.score(raw)
-        expected = leaves(raw)[0].shape[:2]
-        if scores.shape != expected:
-            raise ValueError(
-                f"the score returned shape {tuple(scores.shape)}, "
-                f"expected one number for each element and sample, {tuple(expected)}"
-            )
-        return scores.detach()
+        return _scored(self.score, raw)
 
     def whole(self, stack: Any, scores: Tensor | None) -> Any:
         assert scores is not None
@@ -372,7 +365,7 @@ class WeightedMean(Reducer):
         """Log-weights of shape (n, B), plus the score of the raw outputs."""
         if self.score is None:
             return log_weights
-        return _bounded(log_weights + self.score(raw).detach())
+        return _bounded(log_weights + _scored(self.score, raw))
 
     def log_weights(self, seen: Any) -> Tensor:
         """The network's log-weights alone, shape (n, B)."""
@@ -434,6 +427,18 @@ def far(scores: Tensor, best: Tensor | float) -> Tensor:
     """Which scores, of which none is infinity, are worse than the best, which is at most 0."""
     tolerance = _rounding(scores.dtype)
     return scores < best * (1 + tolerance) - tolerance
+
+
+def _scored(score: Callable[[Any], Tensor], raw: Any) -> Tensor:
+    """The score of raw outputs, shape (n, B), without gradient."""
+    scores = score(raw)
+    expected = leaves(raw)[0].shape[:2]
+    if scores.shape != expected:
+        raise ValueError(
+            f"the score returned shape {tuple(scores.shape)}, "
+            f"expected one number for each element and sample, {tuple(expected)}"
+        )
+    return scores.detach()
 
 
 def _rounding(dtype: torch.dtype) -> float:

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -317,6 +319,12 @@ def test_scores_of_the_wrong_shape_are_refused(score, shape):
         equizero(nn.Identity(), S3, S3, score=score)(torch.zeros(5, 3))
     assert f"the score returned shape {shape}, expected" in str(error.value)
     assert "(6, 5)" in str(error.value)
+    weighted = lambda_equitune(nn.Identity(), S3, S3, nn.Linear(3, 1), score=score)
+    with pytest.raises(ValueError, match=re.escape(f"the score returned shape {shape}, expected")):
+        weighted(torch.zeros(5, 3))
+    sparse = lambda_equitune(nn.Identity(), S3, S3, nn.Linear(3, 1), score=score, top_k=2)
+    with pytest.raises(ValueError, match="the score returned shape"):
+        sparse(torch.randn(5, 3))
 
 
 @pytest.mark.parametrize(
