@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from equicore.applications.images.experiment import COLUMNS, LOOK_POWER, POWERS, weights
 from equicore.applications.images.methods import GROUPS
@@ -96,11 +98,16 @@ def write_tables(folder: Path) -> list[Path]:
 
 
 def write_figures(folder: Path) -> list[Path]:
-    """Draw zero_shot and finetune, as PNG and SVG; errors as of `write_tables`."""
-    files = []
-    for name, table in measured(folder, TABLES).items():
-        if name in FIGURES:
-            files += figures.save(FIGURES[name](table), folder / name, dpi=110)
+    """Draw zero_shot, cost and finetune, as PNG and SVG; errors as of `write_tables`.
+
+    Cost is drawn if orientation networks were measured.
+    """
+    tables, files = measured(folder, TABLES), []
+    for name, (source, draw) in FIGURES.items():
+        table = tables.get(source)
+        if table is None or (name == "cost" and not table.method.str.contains("orientation").any()):
+            continue
+        files += figures.save(draw(table), folder / name, dpi=110)
     return files
 
 
@@ -146,7 +153,12 @@ def write_weights(study: Study, folder: Path, seed: int = 0, images: int = 4) ->
 
 def _each(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """What was measured of each model under each group, with a title."""
-    for (dataset, model, group), some in table.groupby(["dataset", "model", "group"], sort=False):
+    order = {group: place for place, group in enumerate(GROUPS)}
+    keys = ["dataset", "model", "group"]
+    table = table.sort_values(
+        keys, key=lambda of: of.map(order) if of.name == "group" else of.astype(str), kind="stable"
+    )
+    for (dataset, model, group), some in table.groupby(keys, sort=False):
         approximate = "" if isinstance(GROUPS[str(group)](), Image) else " (approximate)"
         yield f"{dataset}, {model}, {group}{approximate}", some
 
@@ -218,42 +230,61 @@ def _finetune_page(table: pd.DataFrame) -> str:
 
 
 def _zero_shot_figure(table: pd.DataFrame) -> Figure:
-    """Bars of the chosen method of each kind; accuracy against cost beside them."""
-    panels = list(_each(table))
-    figure, axes = figures.grid(len(panels), 2, figsize=(10, 0.6 + 3.2 * len(panels)))
-    for (left, right), (title, some) in zip(axes, panels, strict=True):
+    """Bars of the chosen method of each kind."""
+    each = list(_each(table))
+    figure, axes = figures.panels(len(each), size=(5, 2.6), columns=2)
+    for axis, (title, some) in zip(axes, each, strict=True):
         moved = some[some.condition == "moved"]
-        shown = [
-            "plain",
-            "equitune",
-            "equizero_published",
-            *(_best(some, kind) or "" for kind in KINDS),
-        ]
-        shown = [method for method in shown if method in set(moved.method)]
-        found = [_estimate(moved[moved.method == method]) for method in shown]
+        chosen = [_best(some, kind) for kind in KINDS]
+        names = ["plain", "equitune", "equizero_published", *filter(None, chosen)]
+        found = [_estimate(moved[moved.method == name]) for name in names]
         below, above = figures.error_bars(found)
         values = [estimate.value for estimate in found]
-        left.barh(range(len(shown)), values, xerr=(below, above), color="#9ecae1", ec="black")
-        left.set_yticks(range(len(shown)), [_label(m).replace(", ", ",\n", 1) for m in shown],
-                        fontsize=7)  # fmt: skip
-        left.invert_yaxis()
-        upright = some[(some.condition == "upright") & (some.method == "plain")].accuracy.mean()
-        left.axvline(upright, color="#d55e00", linestyle=":")
-        left.set(xlim=(0, 100), title=title, xlabel="accuracy, %; dotted: plain, upright")
-        for end, how in LOOKED.items():
+        axis.barh(range(len(names)), values, xerr=(below, above), color="#9ecae1", ec="black")
+        labels = [textwrap.fill(_label(name), 34) for name in names]
+        axis.set_yticks(range(len(names)), labels, fontsize=7)
+        axis.invert_yaxis()
+        axis.axvline(_upright(some), color="#d55e00", linestyle=":")
+        axis.set(xlim=(0, 100), xlabel="accuracy, %; dotted: plain, upright")
+        axis.set_title(title, fontsize=9)
+    note = "error bars: 95 % intervals over test images (Wilson)"
+    figures.legend_below(figure, [Patch(facecolor="#9ecae1", ec="black", label="moved")], note)
+    return figure
+
+
+def _cost_figure(table: pd.DataFrame) -> Figure:
+    """Accuracy against cost, of orientation networks and of what needs all views."""
+    each = [
+        (title, some)
+        for title, some in _each(table)
+        if some.method.str.startswith("orientation").any()
+    ]
+    figure, axes = figures.panels(len(each), size=(4.6, 3.6), columns=2)
+    for axis, (title, some) in zip(axes, each, strict=True):
+        moved = some[some.condition == "moved"]
+        for number, (end, how) in enumerate(LOOKED.items()):
             own = moved[moved.method.str.fullmatch(rf"orientation_\d+_{end}")]
             mean = own.groupby("forwards").accuracy.mean()
-            style = "s--" if end.endswith("scored") else "o-"
-            right.plot(mean.index, mean, style, ms=4, label=f"orientation networks, {how}")
-        for method in ("plain", "equitune", _best(some, "equizero"), "lambda_familiar"):
-            own = moved[moved.method == method]
-            right.plot(own.forwards.iloc[0], own.accuracy.mean(), "k^")
-            right.annotate(str(method), (own.forwards.iloc[0], own.accuracy.mean()), fontsize=7)
-        right.axhline(upright, color="#d55e00", linestyle=":")
-        right.set(xlabel="cost, in forwards of the model", ylabel="accuracy, %")
-        figures.tidy(right)
-    figures.legend_below(figure, axes[0, 1], "error bars: 95 % intervals over test images (Wilson)")
+            axis.plot(mean.index, mean, f"C{number}o-", ms=4, label=f"orientation networks, {how}")
+        for name in ("plain", "equitune", _best(some, "equizero"), "lambda_familiar"):
+            own = moved[moved.method == name]
+            place = own.forwards.iloc[0], own.accuracy.mean()
+            axis.plot(*place, "k^")
+            label = _label(str(name)).partition(" (")[0]
+            axis.annotate(label, place, (7, -3), textcoords="offset points", fontsize=7)
+        axis.axhline(_upright(some), color="#d55e00", linestyle=":")
+        axis.margins(x=0.3)
+        axis.set(xlabel="cost, in forwards of the model", ylabel="accuracy, %")
+        axis.set_title(title, fontsize=9)
+        figures.tidy(axis)
+    note = "means over seeds, networks wider from left to right; dotted: plain, upright"
+    figures.legend_below(figure, axes[0], note, columns=2)
     return figure
+
+
+def _upright(some: pd.DataFrame) -> float:
+    """The plain model's accuracy on images as they are."""
+    return some[(some.condition == "upright") & (some.method == "plain")].accuracy.mean()
 
 
 def _finetune_figure(table: pd.DataFrame) -> Figure:
@@ -288,4 +319,9 @@ PAGES = {
     "finetune": _finetune_page,
     "networks": _networks_page,
 }
-FIGURES = {"zero_shot": _zero_shot_figure, "finetune": _finetune_figure}
+FIGURES = {
+    # of each: the table that it is of
+    "zero_shot": ("zero_shot", _zero_shot_figure),
+    "cost": ("zero_shot", _cost_figure),
+    "finetune": ("finetune", _finetune_figure),
+}

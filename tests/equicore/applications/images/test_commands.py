@@ -65,8 +65,8 @@ def test_from_a_network_to_tables_and_figures(monkeypatch, capsys, quick, tmp_pa
     assert call(monkeypatch, "plot", out) == 0
     written = capsys.readouterr().out.split()
     assert [path.rpartition("/")[2] for path in written] == [
-        "zero_shot.md", "finetune.md", "zero_shot.png", "zero_shot.svg", "finetune.png",
-        "finetune.svg",
+        "zero_shot.md", "finetune.md", "zero_shot.png", "zero_shot.svg", "cost.png", "cost.svg",
+        "finetune.png", "finetune.svg",
     ]  # fmt: skip
     page = (out / "zero_shot.md").read_text()
     plain = table[(table.group == "turns") & (table.method == "plain")]
