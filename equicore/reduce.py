@@ -335,7 +335,8 @@ class WeightedMean(Reducer):
             forward.
         of_outputs: Whether the network sees the outputs f(g x) instead of the inputs.
         score: Maps raw outputs (|G|, B, ...) to numbers (|G|, B) that are added to the network's
-            log-weights: what equizero would choose by. It has no gradient.
+            log-weights: what equizero would choose by. It has no gradient, and looks at each
+            output alone: with ``chunk`` and ``top_k`` it is given some of them.
     """
 
     def __init__(

@@ -59,10 +59,11 @@ class Symmetrized(nn.Module):
             statistics are then those of a chunk.
         samples: In training mode, run the model on so many elements, drawn anew in each call from
             torch's random state: an unbiased estimate of the output. Exact in ``eval`` mode. For
-            `Mean`, and for `WeightedMean` of the inputs.
+            `Mean`, and for `WeightedMean` of the inputs alone, without a score.
         top_k: Run the model, for each sample, only on the elements of the k largest weights, and
             on those that tie with the last of them. For `WeightedMean` whose network sees the
-            inputs; a score of outputs has no say in which elements these are.
+            inputs. A score, which is then given the outputs (1, n, ...) of the chosen elements, is
+            added to their log-weights; it does not decide which elements are chosen.
         batch_dim: The axis of the batch in the tensors that the model takes and returns. Where
             they differ a pair, of the input and of the output: (1, 0) for a classifier of
             (time, batch, features), (0, [0, [1, 1]]) for an LSTM that has the batch first, but
@@ -110,11 +111,22 @@ class Symmetrized(nn.Module):
             None if number is None else _count(name, number)
             for name, number in (("chunk", chunk), ("samples", samples), ("top_k", top_k))
         )
-        if top_k is not None and not (isinstance(reduce, WeightedMean) and reduce.looks_first):
-            raise TypeError(
-                "top_k chooses elements by weights that are known before the model runs: it is "
-                "for lambda_equitune whose weight network sees the inputs"
-            )
+        if top_k is not None:
+            if not isinstance(reduce, WeightedMean) or not reduce.looks_first:
+                raise TypeError(
+                    "top_k chooses elements by weights that are known before the model runs: it is "
+                    "for lambda_equitune whose weight network sees the inputs"
+                )
+            if reduce.score is not None and type(reduce).scores is not WeightedMean.scores:
+                raise TypeError(
+                    f"top_k does not know how the scores of {type(reduce).__name__} depend on its "
+                    "score; leave the score out, or override log_weights instead of scores"
+                )
+            if reduce.score is not None and top_k == 1:
+                raise ValueError(
+                    "with top_k=1 the weight network alone chooses, and a score changes nothing; "
+                    "leave it out, or take top_k=2"
+                )
         if top_k is not None and (chunk is not None or samples is not None):
             raise ValueError(
                 "top_k already limits how often the model runs; it excludes chunk and samples"
@@ -122,8 +134,8 @@ class Symmetrized(nn.Module):
         if samples is not None and not reduce.estimates:
             raise TypeError(
                 f"{type(reduce).__name__} has no unbiased estimate from a subset of the group; "
-                "samples is for equitune, and for lambda_equitune whose weight network sees the "
-                "inputs"
+                "samples is for equitune, and for lambda_equitune without a score whose weight "
+                "network sees the inputs"
             )
         if reduce.features is not None:
             check_submodule(unbound(model)[0], reduce.features)
@@ -202,7 +214,8 @@ class Symmetrized(nn.Module):
     def scores(self, x: Any = None, /, *args: Any, **kwargs: Any) -> Tensor:
         """Log-weights or proxy scores of each element for an input of `forward`, shape (|G|, B).
 
-        The model runs only if they depend on its features or outputs.
+        The model runs only if they depend on its features or outputs. With ``top_k`` and a score
+        they are of all elements, also of those that `forward` does not choose.
 
         Raises:
             TypeError: If the reducer treats all elements alike.
@@ -258,8 +271,9 @@ class Symmetrized(nn.Module):
         if self._needs == INPUTS:  # before the model runs, which may change its inputs in place
             scores = self.reduce.scores(orbit, None)
             return self._run(orbit, run)[0], scores
+        inputs = tree_map(torch.clone, orbit) if "inputs" in self._needs else None
         raw, seen = self._run(orbit, run)
-        return raw, self.reduce.scores(seen, raw)
+        return raw, self.reduce.scores(seen if inputs is None else inputs, raw)
 
     def _run(self, orbit: Any, run: Run) -> tuple[Any, Any]:
         """Raw outputs (n, B, ...), and what the reducer's scores see."""
@@ -327,7 +341,10 @@ class Symmetrized(nn.Module):
         """The weighted mean over the elements of the largest weights, of each sample its own."""
         assert isinstance(self.reduce, WeightedMean)
         orbit = self._orbit(x)
-        scores = self.reduce.log_weights(orbit)
+        score = self.reduce.score
+        scores = (
+            self.reduce.scores(orbit, None) if score is None else self.reduce.log_weights(orbit)
+        )
         order, batch = scores.shape
         # relative to the largest, as a constant added to all log-weights changes nothing
         known = scores.detach()
@@ -350,7 +367,7 @@ class Symmetrized(nn.Module):
         if alone and not scores.requires_grad:
             return aligned
         of_chosen = self.reduce.scored(scores[places, rows][None], tree_map(lambda y: y[None], raw))
-        nothing = torch.full_like(scores, -torch.inf)
+        nothing = of_chosen.new_full(scores.shape, -torch.inf)
         weights = nothing.index_put((places, rows), of_chosen[0]).softmax(0)[places, rows]
 
         def add(y: Tensor) -> Tensor:
@@ -428,8 +445,8 @@ def lambda_equitune(
 ) -> Symmetrized:
     """The mean of g^-1 f(g x) with learned weights (Basu et al., NeurIPS 2023, eq. 4).
 
-    Arguments are those of `Symmetrized`, of which ``samples`` and ``top_k`` need weights that
-    depend on the inputs alone, and:
+    Arguments are those of `Symmetrized`, of which ``samples`` and ``top_k`` need a weight network
+    that sees the inputs, and ``samples`` no score, and:
 
     Args:
         weight: Network that maps inputs (N, ...) to log-weights (N,); the weights are their

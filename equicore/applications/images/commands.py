@@ -81,10 +81,6 @@ class Experiment:
     upright."""
     most_familiar: int = 15_000
     """Take so many of them at most, drawn at random."""
-    looks: tuple[int, ...] = (4, 8, 16)
-    """Widths of orientation networks; none are fitted when it is empty."""
-    look_steps: int = 2000
-    """In which they are fitted."""
     jobs: int = CORES
     """Processes, each on one core."""
     output: Path = RESULTS
@@ -131,6 +127,10 @@ class Evaluate:
     images: Data = Data()
     model: Model = Model()
     experiment: Experiment = Experiment()
+    looks: tuple[int, ...] = (4, 8, 16)
+    """Widths of orientation networks; none are fitted when it is empty."""
+    look_steps: int = 2000
+    """In which they are fitted."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Of the elements, and of what is fitted."""
 
@@ -183,7 +183,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Plot(Table):
-    """Draw zero_shot and finetune, as PNG and SVG, from the CSV files beside them.
+    """Draw zero_shot, cost and finetune, as PNG and SVG, from the CSV files beside them.
 
     Example: equicore images plot
     """
@@ -233,14 +233,18 @@ def _evaluate(arguments: Evaluate) -> None:
     from equicore.applications.images.experiment import made_with, measure, more_settings
     from equicore.lab.jobs import Workers
 
+    looks = arguments.looks
     check_several(arguments, "seeds")
+    check_least(arguments, look_steps=1)
+    if min(looks, default=1) < 1 or len(set(looks)) < len(looks):
+        raise ValueError(f"--looks are different widths from 1 on; got {' '.join(map(str, looks))}")
     output, jobs = arguments.experiment.output, arguments.experiment.jobs
     file, keys = output / "zero_shot.csv", [*KEYS, "condition"]
     check_rows(file, keys)
-    studies = _studies(arguments)
+    fitted: dict[str, Any] = {"looks": looks, "look_steps": arguments.look_steps}
+    studies = [dataclasses.replace(study, **fitted) for study in _studies(arguments)]
     _check_names(file, {(s.test.name, s.name): made_with(s, more_settings(s)) for s in studies})
-    for study in sorted(studies, key=lambda study: -len(study.rep.group)):
-        study.prepare()  # once, not in every process; largest groups have the views of others
+    _prepare(studies)
     tasks = [functools.partial(measure, s, seed) for s in studies for seed in arguments.seeds]
     add_rows(file, pd.concat(Workers(jobs).map(tasks, "evaluate")), keys)
     drawn = [report.write_weights(study, output) for study in studies]
@@ -277,8 +281,7 @@ def _tune(arguments: Finetune) -> None:
     tuning = finetune.Tuning(steps, arguments.batch_size, rate)
     studies, of = _studies(arguments), dataclasses.asdict(tuning)
     _check_names(file, {(s.test.name, s.name): made_with(s, of) for s in studies})
-    for study in studies:
-        study.prepare()
+    _prepare(studies)
     tasks = [
         functools.partial(finetune.measure, study, method, tuning, seed)
         for study in studies
@@ -356,11 +359,7 @@ def _studies(arguments: Evaluate | Finetune) -> list[Study]:
     from equicore.applications.images.study import Study
 
     of, how = arguments.model, arguments.experiment
-    check_least(how, look_steps=1, most_familiar=1, jobs=1)
-    if min(how.looks, default=1) < 1 or len(set(how.looks)) < len(how.looks):
-        raise ValueError(
-            f"--looks are different widths from 1 on; got {' '.join(map(str, how.looks))}"
-        )
+    check_least(how, most_familiar=1, jobs=1)
     train, test = _both(arguments.images)
     _check(of, test)
     familiar = None
@@ -383,9 +382,15 @@ def _studies(arguments: Evaluate | Finetune) -> list[Study]:
         model = loading.checked(training.probed(model, train, of.runs), test)
     study = Study(
         model, how.label or Path(source).stem, train, test, of.groups[0], features, of.runs,
-        familiar, of.fit_steps, how.looks, how.look_steps,
+        familiar, of.fit_steps,
     )  # fmt: skip
     return [dataclasses.replace(study, group=group) for group in of.groups]
+
+
+def _prepare(studies: list[Study]) -> None:
+    """Compute views once, not in every process; first of large groups, which smaller ones share."""
+    for study in sorted(studies, key=lambda study: -len(study.rep.group)):
+        study.prepare()
 
 
 def _check_names(file: Path, made_with: dict[tuple[str, str], str]) -> None:

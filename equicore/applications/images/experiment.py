@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from equicore.applications.images import methods
 from equicore.applications.images.data import Images
 from equicore.applications.images.methods import on_tables
-from equicore.applications.images.networks import Classifier
+from equicore.applications.images.networks import Classifier, orientation
 from equicore.applications.images.orbits import Entry, Seen, Table, tabulate
 from equicore.applications.images.study import LEAST, Study, looks
 from equicore.lab.store import digest, remembered
@@ -150,7 +150,8 @@ def _forwards(study: Study, name: str, way: Way) -> float:
         return 1.0
     if not name.startswith("orientation"):
         return float(order)  # features are known only after all forwards
-    network = study.orientation(int(name.split("_")[1]), seed=0)
+    width, channels = int(name.split("_")[1]), study.train.shape[0]
+    network = orientation(width, channels).to(study.model.device).eval()  # fitted or not
     counts = []
     for module in (study.model, network):
         device = next(module.parameters()).device

@@ -86,7 +86,10 @@ def regular_on(group: Group, names: Sequence[str]) -> Tree:
 
 
 def rows_under(rep: Representation, larger: Representation) -> list[int] | None:
-    """The rows, of tables under a larger group, of the views under this one; None if it is none."""
+    """The rows, of tables under a larger group, of the views under this one.
+
+    None if this one is no subgroup of it.
+    """
     probe = torch.arange(9.0).view(1, 1, 3, 3)
     known = [view.tolist() for view in larger.orbit(probe)]
     views = [view.tolist() for view in rep.orbit(probe)]

@@ -83,7 +83,7 @@ class Study:
     def table(self, images: Images) -> Table:
         """The model's outputs for all views of some images, computed once and kept.
 
-        If those under a larger group are kept, theirs are taken.
+        Those under a larger group are among them, if such a table is kept.
         """
         of_views = ("model", "group", "features")
         settings = {name: self.settings[name] for name in of_views} | {"images": images.digest}
@@ -91,7 +91,10 @@ class Study:
             file = Path(self.folder) / f"views-{digest(settings | {'group': group})}.safetensors"
             rows = rows_under(self.rep, GROUPS[group]())
             if file.is_file() and rows is not None:
-                return {name: entry[:, rows] for name, entry in read_tensors(file)[0].items()}
+                known = read_tensors(file)[0]
+                if group == self.group:
+                    return known
+                return {name: entry[:, rows] for name, entry in known.items()}
         seen = Seen(self.model, self.features)
         table = tabulate(seen, self.rep, images, ("logits", "features"))
         own = Path(self.folder) / f"views-{digest(settings)}.safetensors"
@@ -135,7 +138,7 @@ class Study:
         settings = {name: self.settings[name] for name in ("train", "familiar", "group")}
         options: dict[str, Any] = {"steps": self.look_steps, "batch_size": 64, "seed": seed}
         options["learning_rate"] = 3e-3
-        settings |= {"width": width, **options}
+        settings |= {"network": str(network), **options}
         file = Path(self.folder) / f"orientation-{digest(settings)}.safetensors"
         if not file.is_file():
             known = [i.pixels for i in (self.parts[0], self.familiar) if i is not None]

@@ -27,7 +27,7 @@ def call(monkeypatch, *arguments):
 def quick(file, tmp_path):
     """Options for seconds."""
     return ["--model", file, "--runs", tmp_path / "runs", "--output", tmp_path / "out",
-            "--jobs", 1, "--fit-steps", 5, "--look-steps", 5]  # fmt: skip
+            "--jobs", 1, "--fit-steps", 5]  # fmt: skip
 
 
 def test_help_teaches(monkeypatch, capsys):
@@ -44,7 +44,22 @@ def test_help_teaches(monkeypatch, capsys):
 
 def test_from_a_network_to_tables_and_figures(monkeypatch, capsys, quick, tmp_path):
     out = tmp_path / "out"
-    assert call(monkeypatch, "evaluate", *quick, "--seeds", 0, 1, "--groups", "turns", "flip") == 0
+    assert (
+        call(
+            monkeypatch,
+            "evaluate",
+            "--look-steps",
+            5,
+            *quick,
+            "--seeds",
+            0,
+            1,
+            "--groups",
+            "turns",
+            "flip",
+        )
+        == 0
+    )
     table = pd.read_csv(out / "zero_shot.csv")
     assert list(table.columns) == COLUMNS
     assert set(table.group) == {"turns", "flip"}
@@ -82,11 +97,19 @@ def test_rows_of_other_models_stay(monkeypatch, quick, tmp_path):
     row = dict.fromkeys(COLUMNS, 0) | {"dataset": "other", "model": "resnet", "group": "turns"}
     pd.DataFrame([row]).to_csv(out / "zero_shot.csv", index=False)
     for _ in range(2):
-        assert call(monkeypatch, "evaluate", *quick, "--seeds", 0, "--groups", "flip") == 0
+        assert (
+            call(
+                monkeypatch, "evaluate", "--look-steps", 5, *quick, "--seeds", 0, "--groups", "flip"
+            )
+            == 0
+        )
         table = pd.read_csv(out / "zero_shot.csv")
         assert (table.dataset == "other").sum() == 1
         assert not table.duplicated().any()
-    assert call(monkeypatch, "evaluate", *quick, "--seeds", 1, "--groups", "flip") == 0
+    assert (
+        call(monkeypatch, "evaluate", "--look-steps", 5, *quick, "--seeds", 1, "--groups", "flip")
+        == 0
+    )
     again = pd.read_csv(out / "zero_shot.csv")
     assert len(again) - 1 == 2 * (len(table) - 1)
     changed = [*quick[:-3], 6, *quick[-2:]]
@@ -94,10 +117,16 @@ def test_rows_of_other_models_stay(monkeypatch, quick, tmp_path):
 
 
 def test_another_model_of_the_same_name_is_refused(monkeypatch, capsys, quick, tmp_path):
-    assert call(monkeypatch, "evaluate", *quick, "--seeds", 0, "--groups", "flip") == 0
+    assert (
+        call(monkeypatch, "evaluate", "--look-steps", 5, *quick, "--seeds", 0, "--groups", "flip")
+        == 0
+    )
     table = pd.read_csv(tmp_path / "out" / "zero_shot.csv").assign(digest="other")
     table.to_csv(tmp_path / "out" / "zero_shot.csv", index=False)
-    assert call(monkeypatch, "evaluate", *quick, "--seeds", 0, "--groups", "flip") == 2
+    assert (
+        call(monkeypatch, "evaluate", "--look-steps", 5, *quick, "--seeds", 0, "--groups", "flip")
+        == 2
+    )
     assert (
         "rows of digits and small-digits that were made with another model"
         in capsys.readouterr().err
