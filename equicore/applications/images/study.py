@@ -87,17 +87,20 @@ class Study:
         """
         of_views = ("model", "group", "features")
         settings = {name: self.settings[name] for name in of_views} | {"images": images.digest}
-        for group in (self.group, *GROUPS):
-            file = Path(self.folder) / f"views-{digest(settings | {'group': group})}.safetensors"
-            rows = rows_under(self.rep, GROUPS[group]())
-            if file.is_file() and rows is not None:
-                known = read_tensors(file)[0]
-                if group == self.group:
-                    return known
-                return {name: entry[:, rows] for name, entry in known.items()}
+
+        def file(group: str) -> Path:
+            return Path(self.folder) / f"views-{digest(settings | {'group': group})}.safetensors"
+
+        own = file(self.group)
+        if own.is_file():
+            return read_tensors(own)[0]
+        for group, rep in GROUPS.items():
+            if file(group).is_file() and (rows := rows_under(self.rep, rep())) is not None:
+                return {
+                    name: views[:, rows] for name, views in read_tensors(file(group))[0].items()
+                }
         seen = Seen(self.model, self.features)
         table = tabulate(seen, self.rep, images, ("logits", "features"))
-        own = Path(self.folder) / f"views-{digest(settings)}.safetensors"
         write_tensors(own, table, settings)
         return table
 
