@@ -120,14 +120,18 @@ def legend_below(
         figure: The figure.
         labelled: Axes with labels, or what has labels itself: lines, patches.
         note: In small letters, broken into lines as wide as the figure.
-        columns: Of the legend; as many as there is room for when omitted.
+        columns: Of the legend, at most; fewer where labels are too long for the figure's width.
     """
     width = figure.get_figwidth()
     if isinstance(labelled, Axes):
         labelled = labelled.get_legend_handles_labels()[0]
     handles: list[Any] = list(labelled)
     columns = min(len(handles), columns or max(1, int(width / 1.5)))
-    legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+    for count in range(columns, 0, -1):
+        legend = figure.legend(handles=handles, loc="outside lower center", ncols=count)
+        if count == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
     if note:
         legend.set_title(textwrap.fill(note, int(15 * width)), prop=FontProperties(size=8))
 

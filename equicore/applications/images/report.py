@@ -46,6 +46,15 @@ LABELS = {
     },
     "oracle": "oracle: some view is right",
 }
+TUNED = {
+    "plain": "plain",
+    "augmented": "plain, with augmentation",
+    "equitune": "equitune",
+    "equizero_mean": "equizero, gradient of the mean of views",
+    "equizero_plain": "equizero, gradient of the image as it is",
+    "lambda_frozen": "λ-equitune, weights frozen",
+    "lambda_joint": "λ-equitune, weights trained too",
+}
 ZERO_SHOT = """\
 # Images, zero-shot
 
@@ -65,8 +74,11 @@ FINETUNED = """\
 
 Made by `equicore images table` from finetune.csv, which `equicore images finetune` wrote. Accuracy
 in % on test images under random elements of the group after so many steps: mean over seeds
-(standard deviation); the last column is the 95 % interval by Student's t over seeds. All see as
-many views in a step. Before the last step a random part of the test images is used, all after it.
+(standard deviation), before the last step on a random part of the test images. After the last step,
+on all: [95 % interval by Student's t over seeds], and the difference to augmentation of the same
+seed, with such an interval. All see as many views in a step; augmentation, and a plain model
+without, use |G| times as many images for it, and run once for an image when they are done, where
+the others run |G| times. λ-equitune starts with weights fitted without labels.
 """
 NETWORKS = """\
 # Networks that were trained here
@@ -74,6 +86,7 @@ NETWORKS = """\
 By `equicore images train`; upright accuracy on the test images, in %.
 
 """
+BESIDE = "## Beside them: the paper, and others"
 KINDS = ("equizero", "lambda", "orientation")
 LOOKED = {
     "top1": "one view",
@@ -208,7 +221,7 @@ def _zero_shot_page(table: pd.DataFrame) -> str:
             ])  # fmt: skip
         head = ["method", "moved [95 %]", "seeds", "to choose by", "forwards"]
         page += [f"## {title}", "", markdown(head, rows), ""]
-    page += ["## Beside them: the paper, and others", "", frame_markdown(PAPER), ""]
+    page += [BESIDE, "", frame_markdown(PAPER), ""]
     return "\n".join(page).rstrip() + "\n"
 
 
@@ -216,16 +229,23 @@ def _finetune_page(table: pd.DataFrame) -> str:
     page = [FINETUNED]
     for title, some in _each(table):
         steps = sorted(some.steps.unique())
+        last = some[some.steps == steps[-1]].pivot(
+            index="seed", columns="method", values="accuracy"
+        )
         rows = []
-        for method, own in some.groupby("method", sort=False):
-            cells = []
+        for method in some.method.unique():
+            cells = [TUNED[method]]
             for step in steps:
-                values = own[own.steps == step].accuracy
-                cells.append(f"{values.mean():.1f} ({values.std():.1f})" if len(values) > 1
-                             else f"{values.mean():.1f}")  # fmt: skip
-            last = t_interval(own[own.steps == steps[-1]].accuracy)
-            rows.append([method, *cells, f"{last:.1f}".partition(" ")[2]])
-        page += [f"## {title}", "", markdown(["method", *map(str, steps), "95 %"], rows), ""]
+                values = some[(some.method == method) & (some.steps == step)].accuracy
+                spread = f" ({values.std():.1f})" if len(values) > 1 else ""
+                cells.append(f"{values.mean():.1f}{spread}")
+            interval = f"{t_interval(last[method].dropna()):.1f}".partition(" ")[2]
+            gain = (last[method] - last.get("augmented", np.nan)).dropna()
+            known = method != "augmented" and len(gain)
+            rows.append([*cells, interval, f"{t_interval(gain):+.1f}" if known else ""])
+        head = ["method", *map(str, steps), "95 %", "minus augmentation"]
+        page += [f"## {title}", "", markdown(head, rows), ""]
+    page += [BESIDE, "", frame_markdown(PAPER), ""]
     return "\n".join(page).rstrip() + "\n"
 
 
@@ -295,7 +315,7 @@ def _finetune_figure(table: pd.DataFrame) -> Figure:
         for number, (method, own) in enumerate(some.groupby("method", sort=False)):
             by_step = own.groupby("steps").accuracy
             mean, low, high = by_step.mean(), by_step.min(), by_step.max()
-            axis.plot(mean.index, mean, f"C{number}", marker="o", ms=3, label=method)
+            axis.plot(mean.index, mean, f"C{number}", marker="o", ms=3, label=TUNED[str(method)])
             axis.fill_between(mean.index, low, high, color=f"C{number}", alpha=0.15, linewidth=0)
         axis.set_xscale("symlog", linthresh=100)
         axis.set(xlabel="steps of fine-tuning", ylabel="accuracy, %", title=title)

@@ -111,3 +111,15 @@ def test_one_legend_for_all_axes():
     assert [text.get_text() for text in legend.get_texts()] == [f"line {i}" for i in range(5)]
     assert legend._ncols == 3
     pyplot.close(figure)
+
+
+def test_a_legend_is_no_wider_than_the_figure():
+    figure, axes = figures.grid(1, 1, figsize=(4, 2))
+    for i in range(4):
+        axes[0, 0].plot([0, 1], label=f"a label of the length of line {i}")
+    figures.legend_below(figure, axes[0, 0], columns=3)
+    (legend,) = figure.legends
+    assert legend._ncols == 1
+    figure.draw_without_rendering()
+    assert legend.get_window_extent().width <= figure.bbox.width
+    pyplot.close(figure)

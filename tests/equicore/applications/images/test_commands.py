@@ -89,6 +89,9 @@ def test_from_a_network_to_tables_and_figures(monkeypatch, capsys, quick, tmp_pa
     assert re.search(rf"\| plain \| {moved:.1f} \[", page)
     assert "digits, small-digits, flip" in page
     assert "CLIP ViT-B/16" in page
+    tuned = pd.read_csv(out / "finetune.csv").query("steps == 1").set_index("method").accuracy
+    gain = 100 * (tuned.equitune - tuned.augmented)
+    assert f"[one run] | {gain:+.1f} [one run] |" in (out / "finetune.md").read_text()
 
 
 def test_rows_of_other_models_stay(monkeypatch, quick, tmp_path):
