@@ -52,9 +52,9 @@ def run(
 def report_errors(action: Callable[[], None], *errors: type[Exception]) -> None:
     """Do what a command does, and end as one should.
 
-    ``errors`` are what wrong input raises, besides ValueError, TypeError and OSError.
+    ``errors`` are what wrong input raises, besides ValueError, TypeError, OSError and ImportError.
     """
-    expected: tuple[type[Exception], ...] = (ValueError, TypeError, OSError, *errors)
+    expected: tuple[type[Exception], ...] = (ValueError, TypeError, OSError, ImportError, *errors)
     try:
         action()
     except KeyboardInterrupt:
@@ -122,6 +122,14 @@ def check_several(arguments: Any, *names: str) -> None:
             raise ValueError(f"no {name} given: name at least one after {option(name)}")
         if twice := [value for value in values if values.count(value) > 1]:
             raise ValueError(f"{option(name)} has {twice[0]} more than once")
+
+
+def check_seeds(arguments: Any) -> None:
+    """Raise ValueError if there are no ``seeds``, one stands twice, or is out of range."""
+    check_several(arguments, "seeds")
+    for seed in arguments.seeds:
+        if not 0 <= seed < 2**31:
+            raise ValueError(f"--seeds are whole numbers from 0 to {2**31 - 1}; got {seed}")
 
 
 def option(field: str) -> str:

@@ -142,7 +142,7 @@ def save(figure: Figure, stem: Path, dpi: int = 150, colours: int | None = None)
     The same data give the same bytes. Overlapping bands have very many ``colours``, and 64 of them
     look the same in a quarter of the bytes.
     """
-    png, svg = stem.with_suffix(".png"), stem.with_suffix(".svg")
+    png, svg = (stem.with_name(stem.name + suffix) for suffix in (".png", ".svg"))
     drawn = {png: io.BytesIO(), svg: io.BytesIO()}
     # a fixed salt and no date: the same data give the same file
     with matplotlib.rc_context({"svg.hashsalt": SALT, "svg.fonttype": "path"}):

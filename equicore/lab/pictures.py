@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm",
+    ".tif", ".tiff", ".webp",
+)  # fmt: skip
 MANY = 5000
 """Reading as many shows a progress bar."""
 
@@ -22,12 +26,13 @@ Pixels = NDArray[np.uint8]
 def files_in(folder: Path) -> list[Path]:
     """The picture files in a folder and the folders in it, in the order of their names.
 
-    Links are followed; what is hidden is not looked at.
+    Links are followed; what is hidden is not looked at. Warns if there are other files among them.
 
     Raises:
         ValueError: If there are none.
     """
     found: list[Path] = []
+    others: list[Path] = []
     seen: set[str] = set()
     for root, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
@@ -37,9 +42,16 @@ def files_in(folder: Path) -> list[Path]:
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths = [Path(root, name) for name in files if not name.startswith(".")]
-        found += [path for path in paths if path.suffix.lower() in SUFFIXES]
+        for path in paths:
+            (found if path.suffix.lower() in SUFFIXES else others).append(path)
     if not found:
         raise ValueError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
+    if others:
+        warnings.warn(
+            f"{folder} holds {len(others)} files that are left out, such as {min(others).name}: "
+            f"images end in {', '.join(SUFFIXES)}",
+            stacklevel=2,
+        )
     return sorted(found)
 
 

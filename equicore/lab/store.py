@@ -241,6 +241,21 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, header
 
 
+def remembered_tensors(
+    path: str | Path, settings: Settings, make: Callable[[], Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Tensors that are made once, and found again; as `remembered` does with tables."""
+    path = Path(path)
+    if not path.is_file():
+        write_tensors(path, make(), settings)
+    try:
+        tensors, found = read_tensors(path)
+    except ValueError as error:
+        raise ValueError(f"{error}. Delete it and run again") from error
+    check_same(path, found, settings)
+    return tensors
+
+
 def write_state(path: str | Path, header: Settings, **parts: nn.Module | optim.Optimizer) -> None:
     """Write the states of modules and optimisers, and plain values, as one safetensors file."""
     write_tensors(path, state_tensors(**parts), header)

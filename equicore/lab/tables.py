@@ -9,9 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from filelock import FileLock
+from pandas.api.types import is_numeric_dtype
 
 from equicore.lab.statistics import Estimate
 from equicore.lab.store import check_writable, replacing
+
+NAMES = (
+    "cell", "condition", "dataset", "digest", "group", "method", "model", "network", "part",
+    "split",
+)  # fmt: skip
+"""Columns that hold names, which are text however they look: a model may be called 5, or NA."""
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[Any]], spec: str = "") -> str:
@@ -39,17 +46,33 @@ def write_csv(path: Path, table: pd.DataFrame, float_format: str | None = None) 
         table.to_csv(temporary, index=False, float_format=float_format)
 
 
-def check_rows(path: Path, keys: Sequence[str]) -> None:
-    """Raise ValueError if `add_rows` could not add to a file: it is another table, or no table."""
-    check_writable(path)
-    if not path.is_file():
-        return
+def read_rows(path: Path) -> pd.DataFrame:
+    """Read a CSV file, columns of `NAMES` as text; raise ValueError if it is none."""
     try:
         columns = pd.read_csv(path, nrows=0).columns
+        return pd.read_csv(
+            path,
+            dtype={name: str for name in columns if name in NAMES},
+            keep_default_na=False,
+            na_values={name: ["", "nan"] for name in columns if name not in NAMES},
+        )
     except ValueError as error:
         raise ValueError(f"{path} is not readable as CSV: {error}") from error
-    if missing := sorted(set(keys) - set(columns)):
+
+
+def check_rows(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """The rows of a file that more are going to be added to, none if there is no file.
+
+    Raises ValueError if it could not be done: it is another table, without some of the columns, or
+    no table.
+    """
+    check_writable(path)
+    if not path.is_file():
+        return pd.DataFrame(columns=list(columns))
+    found = read_rows(path)
+    if missing := sorted(set(columns) - set(found.columns)):
         raise ValueError(f"{path} is another table, without {', '.join(missing)}; name another one")
+    return found
 
 
 def add_rows(path: Path, rows: pd.DataFrame, keys: Sequence[str]) -> None:
@@ -60,7 +83,7 @@ def add_rows(path: Path, rows: pd.DataFrame, keys: Sequence[str]) -> None:
     check_rows(path, keys)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
-        found = pd.read_csv(path) if path.is_file() else None
+        found = read_rows(path) if path.is_file() else None
         table = rows if found is None else pd.concat([found, rows])
         write_csv(path, table.drop_duplicates(list(keys), keep="last"), "%.6f")
 
@@ -74,10 +97,7 @@ def read_csv(path: Path, columns: Iterable[str], made_by: str) -> pd.DataFrame:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no {path}; make it with {made_by}")
-    try:
-        table = pd.read_csv(path)
-    except ValueError as error:
-        raise ValueError(f"{path} is not readable as CSV: {error}") from error
+    table = read_rows(path)
     if missing := [name for name in columns if name not in table]:
         raise ValueError(f"{path} has no columns {', '.join(missing)}; write it with {made_by}")
     if table.empty:
@@ -97,12 +117,17 @@ def measured(
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: As of `read_csv`.
+        ValueError: As of `read_csv`, or if an accuracy is no number.
     """
     tables = {}
     for name, (command, columns) in sources.items():
         if (folder / f"{name}.csv").is_file():
             table = read_csv(folder / f"{name}.csv", columns, command)
+            if not is_numeric_dtype(table.accuracy) or table.accuracy.isna().any():
+                raise ValueError(
+                    f"{folder / name}.csv has accuracies that are no numbers; write it with "
+                    f"{command}"
+                )
             tables[name] = table.assign(accuracy=100 * table.accuracy)
     if not tables:
         files = " and ".join(f"no {name}.csv" for name in sources)

@@ -31,6 +31,8 @@ class Pair(nn.Module):
 
     mean: Tensor
     std: Tensor
+    side: int | None = None
+    """Pixels of the shorter side of what it has learned, where its preprocessor says so."""
 
     def __init__(
         self,

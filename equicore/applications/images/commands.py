@@ -14,7 +14,7 @@ import tyro
 
 from equicore.applications.images.names import Group, Method, Network
 from equicore.lab import CORES
-from equicore.lab.command import Main, check_least, check_several
+from equicore.lab.command import Main, check_least, check_seeds, check_several
 from equicore.lab.store import check_writable
 from equicore.lab.tables import add_rows, check_rows
 
@@ -234,7 +234,7 @@ def _evaluate(arguments: Evaluate) -> None:
     from equicore.lab.jobs import Workers
 
     looks = arguments.looks
-    check_several(arguments, "seeds")
+    check_seeds(arguments)
     check_least(arguments, look_steps=1)
     if min(looks, default=1) < 1 or len(set(looks)) < len(looks):
         raise ValueError(f"--looks are different widths from 1 on; got {' '.join(map(str, looks))}")
@@ -244,7 +244,8 @@ def _evaluate(arguments: Evaluate) -> None:
     fitted: dict[str, Any] = {"looks": looks, "look_steps": arguments.look_steps}
     studies = [dataclasses.replace(study, **fitted) for study in _studies(arguments)]
     _check_names(file, {(s.test.name, s.name): made_with(s, more_settings(s)) for s in studies})
-    _prepare(studies)
+    for study in _largest_first(studies):
+        study.prepare()
     tasks = [functools.partial(measure, s, seed) for s in studies for seed in arguments.seeds]
     add_rows(file, pd.concat(Workers(jobs).map(tasks, "evaluate")), keys)
     drawn = [report.write_weights(study, output) for study in studies]
@@ -270,7 +271,8 @@ def _tune(arguments: Finetune) -> None:
     from equicore.lab.jobs import Workers
 
     steps, rate = arguments.steps, arguments.learning_rate
-    check_several(arguments, "methods", "seeds")
+    check_seeds(arguments)
+    check_several(arguments, "methods")
     check_least(arguments, batch_size=1)
     if not steps or list(steps) != sorted(set(steps)) or steps[0] < 0:
         raise ValueError(f"--steps rise, from 0 on; got {' '.join(map(str, steps))}")
@@ -281,7 +283,9 @@ def _tune(arguments: Finetune) -> None:
     tuning = finetune.Tuning(steps, arguments.batch_size, rate)
     studies, of = _studies(arguments), dataclasses.asdict(tuning)
     _check_names(file, {(s.test.name, s.name): made_with(s, of) for s in studies})
-    _prepare(studies)
+    if any(method.startswith("lambda") for method in arguments.methods):
+        for study in _largest_first(studies):
+            study.familiar_table()
     tasks = [
         functools.partial(finetune.measure, study, method, tuning, seed)
         for study in studies
@@ -381,16 +385,20 @@ def _studies(arguments: Evaluate | Finetune) -> list[Study]:
     if how.probe:
         model = loading.checked(training.probed(model, train, of.runs), test)
     study = Study(
-        model, how.label or Path(source).stem, train, test, of.groups[0], features, of.runs,
+        model, how.label or _stem(source), train, test, of.groups[0], features, of.runs,
         familiar, of.fit_steps,
     )  # fmt: skip
     return [dataclasses.replace(study, group=group) for group in of.groups]
 
 
-def _prepare(studies: list[Study]) -> None:
-    """Compute views once, not in every process; first of large groups, which smaller ones share."""
-    for study in sorted(studies, key=lambda study: -len(study.rep.group)):
-        study.prepare()
+def _stem(source: str) -> str:
+    """The name of a model: of a file without its suffix; a folder's or a hub id's may have dots."""
+    return Path(source).stem if Path(source).is_file() else Path(source).name
+
+
+def _largest_first(studies: list[Study]) -> list[Study]:
+    """In which order views are computed, once for all processes: small groups find theirs then."""
+    return sorted(studies, key=lambda study: -len(study.rep.group))
 
 
 def _check_names(file: Path, made_with: dict[tuple[str, str], str]) -> None:
@@ -398,7 +406,7 @@ def _check_names(file: Path, made_with: dict[tuple[str, str], str]) -> None:
 
     ``made_with`` are the digests of data sets and models.
     """
-    found = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=["dataset", "model"])
+    found = check_rows(file, ["dataset", "model", "digest"])
     for (dataset, model), own in made_with.items():
         same = found[(found.dataset == dataset) & (found.model == model)]
         if len(same) and set(same.digest) != {own}:

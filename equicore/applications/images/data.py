@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,12 @@ def _listed(
         files = [file for own in of_class for file in own]
     if not apart and split is not None:
         kept = [i for i, f in enumerate(files) if _is_test(f, folder) == (split == "test")]
+        if lost := set(labels) - {labels[i] for i in kept}:
+            warnings.warn(
+                f"{folder} has too few images of {classes[min(lost)]!r} to set a fifth apart: none "
+                f"is to {split}",
+                stacklevel=3,
+            )
         files, labels = [files[i] for i in kept], [labels[i] for i in kept]
     return files, labels, classes
 
@@ -240,6 +247,8 @@ def _named(names: Path, found: Sequence[str], numbered: bool) -> tuple[str, ...]
         lines = [line.strip() for line in names.read_text("utf-8-sig").rstrip().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{names} is no file of class names in UTF-8: {error}") from error
+    if twice := [line for line in lines if lines.count(line) > 1]:
+        raise ValueError(f"{names} has {twice[0]!r} more than once; make its names different")
     if not numbered or int(found[-1]) >= len(lines):
         raise ValueError(
             f"{names} has {len(lines)} names, of folders 0 to {len(lines) - 1}; there is a folder "

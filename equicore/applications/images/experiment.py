@@ -18,7 +18,7 @@ from equicore.applications.images.data import Images
 from equicore.applications.images.methods import on_tables
 from equicore.applications.images.networks import Classifier, orientation
 from equicore.applications.images.orbits import Entry, Seen, Table, tabulate
-from equicore.applications.images.study import LEAST, Study, looks
+from equicore.applications.images.study import Study, looks
 from equicore.lab.store import digest, remembered
 from equicore.reduce import Best, Identity, Mean, Reducer, WeightedMean
 from equicore.representations import Representation
@@ -31,6 +31,8 @@ LOOK_POWER = 0.5
 """That of the largest logit beside the weights of orientation networks."""
 VARIANTS: dict[str, tuple[int, ...]] = {"linear": (), "wide": (300,)}
 """Other networks for weights than the paper's, by their hidden layers."""
+TOLD = 100
+"""Images that advice takes: a tenth of them, which nothing is fitted on, decides."""
 UNTOLD = 0.9
 """From this part of log |G| on, a loss of familiarity says that nothing can be told."""
 VERSION = 2
@@ -191,13 +193,15 @@ def advice(
 
     Args:
         model: Pretrained.
-        images: Ten at least, as they come; labels are not looked at.
+        images: A hundred at least, as they come; labels are not looked at.
         rep: How the group acts on them.
         features: Submodules of the model whose outputs the weights see.
         fit_steps: In which they are fitted.
     """
-    if len(images) < LEAST:
-        raise ValueError(f"advice takes {LEAST} images at least; got {len(images)}")
+    if len(images) < TOLD:
+        raise ValueError(
+            f"advice takes {TOLD} images at least, fewer tell little; got {len(images)}"
+        )
     known = tabulate(Seen(model, features), rep, images, ("logits", "features"))
     _, loss = methods.fit_unlabelled(rep.group, known, seed=0, steps=fit_steps)
     nothing = math.log(len(rep.group))

@@ -30,7 +30,8 @@ def load(source: str | Path, images: Images) -> Classifier:
         source: A file that `equicore images train` wrote; weights of a ResNet for CIFAR in the form
             of akamaster/pytorch_resnet_cifar10 (.th, .pt or .pth); or a folder or a hub id of
             Hugging Face, of an image classifier or of a CLIP, which classifies by text.
-        images: Whose classes are told apart. One of them is tried.
+        images: Whose classes are told apart. One of them is tried. If its side is not what the
+            model's preprocessor resizes images to, that is warned of.
 
     Raises:
         FileNotFoundError: If there is no such file, folder or model.
@@ -39,6 +40,7 @@ def load(source: str | Path, images: Images) -> Classifier:
         ImportError: If it needs transformers, which is not installed.
     """
     found = opened(source)
+    _check_side(found, images)
     model = found if isinstance(found, Classifier) else found.classifier(images.classes)
     return checked(model, images)
 
@@ -49,6 +51,7 @@ def without_classes(source: str | Path, images: Images) -> Classifier:
     Errors are those of `load`.
     """
     found = opened(source)
+    _check_side(found, images)
     if isinstance(found, Classifier):
         check_takes(found, images)
         return found
@@ -143,7 +146,10 @@ def features_of(model: Classifier, images: Images) -> tuple[str, ...]:
     found: list[str] = []
 
     def look(name: str, output: Any) -> None:
-        first = next((leaf for leaf in leaves(output) if isinstance(leaf, torch.Tensor)), None)
+        try:
+            first = next(iter(leaves(output)), None)
+        except (TypeError, ValueError):  # what is no tree of tensors cannot be seen
+            return
         if first is not None and first.ndim in (3, 4) and first[0].numel() > first.shape[1]:
             found.append(name)
 
@@ -200,7 +206,7 @@ def _published(path: Path) -> Classifier:
     except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, KeyError) as error:
         raise ValueError(
             f"{path} holds no weights of a ResNet for CIFAR, named as in akamaster/"
-            f"pytorch_resnet_cifar10: {str(error).splitlines()[0]}"
+            f"pytorch_resnet_cifar10: {str(error).partition('.')[0].splitlines()[0]}"
         ) from error
     network = ResNet(6 * blocks + 2, outputs)
     try:
@@ -247,14 +253,36 @@ def _hugging_face(source: str) -> Classifier | Pair:
     model = model.float().eval()
     vision = getattr(config, "vision_config", config)
     colours = _colours(source, looks, getattr(vision, "num_channels", 3))
+    side = _side(looks)
     if config.model_type == "clip":
-        return clip.from_hugging_face(model, tokenizer, *colours)
+        pair = clip.from_hugging_face(model, tokenizer, *colours)
+        pair.side = side
+        return pair
     places = range(config.num_labels)
     if set(config.id2label) != set(places):
         raise ValueError(f"the id2label of {source} does not name its outputs 0 to {places[-1]}")
     names = [config.id2label[place] for place in places]
     unnamed = all(name.startswith("LABEL_") for name in names)
-    return Classifier(model, () if unnamed else names, *colours)
+    classifier = Classifier(model, () if unnamed else names, *colours)
+    classifier.side = side
+    return classifier
+
+
+def _side(looks: dict[str, Any]) -> int | None:
+    """The pixels of the shorter side to which a model's preprocessor brings images, if it says."""
+    name = "crop_size" if looks.get("do_center_crop") and looks.get("crop_size") else "size"
+    size = looks.get(name) if looks.get("do_resize", True) or name == "crop_size" else None
+    sides = size.values() if isinstance(size, dict) else [size]
+    return min((side for side in sides if isinstance(side, int)), default=None)
+
+
+def _check_side(model: Classifier | Pair, images: Images) -> None:
+    if model.side is not None and min(images.shape[1:]) != model.side:
+        warnings.warn(
+            f"the model has learned images whose shorter side has {model.side} pixels, these have "
+            f"{min(images.shape[1:])}: --size {model.side} makes them so",
+            stacklevel=3,
+        )
 
 
 def _colours(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,8 @@ class Classifier(nn.Module):
     mean: Tensor
     std: Tensor
     places: Tensor | None
+    side: int | None = None
+    """Pixels of the shorter side of what it has learned, where its preprocessor says so."""
 
     def __init__(
         self,
@@ -46,13 +49,19 @@ class Classifier(nn.Module):
         self.register_buffer("places", None, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, classes); raise ValueError for images of another number of channels."""
+        """Logits (B, classes).
+
+        Raises ValueError for images of another number of channels, and a network without logits.
+        """
         if images.shape[1] != len(self.mean):
             raise ValueError(
                 f"the images have {images.shape[1]} channels and the model takes {len(self.mean)}"
             )
         output = self.network((images - self.mean) / self.std)
-        logits = output if isinstance(output, Tensor) else output.logits
+        logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
+            raise ValueError(f"a classifier's network gives logits (B, classes); got {found}")
         return logits if self.places is None else logits[:, self.places]
 
     @property
@@ -162,31 +171,51 @@ def small(outputs: int, channels: int = 1) -> nn.Sequential:
 
 
 def with_new_head(
-    model: Classifier, classes: Sequence[str], seed: int
+    model: Classifier, classes: Sequence[str], example: Tensor, seed: int
 ) -> tuple[Classifier, nn.Module]:
     """A copy of a classifier whose last linear layer is replaced by two, for other classes.
 
-    Features that go through `NoHead` at the end get two layers there.
+    Features that go through `NoHead` at the end get two layers there. The ``example``, images
+    (B, channels, rows, columns), shows which layer is the last.
 
     Returns:
         The copy, and its new layers, which are not trained.
 
     Raises:
-        ValueError: If it has no linear layer.
+        ValueError: If no linear layer alone gives the logits.
     """
     model = copy.deepcopy(model)
-    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | NoHead)]
-    if not layers:
-        raise ValueError("the model has no linear layer that could be replaced by a probe")
-    path, last = next((pair for pair in layers if isinstance(pair[1], NoHead)), layers[-1])
+    model.classes, model.places = tuple(classes), None
+    path = _gives_logits(model, example)
+    last: Any = model.get_submodule(path)
     width = last.width if isinstance(last, NoHead) else last.in_features
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, len(classes)))
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, head.to(model.device))
-    model.classes, model.places = tuple(classes), None
     return model, head
+
+
+@torch.no_grad()
+def _gives_logits(model: Classifier, example: Tensor) -> str:
+    """The name of the layer whose output is that of the model."""
+    outputs: dict[str, Tensor] = {}
+    hooks = [
+        module.register_forward_hook(lambda _m, _i, y, name=name: outputs.update({name: y}))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | NoHead)
+    ]
+    logits = model.eval()(example)
+    for hook in hooks:
+        hook.remove()
+    found = [n for n, y in outputs.items() if y.shape == logits.shape and torch.equal(y, logits)]
+    if not found:
+        raise ValueError(
+            f"no linear layer of the model gives its logits ({', '.join(outputs) or 'it has none'})"
+            ", so that none can be replaced by a probe"
+        )
+    return found[-1]
 
 
 class NoHead(nn.Module):

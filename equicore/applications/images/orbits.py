@@ -44,8 +44,10 @@ class Seen(nn.Module):
 
     def __init__(self, model: nn.Module, features: Sequence[str]) -> None:
         super().__init__()
-        if not features:
-            raise ValueError("features names one submodule at least, whose output weights see")
+        if isinstance(features, str) or not features:
+            raise ValueError(
+                f"features is a tuple of one submodule's name or more; got {features!r}"
+            )
         for name in features:
             check_submodule(model, name)
         self.model = model
@@ -57,7 +59,13 @@ class Seen(nn.Module):
 
         def looking(run: Callable[[], Any], name: str) -> Any:
             output, seen = run_and_capture(self.model.get_submodule(name), name, run)
-            captured.append(pooled(leaves(seen)[0]))
+            vectors = pooled(leaves(seen)[0])
+            if len(vectors) != len(images):
+                raise ValueError(
+                    f"the output of {name} is not one for each of {len(images)} images: it has the "
+                    f"shape {tuple(leaves(seen)[0].shape)}"
+                )
+            captured.append(vectors)
             return output
 
         run = functools.partial(self.model, images)
@@ -103,7 +111,7 @@ def tabulate(
     """What a model returns under some names for all views of images, so many at a time."""
     symmetrized = Symmetrized(model, rep, invariant(rep.group, names), Mean())
     inverses, parts = torch.tensor(rep.group.inverses), []
-    device = next(model.parameters()).device
+    device = next((parameter.device for parameter in model.parameters()), None)
     bar = tqdm(total=len(images), desc="views", unit="image", disable=None)
     with bar, kept_modes(model):
         model.eval()

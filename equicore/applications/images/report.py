@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from equicore.applications.images.experiment import COLUMNS, LOOK_POWER, POWERS, weights
@@ -87,6 +89,8 @@ By `equicore images train`; upright accuracy on the test images, in %.
 
 """
 BESIDE = "## Beside them: the paper, and others"
+ALWAYS = ("plain", "equitune", "equizero_published", "lambda_familiar")
+"""Methods that every measurement has."""
 KINDS = ("equizero", "lambda", "orientation")
 LOOKED = {
     "top1": "one view",
@@ -104,7 +108,7 @@ def write_tables(folder: Path) -> list[Path]:
         FileNotFoundError: If nothing was.
         ValueError: If a table lacks columns or rows.
     """
-    tables = measured(folder, TABLES)
+    tables = _tables(folder)
     for name, table in tables.items():
         write_text(folder / f"{name}.md", PAGES[name](table))
     return [folder / f"{name}.md" for name in tables]
@@ -115,7 +119,7 @@ def write_figures(folder: Path) -> list[Path]:
 
     Cost is drawn if orientation networks were measured.
     """
-    tables, files = measured(folder, TABLES), []
+    tables, files = _tables(folder), []
     for name, (source, draw) in FIGURES.items():
         table = tables.get(source)
         if table is None or (name == "cost" and not table.method.str.contains("orientation").any()):
@@ -160,8 +164,32 @@ def write_weights(study: Study, folder: Path, seed: int = 0, images: int = 4) ->
     table.columns = ["class", "upright_heaviest", "images"]
     rows_of = pd.DataFrame([{"class": "all", "upright_heaviest": part, "images": len(found)}])
     table = pd.concat([rows_of, table.sort_values("upright_heaviest")])
-    write_csv(stem.with_suffix(".csv"), table, "%.6f")
-    return [stem.with_suffix(".csv"), *figures.save(figure, stem, dpi=90, colours=64)]
+    listed = stem.with_name(f"{stem.name}.csv")
+    write_csv(listed, table, "%.6f")
+    return [listed, *figures.save(figure, stem, dpi=90, colours=64)]
+
+
+def _tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """What was measured, by the names of `TABLES`; raise ValueError for what cannot be shown."""
+    tables = measured(folder, TABLES)
+    for name in {"zero_shot", "finetune"} & set(tables):
+        table, file = tables[name], folder / f"{name}.csv"
+        unknown = set(table.group) - set(GROUPS)
+        if name == "finetune":
+            unknown |= set(table.method) - set(TUNED)
+        if unknown:
+            raise ValueError(f"{file} has {sorted(unknown)[0]!r}, which this version does not know")
+        for title, some in _each(table):
+            seen = set(zip(some.condition, some.method, strict=True))
+            needed = {("upright", "plain"), *(("moved", m) for m in ALWAYS)}
+            if name == "zero_shot" and not needed <= seen:
+                lacking = " ".join(sorted(needed - seen)[0])
+                raise ValueError(f"{file} lacks the rows of {title}, {lacking}: write it anew")
+            if name == "finetune" and some.pivot_table(
+                "accuracy", ["method", "seed"], "steps"
+            ).isna().any(axis=None):
+                raise ValueError(f"{file} lacks steps of a method of {title}: write it anew")
+    return tables
 
 
 def _each(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -280,26 +308,38 @@ def _cost_figure(table: pd.DataFrame) -> Figure:
         if some.method.str.startswith("orientation").any()
     ]
     figure, axes = figures.panels(len(each), size=(4.6, 3.6), columns=2)
+    against = {
+        "plain": "plain",
+        "equitune": "equitune",
+        "equizero": "equizero, chosen score",
+        "lambda_familiar": "λ, without labels",
+    }
     for axis, (title, some) in zip(axes, each, strict=True):
         moved = some[some.condition == "moved"]
         for number, (end, how) in enumerate(LOOKED.items()):
             own = moved[moved.method.str.fullmatch(rf"orientation_\d+_{end}")]
-            mean = own.groupby("forwards").accuracy.mean()
-            axis.plot(mean.index, mean, f"C{number}o-", ms=4, label=f"orientation networks, {how}")
-        for name in ("plain", "equitune", _best(some, "equizero"), "lambda_familiar"):
-            own = moved[moved.method == name]
-            place = own.forwards.iloc[0], own.accuracy.mean()
-            axis.plot(*place, "k^")
-            label = _label(str(name)).partition(" (")[0]
-            axis.annotate(label, place, (7, -3), textcoords="offset points", fontsize=7)
+            _at_cost(axis, own, f"C{number}o-", f"orientation networks, {how}")
+        for marker, (name, label) in zip("v^sD", against.items(), strict=True):
+            method = _best(some, "equizero") if name == "equizero" else name
+            _at_cost(axis, moved[moved.method == method], f"k{marker}", label)
         axis.axhline(_upright(some), color="#d55e00", linestyle=":")
-        axis.margins(x=0.3)
         axis.set(xlabel="cost, in forwards of the model", ylabel="accuracy, %")
         axis.set_title(title, fontsize=9)
         figures.tidy(axis)
-    note = "means over seeds, networks wider from left to right; dotted: plain, upright"
-    figures.legend_below(figure, axes[0], note, columns=2)
+    note = (
+        "means over seeds, networks wider from left to right; error bars: 95 % intervals over test "
+        "images (Wilson); dotted: plain, upright"
+    )
+    figures.legend_below(figure, axes[0], note)
     return figure
+
+
+def _at_cost(axis: Axes, of: pd.DataFrame, style: str, label: str) -> None:
+    """Points of methods, by their cost, with error bars."""
+    costs = sorted(of.forwards.unique())
+    found = [_estimate(of[of.forwards == cost]) for cost in costs]
+    values, bars = [estimate.value for estimate in found], figures.error_bars(found)
+    axis.errorbar(costs, values, bars, fmt=style, ms=4, lw=1, elinewidth=1, label=label)
 
 
 def _upright(some: pd.DataFrame) -> float:
@@ -310,17 +350,25 @@ def _upright(some: pd.DataFrame) -> float:
 def _finetune_figure(table: pd.DataFrame) -> Figure:
     """Accuracy against steps, a panel for each model; bands are the range of the seeds."""
     each = list(_each(table))
+    colours = {method: f"C{place}" for place, method in enumerate(TUNED)}
     figure, axes = figures.panels(len(each), size=(4.4, 3.4), columns=2)
     for axis, (title, some) in zip(axes, each, strict=True):
-        for number, (method, own) in enumerate(some.groupby("method", sort=False)):
+        for method, own in some.groupby("method", sort=False):
             by_step = own.groupby("steps").accuracy
             mean, low, high = by_step.mean(), by_step.min(), by_step.max()
-            axis.plot(mean.index, mean, f"C{number}", marker="o", ms=3, label=TUNED[str(method)])
-            axis.fill_between(mean.index, low, high, color=f"C{number}", alpha=0.15, linewidth=0)
-        axis.set_xscale("symlog", linthresh=100)
+            axis.plot(mean.index, mean, colours[str(method)], marker="o", ms=3)
+            axis.fill_between(
+                mean.index, low, high, color=colours[str(method)], alpha=0.15, linewidth=0
+            )
+        axis.set_xticks(sorted(some.steps.unique()))
         axis.set(xlabel="steps of fine-tuning", ylabel="accuracy, %", title=title)
         figures.tidy(axis)
-    figures.legend_below(figure, axes[0], "bands: from the lowest to the highest of the seeds")
+    shown = [
+        Line2D([], [], color=colours[method], marker="o", ms=3, label=label)
+        for method, label in TUNED.items()
+        if method in set(table.method)
+    ]
+    figures.legend_below(figure, shown, "bands: from the lowest to the highest of the seeds")
     return figure
 
 

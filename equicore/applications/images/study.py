@@ -22,7 +22,8 @@ from equicore.applications.images.orbits import (
     rows_under,
     tabulate,
 )
-from equicore.lab.store import digest, read_tensors, write_tensors
+from equicore.finetuning import kept_modes
+from equicore.lab.store import digest, remembered_tensors
 from equicore.representations import Image, Representation, Trivial
 from equicore.symmetrize import lambda_equitune
 from equicore.weights import fit_familiarity
@@ -48,9 +49,15 @@ class Study:
     look_steps: int = 2000  # in which they are fitted
 
     def __post_init__(self) -> None:
-        """Raise ValueError if there is no such group, or there are too few images to learn from."""
+        """Raise ValueError if there is no such group, or there are too few images."""
         if self.group not in GROUPS:
             raise ValueError(f"there are the groups {', '.join(GROUPS)}; got {self.group!r}")
+        if not isinstance(self.model, Classifier):
+            raise TypeError(
+                f"a study is of an images.Classifier(network); got {type(self.model).__name__}"
+            )
+        if not len(self.test):
+            raise ValueError("there are no images to test on")
         fitted = len(self.train) - round(HELD_OUT * len(self.train))
         if fitted < LEAST:
             raise ValueError(
@@ -68,8 +75,8 @@ class Study:
         """Plain values that tell it from all others, but for names."""
         parts = {"train": self.train, "test": self.test, "familiar": self.familiar}
         return {
-            "model": self.model.digest(),
-            **{name: part and part.digest for name, part in parts.items()},
+            "model": _known(self.model, self.test),
+            **{name: None if part is None else part.digest for name, part in parts.items()},
             "group": self.group,
             "features": list(self.features),
             "fit_steps": self.fit_steps,
@@ -92,17 +99,14 @@ class Study:
             return Path(self.folder) / f"views-{digest(settings | {'group': group})}.safetensors"
 
         own = file(self.group)
-        if own.is_file():
-            return read_tensors(own)[0]
-        for group, rep in GROUPS.items():
+        for group, rep in {} if own.is_file() else GROUPS.items():
             if file(group).is_file() and (rows := rows_under(self.rep, rep())) is not None:
-                return {
-                    name: views[:, rows] for name, views in read_tensors(file(group))[0].items()
-                }
+                known = remembered_tensors(file(group), settings | {"group": group}, dict)
+                return {name: views[:, rows] for name, views in known.items()}
         seen = Seen(self.model, self.features)
-        table = tabulate(seen, self.rep, images, ("logits", "features"))
-        write_tensors(own, table, settings)
-        return table
+        return remembered_tensors(
+            own, settings, lambda: tabulate(seen, self.rep, images, ("logits", "features"))
+        )
 
     def familiar_table(self) -> Table:
         """Of all upright images that weights may be fitted on without labels."""
@@ -142,15 +146,32 @@ class Study:
         options: dict[str, Any] = {"steps": self.look_steps, "batch_size": 64, "seed": seed}
         options["learning_rate"] = 3e-3
         settings |= {"network": str(network), **options}
-        file = Path(self.folder) / f"orientation-{digest(settings)}.safetensors"
-        if not file.is_file():
+
+        def taught() -> dict[str, torch.Tensor]:
             known = [i.pixels for i in (self.parts[0], self.familiar) if i is not None]
             same, look = Trivial(self.rep.group), nn.Sequential(Unit(), network)
             model = lambda_equitune(self.model, self.rep, same, look)
             fit_familiarity(model, torch.cat(known), **options)
-            write_tensors(file, network.state_dict(), settings)
-        network.load_state_dict(read_tensors(file)[0])
+            return network.state_dict()
+
+        file = Path(self.folder) / f"orientation-{digest(settings)}.safetensors"
+        network.load_state_dict(remembered_tensors(file, settings, taught))
         return network.eval()
+
+
+def _known(model: Classifier, images: Images) -> str:
+    """What tells a model from others: its parameters, and, of code that may change, what it does.
+
+    Of networks that are not of torch, of Hugging Face or from here, the logits of some images count
+    too, to two digits.
+    """
+    found = model.digest()
+    packages = {type(module).__module__.partition(".")[0] for module in model.modules()}
+    if packages <= {"torch", "transformers", "equicore"}:
+        return found
+    with torch.no_grad(), kept_modes(model):
+        logits = model.eval()(images[slice(0, 16)].inputs().to(model.device))
+    return f"{found} {digest(' '.join(f'{x:.2g}' for x in logits.flatten().tolist()).encode())}"
 
 
 def looks(width: int) -> str:

@@ -23,7 +23,7 @@ from equicore.applications.images.networks import (
     with_new_head,
 )
 from equicore.finetuning import fit, kept_modes
-from equicore.lab.store import check_same, digest, read_tensors, rounds, write_tensors
+from equicore.lab.store import check_same, digest, read_tensors, remembered_tensors, rounds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,17 @@ def trained(
     """The file of a network of `NETWORKS` that is trained on images, now if it has not been.
 
     With captions, of a pair of encoders; see `equicore.applications.images.clip`.
+
+    Raises:
+        ValueError: If there is no such network, or fewer than one epoch or two images to train on.
+        FileExistsError: If the file holds another one of the name.
     """
+    rest, _ = images.split(HELD_OUT, seed=0)
+    if name not in NETWORKS or (epochs is not None and epochs < 1) or len(rest) < 2:
+        raise ValueError(
+            f"trained takes one of {', '.join(NETWORKS)}, at least 1 epoch and 2 images; got "
+            f"{name!r}, {epochs} and {len(rest)}"
+        )
     folder, recipe = Path(folder), CAPTIONS if captions else RECIPES[name]
     if epochs is not None:
         recipe = dataclasses.replace(recipe, epochs=epochs)
@@ -114,7 +124,6 @@ def trained(
         if captions:
             model = clip.small_pair(network, clip.vocabulary(images.classes), *colours)
             loss = clip.contrastive(model, images.classes)
-    rest, _ = images.split(HELD_OUT, seed=0)
     check_takes(model.eval(), images)
     seconds = train(model, rest, loss, recipe, seed, resume, settings)
     write(file, model, name, {**settings, "seconds": seconds})
@@ -124,12 +133,28 @@ def trained(
 
 @torch.no_grad()
 def accuracy(model: nn.Module, images: Images) -> float:
-    """The part of images that a model, in eval mode, maps to the largest logit for their label."""
+    """The part of images that a model, in eval mode, maps to the largest logit for their label.
+
+    Raises:
+        ValueError: If there are no images, or the model gives other than finite logits (B, classes)
+            of their classes.
+    """
+    if not len(images):
+        raise ValueError("there are no images, of which accuracy would be a part")
     device = next((p.device for p in model.parameters()), None)
+    count = 0
     with kept_modes(model):
         model.eval()
-        pairs = images.batches(256, device=device)
-        return sum(int((model(x).argmax(-1) == y).sum()) for x, y in pairs) / len(images)
+        for inputs, labels in images.batches(256, device=device):
+            logits, wanted = model(inputs), (len(labels), len(images.classes))
+            if tuple(logits.shape) != wanted or not logits.isfinite().all():
+                raise ValueError(
+                    f"logits are finite and of shape {wanted}, by the images' classes; the model "
+                    f"gives shape {tuple(logits.shape)}"
+                    + ("" if logits.isfinite().all() else ", not all of them finite")
+                )
+            count += int((logits.argmax(-1) == labels).sum())
+    return count / len(images)
 
 
 def train(
@@ -186,9 +211,10 @@ def probed(model: Classifier, images: Images, folder: str | Path, seed: int = 0)
     fitted, _ = images.split(HELD_OUT, seed=0)
     settings = {"model": model.digest(), "images": fitted.digest, "seed": seed}
     settings["classes"] = list(images.classes)
-    found, head = with_new_head(model, images.classes, seed)
-    file = Path(folder) / f"probe-{digest(settings)}.safetensors"
-    if not file.is_file():
+    example = images[slice(0, 2)].inputs().to(model.device)
+    found, head = with_new_head(model, images.classes, example, seed)
+
+    def fitted_head() -> dict[str, Tensor]:
         optimizer = torch.optim.Adam(head.parameters(), 1e-3)
         steps = 10 * math.ceil(len(fitted) / 128)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -199,6 +225,8 @@ def probed(model: Classifier, images: Images, folder: str | Path, seed: int = 0)
         )
         loss = functional.cross_entropy
         fit(found, batches, loss, optimizer, steps=steps, schedule=schedule, progress=False)
-        write_tensors(file, found.state_dict(), settings)
-    found.load_state_dict(read_tensors(file)[0])
+        return found.state_dict()
+
+    file = Path(folder) / f"probe-{digest(settings)}.safetensors"
+    found.load_state_dict(remembered_tensors(file, settings, fitted_head))
     return found.eval()

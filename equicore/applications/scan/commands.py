@@ -18,10 +18,10 @@ from equicore.applications.scan.experiment import Run, train_all
 from equicore.applications.scan.finetune import Tuning
 from equicore.applications.scan.vocabulary import symmetry
 from equicore.lab import CORES
-from equicore.lab.command import Main, check_least, check_several
+from equicore.lab.command import Main, check_least, check_seeds, check_several
 from equicore.lab.jobs import Workers
 from equicore.lab.store import check_writable
-from equicore.lab.tables import write_csv
+from equicore.lab.tables import check_rows, write_csv
 
 Split = Literal["add_jump", "around_right", "opposite_right"]
 Cell = Literal["rnn", "gru", "lstm"]
@@ -49,10 +49,9 @@ class Networks:
 
     def runs_over(self, over: str = PLAIN) -> list[Run]:
         """One run for each split, cell and seed; ValueError for what cannot be."""
-        check_several(self, "splits", "cells", "seeds")
+        check_seeds(self)
+        check_several(self, "splits", "cells")
         check_least(self, epochs=1, jobs=1)
-        if min(self.seeds) < 0:
-            raise ValueError(f"--seeds must be at least 0; got {min(self.seeds)}")
         check_writable(self.runs / "network")
         every = itertools.product(self.cells, self.splits, self.seeds)
         return [Run(self.runs, split, cell, seed, over, self.epochs) for cell, split, seed in every]
@@ -201,14 +200,8 @@ def _measure(file: Path, column: str, tasks: Tasks, runs: Sequence[Run], jobs: i
 
     Tasks are named by what stands in the columns split, cell, seed and another one.
     """
-    check_writable(file)
     columns = ["split", "cell", "seed", column]
-    found = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=columns)
-    if missing := set(columns) - set(found.columns):
-        raise ValueError(
-            f"{file} is another table, without {', '.join(sorted(missing))}; name another --output"
-        )
-    for row in found[columns].itertuples(index=False, name=None):
+    for row in check_rows(file, columns)[columns].itertuples(index=False, name=None):
         if row not in tasks:
             raise ValueError(
                 f"{file} also holds {' '.join(map(str, row))}, which this would not write again; "

@@ -42,6 +42,11 @@ def test_the_same_data_give_the_same_bytes(tmp_path):
     assert dict(matplotlib.rcParams) == before
 
 
+def test_a_name_may_have_dots(tmp_path):
+    files = figures.save(drawn(), tmp_path / "agent-v1.0_turns")
+    assert [file.name for file in files] == ["agent-v1.0_turns.png", "agent-v1.0_turns.svg"]
+
+
 def colours(path):
     """How many colours a picture has, and its size."""
     with Image.open(path) as image:

@@ -86,6 +86,9 @@ def test_what_cannot_be_read_is_named(tmp_path):
     Image.fromarray(np.full((3, 3), 40_000, np.uint16)).save(deep)
     with pytest.raises(ValueError, match="deep.png has pixels of more than 8 bits"):
         pictures.read_all([deep])
+    (tmp_path / "notes.txt").write_text("no picture")
+    with pytest.warns(UserWarning, match="holds 1 files that are left out, such as notes.txt"):
+        assert len(pictures.files_in(tmp_path)) == 2
     with pytest.raises(ValueError, match="holds no images"):
         pictures.files_in(tmp_path / "nothing")
     with pytest.raises(ValueError, match="no pictures"):

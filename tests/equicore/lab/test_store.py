@@ -31,6 +31,7 @@ from equicore.lab.store import (
     read_settings,
     read_tensors,
     remembered,
+    remembered_tensors,
     replacing,
     restore_state,
     state_tensors,
@@ -540,6 +541,20 @@ def test_tensors_come_back_as_they_are(tmp_path):
         assert found[name].dtype == tensor.dtype
         assert torch.equal(found[name], tensor.detach())
     assert names(path.parent) == ["tensors.safetensors"]
+
+
+def test_tensors_are_made_once(tmp_path):
+    path = tmp_path / "deep" / "kept.safetensors"
+    made = {"a": torch.arange(3.0)}
+    for make in (lambda: made, not_called):
+        found = remembered_tensors(path, {"seed": 1, "sizes": (3, 4)}, make)
+        assert list(found) == ["a"]
+        assert found["a"].equal(made["a"])
+    with pytest.raises(FileExistsError, match="kept.safetensors was made with seed 1, not 2"):
+        remembered_tensors(path, {"seed": 2}, not_called)
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(ValueError, match="kept.safetensors .* Delete it and run again"):
+        remembered_tensors(path, {"seed": 1}, not_called)
 
 
 def test_tensors_that_are_not_there(tmp_path):

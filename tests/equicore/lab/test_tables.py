@@ -5,7 +5,15 @@ import pandas as pd
 import pytest
 
 from equicore.lab.statistics import Estimate
-from equicore.lab.tables import frame_markdown, markdown, read_csv, write_csv
+from equicore.lab.tables import (
+    add_rows,
+    check_rows,
+    frame_markdown,
+    markdown,
+    measured,
+    read_csv,
+    write_csv,
+)
 
 
 def test_markdown_by_hand():
@@ -45,6 +53,29 @@ def test_a_csv_file_is_read_as_it_was_written(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["table.csv"]
     write_csv(path, table, "%.2f")
     assert path.read_text() == 'name,value,count\n"a, b",0.10,1\nc,0.33,2\n'
+
+
+def test_names_are_text_however_they_look(tmp_path):
+    path = tmp_path / "deep" / "table.csv"
+    names = ["5", "NA", "1e5", "", "007", "resnet"]
+    rows = pd.DataFrame({"model": names, "seed": range(6), "accuracy": [0.5] * 6})
+    for _ in range(2):  # the same rows, in place of those before
+        add_rows(path, rows, ["model", "seed"])
+        found = check_rows(path, ["model"])
+        assert found.model.tolist() == names
+        assert found.seed.tolist() == list(range(6))
+        assert found.accuracy.dtype == float
+    assert read_csv(path, ["model"], "it").model.tolist() == names
+    with pytest.raises(ValueError, match="is another table, without digest"):
+        check_rows(path, ["model", "digest"])
+    assert list(check_rows(tmp_path / "new.csv", ["model"])) == ["model"]
+
+
+@pytest.mark.parametrize("accuracy", ["often", ""])
+def test_accuracies_are_numbers(tmp_path, accuracy):
+    (tmp_path / "it.csv").write_text(f"model,accuracy\na,0.5\nb,{accuracy}\n")
+    with pytest.raises(ValueError, match="it.csv has accuracies that are no numbers; write"):
+        measured(tmp_path, {"it": ("equicore it", ["model"])})
 
 
 def test_csv_files_that_are_of_no_use_say_how_to_make_one(tmp_path):

@@ -1,15 +1,18 @@
 """The command `equicore images`, from its options to its files."""
 
+import itertools
 import re
 import sys
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from equicore.applications import cli
-from equicore.applications.images import study
+from equicore.applications.images import report, study
 from equicore.applications.images.experiment import COLUMNS
 
 
@@ -72,6 +75,10 @@ def test_from_a_network_to_tables_and_figures(monkeypatch, capsys, quick, tmp_pa
     assert weights.upright_heaviest[0] == pytest.approx(mean, abs=1e-5)
 
     tuning = ["--methods", "equitune", "augmented", "--seeds", 0, "--steps", 0, 1]
+    with monkeypatch.context() as without:
+        without.setattr(study, "tabulate", lambda *_: pytest.fail("views that no method needs"))
+        assert call(monkeypatch, "finetune", *quick, *tuning, "--groups", "mirror") == 0
+    (out / "finetune.csv").unlink()
     assert call(monkeypatch, "finetune", *quick, *tuning) == 0
     assert len(pd.read_csv(out / "finetune.csv")) == 4
 
@@ -119,6 +126,67 @@ def test_rows_of_other_models_stay(monkeypatch, quick, tmp_path):
     assert call(monkeypatch, "evaluate", *changed, "--seeds", 2, "--groups", "flip") == 2
 
 
+def test_a_label_may_look_like_a_number_or_have_dots(monkeypatch, capsys, quick, tmp_path):
+    options = ["evaluate", *quick, "--seeds", 0, "--looks"]
+    for label in ("5", "NA", "v1.0"):
+        of = [*options, "--label", label, "--groups", "flip", "mirror"]
+        assert call(monkeypatch, *of) == 0
+        rows = (tmp_path / "out" / "zero_shot.csv").read_text().count("\n")
+        assert call(monkeypatch, *of) == 0
+        assert (tmp_path / "out" / "zero_shot.csv").read_text().count("\n") == rows
+        changed = [6 if word == 5 else word for word in of]  # of the steps
+        assert call(monkeypatch, *changed) == 2
+        assert f"rows of digits and {label} that were made" in capsys.readouterr().err
+    assert call(monkeypatch, "table", tmp_path / "out") == 0
+    page = (tmp_path / "out" / "zero_shot.md").read_text()
+    for label in ("5", "NA", "v1.0"):
+        assert f"## digits, {label}, flip" in page
+        for group in ("flip", "mirror"):
+            assert (tmp_path / "out" / f"weights_digits_{label}_{group}.csv").is_file()
+
+
+def tuned(**changed):
+    """A table of fine-tuning."""
+    row = dict.fromkeys(COLUMNS, 0) | {"dataset": "digits", "model": "small", "group": "turns"}
+    rows = [
+        row | {"method": method, "condition": "moved", "steps": steps, "accuracy": 0.5} | changed
+        for method, steps in itertools.product(("plain", "equitune"), (0, 9))
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_tables_of_other_versions_are_refused(monkeypatch, capsys, tmp_path):
+    for table, message in (
+        (tuned(group="rot"), "has 'rot', which this version does not know"),
+        (tuned().replace({"equitune": "mean"}), "has 'mean', which this version does not know"),
+        (tuned()[1:], "lacks steps of a method of digits, small, turns"),
+    ):
+        table.to_csv(tmp_path / "finetune.csv", index=False)
+        for command in ("table", "plot"):
+            assert call(monkeypatch, command, tmp_path) == 2
+            assert message in capsys.readouterr().err
+    (tmp_path / "finetune.csv").unlink()
+    tuned().drop(columns="steps").to_csv(tmp_path / "zero_shot.csv", index=False)
+    assert call(monkeypatch, "table", tmp_path) == 2
+    assert "lacks the rows of digits, small, turns, moved equizero_pub" in capsys.readouterr().err
+
+
+def test_a_method_has_one_colour():
+    """In all panels, whichever methods these have."""
+    flip = tuned(group="flip").replace({"equitune": "augmented"})
+    figure = report._finetune_figure(pd.concat([tuned(), flip]))
+    (legend,) = figure.legends
+    known = {
+        text.get_text(): to_hex(line.get_color())
+        for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True)
+    }
+    assert list(known) == ["plain", "plain, with augmentation", "equitune"]
+    turns, flips = ([to_hex(line.get_color()) for line in axis.get_lines()] for axis in figure.axes)
+    assert turns == [known["plain"], known["equitune"]]
+    assert flips == [known["plain"], known["plain, with augmentation"]]
+    plt.close(figure)
+
+
 def test_another_model_of_the_same_name_is_refused(monkeypatch, capsys, quick, tmp_path):
     assert (
         call(monkeypatch, "evaluate", "--look-steps", 5, *quick, "--seeds", 0, "--groups", "flip")
@@ -142,8 +210,8 @@ def test_advise(monkeypatch, capsys, quick, tmp_path):
     assert call(monkeypatch, "advise", *options) == 0
     shown = capsys.readouterr().out
     assert re.match(r"turns: familiarity loss \d\.\d\d, of log 4 = 1.39 if none is; ", shown)
-    for i in range(30):  # any folder of images will do
-        Image.fromarray(np.full((8, 8), 8 * i, np.uint8)).save(tmp_path / f"{i}.png")
+    for i in range(100):  # any folder of images will do
+        Image.fromarray(np.full((8, 8), 2 * i, np.uint8)).save(tmp_path / f"{i}.png")
     done = call(monkeypatch, "advise", *options, "--data", tmp_path)
     assert done == 0, capsys.readouterr().err
 
@@ -193,6 +261,7 @@ def test_fine_tuning_that_cannot_be(monkeypatch, capsys, quick):
         ("--steps", 3, 1): "--steps rise, from 0 on; got 3 1",
         ("--learning-rate", -1): "--learning-rate must be positive",
         ("--batch-size", 0): "--batch-size must be at least 1",
+        ("--seeds", -1): "--seeds are whole numbers from 0 to 2147483647; got -1",
     }.items():
         assert call(monkeypatch, "finetune", *quick, *options) == 2
         assert message in capsys.readouterr().err

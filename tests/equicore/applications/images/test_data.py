@@ -1,7 +1,9 @@
 """Images from folders and from CIFAR's files; splits that never mix."""
 
 import io
+import re
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -86,6 +88,27 @@ def test_numbered_folders_are_in_the_order_of_numbers(tmp_path):
             data.read(tmp_path, names=str(wrong))
     names.write_text("\ufeff" + "\n".join(f"class {i}" for i in range(11)) + "\n\n", "utf-8")
     assert data.read(tmp_path, names=names).classes == named.classes
+
+
+def test_a_class_that_cannot_be_split_is_warned_of(tmp_path):
+    fill(tmp_path, ("cat", "dog"), 20)
+    fill(tmp_path, ("emu",), 1)
+    warned = []
+    for split in ("train", "test"):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            data.read(tmp_path, split)
+        warned += [str(one.message) for one in caught]
+    (message,) = warned
+    assert re.search("too few images of 'emu' to set a fifth apart: none is to t", message)
+
+
+def test_two_classes_of_one_name(tmp_path):
+    fill(tmp_path / "train", ("0", "1"))
+    names = tmp_path / "names.txt"
+    names.write_text("crane\ncrane")
+    with pytest.raises(ValueError, match="has 'crane' more than once"):
+        data.read(tmp_path, names=names)
 
 
 def test_names_are_for_numbers(tmp_path):

@@ -12,6 +12,7 @@ from equicore.applications.images import finetune, methods, training
 from equicore.applications.images.data import HELD_OUT
 from equicore.applications.images.experiment import COLUMNS, Way, advice, measure, right
 from equicore.applications.images.finetune import METHODS, Tuning
+from equicore.applications.images.networks import Classifier
 from equicore.applications.images.study import check_square
 from equicore.lab.store import read_tensors
 from equicore.reduce import Identity
@@ -114,6 +115,44 @@ def test_advice(study, digits):
     said = advice(study.model, digits[0].moved(study.rep, 0), *known)
     assert "use equitune" in said
     assert f"log 4 = {math.log(4):.2f}" in said
+
+
+def test_advice_is_of_a_hundred_images(study, digits):
+    with pytest.raises(ValueError, match="takes 100 images at least, fewer tell little; got 99"):
+        advice(study.model, digits[0][slice(0, 99)], study.rep, study.features, 5)
+
+
+class Signed(torch.nn.Module):
+    """Parameters and text are the same for both signs."""
+
+    def __init__(self, network, sign):
+        super().__init__()
+        self.network, self.sign = network, sign
+
+    def forward(self, images):
+        return self.sign * self.network(images)
+
+
+def test_what_code_of_ones_own_does_counts(few):
+    """Another function with the same parameters is another model."""
+    network = few.model.network
+    kept = {
+        sign: dataclasses.replace(few, features=("network.network.0",), model=Classifier(
+            Signed(network, sign), few.model.classes, [0.5], [0.5]
+        ))
+        for sign in (1, -1)
+    }  # fmt: skip
+    assert kept[1].model.digest() == kept[-1].model.digest()
+    assert kept[1].settings != kept[-1].settings
+    assert kept[1].settings == dataclasses.replace(kept[1], name="again").settings
+    assert kept[1].table(few.test)["logits"].equal(-kept[-1].table(few.test)["logits"])
+
+
+def test_studies_that_cannot_be(few):
+    with pytest.raises(TypeError, match=r"a study is of an images.Classifier.*; got Sequential"):
+        dataclasses.replace(few, model=few.model.network)
+    with pytest.raises(ValueError, match="no images to test on"):
+        dataclasses.replace(few, test=few.test[slice(0, 0)])
 
 
 def test_images_that_are_not_square(digits):

@@ -51,6 +51,39 @@ def test_a_classifier_of_hugging_face(resnet, colours):
     assert loading.features_of(model, colours) == ("network.resnet",)
 
 
+def test_images_of_another_size_than_those_learned_are_warned_of(resnet, colours):
+    folder, _ = resnet
+    processor = folder / "preprocessor_config.json"
+    looks = json.loads(processor.read_text())
+    for size, side in (
+        ({"size": {"shortest_edge": 64}}, 64),
+        ({"size": 256, "crop_size": {"height": 48, "width": 50}, "do_center_crop": True}, 48),
+    ):
+        processor.write_text(json.dumps(looks | size))
+        with pytest.warns(UserWarning, match=f"has {side} pixels, these have 32: --size {side}"):
+            loading.load(folder, colours)
+    for size in ({"size": {"shortest_edge": 32}}, {"size": 64, "do_resize": False}):
+        processor.write_text(json.dumps(looks | size))
+        loading.load(folder, colours)  # a warning would fail
+
+
+def test_features_are_among_what_is_a_tree_of_tensors(colours):
+    class Sized(torch.nn.Module):
+        def forward(self, x):
+            return x, {"rows"}
+
+    class Whole(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = torch.nn.Conv2d(3, 2, 3)
+            self.sized = Sized()
+
+        def forward(self, images):
+            return self.sized(self.first(images))[0].flatten(2).mean(2)
+
+    assert loading.features_of(networks.Classifier(Whole()), colours) == ("network.first",)
+
+
 @pytest.fixture
 def small_clip(tmp_path):
     """A folder of Hugging Face with a small CLIPModel and a tokenizer of words."""
@@ -220,8 +253,70 @@ def test_a_probe_replaces_the_last_layer(file, digits, tmp_path):
     assert torch.equal(original.network[0][0].weight, model.network[0][0].weight)
     original.reorder(list(range(9, -1, -1)), [*"9876543210"])
     assert training.probed(original, parity[0], tmp_path).places is None
-    with pytest.raises(ValueError, match="no linear layer"):
-        networks.with_new_head(networks.Classifier(torch.nn.Flatten()), ("a",), 0)
+    flat = networks.Classifier(torch.nn.Flatten(), (), [0.5], [0.5])
+    with pytest.raises(ValueError, match=r"no linear layer .*\(it has none\)"):
+        training.probed(flat, parity[0], tmp_path)
+
+
+class Named(torch.nn.Module):
+    """Gives a dict."""
+
+    def forward(self, images):
+        return {"logits": images.flatten(1)}
+
+
+class TwoHeads(torch.nn.Module):
+    """As a DeiT with a teacher: logits are a mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads = torch.nn.ModuleList(torch.nn.Linear(64, 2) for _ in range(2))
+
+    def forward(self, images):
+        return sum(head(images.flatten(1)) for head in self.heads) / 2
+
+
+class HeadFirst(torch.nn.Module):
+    """Its head stands before its body."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(10, 10)
+        self.body = torch.nn.Linear(64, 10)
+
+    def forward(self, images):
+        return self.head(self.body(images.flatten(1)).relu())
+
+
+def test_a_probe_is_put_where_the_logits_come_from(digits, tmp_path):
+    train, _ = digits
+    found = training.probed(networks.Classifier(HeadFirst(), (), [0.5], [0.5]), train, tmp_path)
+    assert isinstance(found.network.head, torch.nn.Sequential)
+    with pytest.raises(ValueError, match=r"no linear layer .*\(network.heads.0, network.heads.1\)"):
+        training.probed(networks.Classifier(TwoHeads(), (), [0.5], [0.5]), train, tmp_path)
+
+
+def test_accuracy_is_of_logits_of_the_classes(digits):
+    _, test = digits
+
+    class Gives(torch.nn.Module):
+        def __init__(self, logits):
+            super().__init__()
+            self.logits = logits
+
+        def forward(self, images):
+            return self.logits.expand(len(images), *self.logits.shape[1:])
+
+    right = torch.eye(10)[test.labels[:1]]
+    assert training.accuracy(Gives(right), test[slice(0, 1)]) == 1
+    for logits in (torch.zeros(1, 10, 1, 1), torch.zeros(1, 3), torch.full((1, 10), torch.nan)):
+        with pytest.raises(ValueError, match=r"logits are finite and of shape \(256, 10\)"):
+            training.accuracy(Gives(logits), test)
+    with pytest.raises(ValueError, match="no images"):
+        training.accuracy(Gives(torch.eye(10)[:1]), test[slice(0, 0)])
+    for network, found in ((Named(), "dict"), (torch.nn.Identity(), r"\(2, 1, 8, 8\)")):
+        with pytest.raises(ValueError, match=rf"gives logits \(B, classes\); got {found}"):
+            networks.Classifier(network, (), [0.5], [0.5])(test.inputs()[:2])
 
 
 def test_normalisation_of_hugging_face(resnet, colours):

@@ -55,7 +55,7 @@ def nothing_begins(monkeypatch):
         (Train(Networks(seeds=())), "no seeds given"),
         (Train(Networks(jobs=0)), "--jobs must be at least 1; got 0"),
         (Train(Networks(epochs=0)), "--epochs must be at least 1; got 0"),
-        (Train(Networks(seeds=(-1,))), "--seeds must be at least 0; got -1"),
+        (Train(Networks(seeds=(-1,))), "--seeds are whole numbers from 0 to 2147483647; got -1"),
         (Train(Networks(seeds=(0, 1, 0))), "--seeds has 0 more than once"),
         (Train(over="left-jump"), "there are the symmetries none, .*; got 'left-jump'"),
         (Evaluate(groups=("verbs",)), "there are the symmetries none, .*; got 'verbs'"),
