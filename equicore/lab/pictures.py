@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,30 @@ Pixels = NDArray[np.uint8]
 def files_in(folder: Path) -> list[Path]:
     """The picture files in a folder and the folders in it, in the order of their names.
 
-    Links are followed; what is hidden is not looked at. Warns if there are other files among them.
+    Links are followed; what is hidden is not looked at.
 
     Raises:
         ValueError: If there are none.
     """
-    found: list[Path] = []
-    others: list[Path] = []
+    found = sorted(path for path in _files(folder) if path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise ValueError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
+    return found
+
+
+def warn_of_others(folders: Sequence[Path]) -> None:
+    """Warn if files are not among those that `files_in` finds in folders, for their suffix."""
+    others = [f for folder in folders for f in _files(folder) if f.suffix.lower() not in SUFFIXES]
+    if others:
+        warnings.warn(
+            f"{len(others)} files, such as {min(others)}, are left out: images end in "
+            f"{', '.join(SUFFIXES)}",
+            stacklevel=4,
+        )
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files that are not hidden."""
     seen: set[str] = set()
     for root, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
@@ -41,18 +58,7 @@ def files_in(folder: Path) -> list[Path]:
             continue
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = [Path(root, name) for name in files if not name.startswith(".")]
-        for path in paths:
-            (found if path.suffix.lower() in SUFFIXES else others).append(path)
-    if not found:
-        raise ValueError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
-    if others:
-        warnings.warn(
-            f"{folder} holds {len(others)} files that are left out, such as {min(others).name}: "
-            f"images end in {', '.join(SUFFIXES)}",
-            stacklevel=2,
-        )
-    return sorted(found)
+        yield from (Path(root, name) for name in files if not name.startswith("."))
 
 
 def read_all(

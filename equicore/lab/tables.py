@@ -15,10 +15,12 @@ from equicore.lab.statistics import Estimate
 from equicore.lab.store import check_writable, replacing
 
 NAMES = (
-    "cell", "condition", "dataset", "digest", "group", "method", "model", "network", "part",
-    "split",
+    "agent", "cell", "condition", "dataset", "digest", "env", "group", "method", "model",
+    "network", "part", "policy", "split",
 )  # fmt: skip
 """Columns that hold names, which are text however they look: a model may be called 5, or NA."""
+MISSING = ("", "nan", "NaN", "NA", "N/A", "null", "None")
+"""What stands for a missing number."""
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[Any]], spec: str = "") -> str:
@@ -54,14 +56,14 @@ def read_rows(path: Path) -> pd.DataFrame:
             path,
             dtype={name: str for name in columns if name in NAMES},
             keep_default_na=False,
-            na_values={name: ["", "nan"] for name in columns if name not in NAMES},
+            na_values={name: list(MISSING) for name in columns if name not in NAMES},
         )
     except ValueError as error:
         raise ValueError(f"{path} is not readable as CSV: {error}") from error
 
 
 def check_rows(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """The rows of a file that more are going to be added to, none if there is no file.
+    """The rows that a file has, to which more will be added; none if there is no file.
 
     Raises ValueError if it could not be done: it is another table, without some of the columns, or
     no table.
@@ -71,7 +73,9 @@ def check_rows(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         return pd.DataFrame(columns=list(columns))
     found = read_rows(path)
     if missing := sorted(set(columns) - set(found.columns)):
-        raise ValueError(f"{path} is another table, without {', '.join(missing)}; name another one")
+        raise ValueError(
+            f"{path} is another table, without {', '.join(missing)}; choose another --output"
+        )
     return found
 
 

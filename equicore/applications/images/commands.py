@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -56,7 +57,7 @@ class Model:
     network that is trained on the digits now."""
     features: tuple[str, ...] = ()
     """Submodules whose outputs the weights of lambda-equitune see; when omitted, the last that
-    gives maps, or words and patches."""
+    gives maps, or words and patches, of ResNets for CIFAR the last two stages."""
     groups: tuple[Group, ...] = ("turns",)
     """Quarter turns; mirror, left to right; flip, top to bottom; quarter turns and mirrors; eighths
     of a turn, which pixels follow approximately."""
@@ -316,7 +317,7 @@ def _read(data: Data, split: str | None, labelled: bool = True, other: str | Non
         return images
     check_square(images, data.under)
     # with seeds that no measurement has, which would undo it
-    moved = images.moved(GROUPS[data.under](), seed=10**6 + (split == "test"))
+    moved = images.moved(GROUPS[data.under](), seed=2**31 + (split == "test"))
     return dataclasses.replace(moved, name=f"{images.name}-{data.under}")
 
 
@@ -357,8 +358,9 @@ def _source(data: Data, of: Model) -> str:
 
 
 def _studies(arguments: Evaluate | Finetune) -> list[Study]:
-    """A study for each group; raises for whatever does not fit, before any long work."""
+    """A study for each group; raises for whatever does not fit, before measuring."""
     from equicore.applications.images import loading, training
+    from equicore.applications.images.data import HELD_OUT
     from equicore.applications.images.orbits import Seen
     from equicore.applications.images.study import Study
 
@@ -376,6 +378,12 @@ def _studies(arguments: Evaluate | Finetune) -> list[Study]:
             )
         if len(familiar) > how.most_familiar:
             _, familiar = familiar.split(how.most_familiar / len(familiar), seed=0)
+        if shared := familiar.shared(test, train.split(HELD_OUT, seed=0)[1]):
+            warnings.warn(
+                f"{shared} of {len(familiar)} images of --familiar are also among those to test or "
+                "to choose methods by: weights learn, without labels, that these are upright",
+                stacklevel=2,
+            )
     source = _source(arguments.images, of)
     load = loading.without_classes if how.probe else loading.load
     model = load(source, test)

@@ -65,6 +65,11 @@ class Images:
         count = round(part * len(self))
         return self[order[count:]], self[order[:count]]
 
+    def shared(self, *others: Images) -> int:
+        """How many of them are also among others, by their pixels."""
+        others_pixels = {image.numpy().tobytes() for images in others for image in images.pixels}
+        return sum(image.numpy().tobytes() in others_pixels for image in self.pixels)
+
     def inputs(self) -> Tensor:
         """What networks take: values from 0 to 1, in float32."""
         return self.pixels.float() / 255
@@ -130,6 +135,7 @@ def read(
         _check_unnamed(names, "the digits")
         return _converted(_digits(split or "train"), mode, size)
     if str(path).startswith("hf:"):
+        _check_unnamed(names, "data sets of Hugging Face")
         return _hugging_face(str(path)[3:], split or "train", labelled, mode=mode, size=size)
     folder = Path(path)
     if folder.is_file():
@@ -214,6 +220,7 @@ def _listed(
     else:
         numbered = all(name.isdecimal() for name in found)
         found.sort(key=int if numbered else None)
+        pictures.warn_of_others([root / name for name in found])
         of_class = [pictures.files_in(root / name) for name in found]
         classes = tuple(found) if names is None else _named(Path(names), found, numbered)
         places = range(len(found)) if names is None else map(int, found)

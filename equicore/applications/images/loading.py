@@ -122,8 +122,8 @@ def check_takes(model: nn.Module, images: Images) -> torch.Tensor:
         return model(images[slice(0, 1)].inputs().to(device))
     except (RuntimeError, ValueError) as error:
         raise ValueError(
-            f"the model does not take images of {rows} x {columns} pixels; --size resizes them: "
-            f"{str(error).splitlines()[0]}"
+            f"the model does not take images of {rows} x {columns} pixels (--size resizes them, if "
+            f"that is why): {str(error).splitlines()[0]}"
         ) from error
 
 
@@ -157,9 +157,11 @@ def features_of(model: Classifier, images: Images) -> tuple[str, ...]:
         module.register_forward_hook(lambda _m, _i, y, name=name: look(name, y))
         for name, module in model.named_modules()
     ]
-    check_takes(model, images)
-    for hook in hooks:
-        hook.remove()
+    try:
+        check_takes(model, images)
+    finally:
+        for hook in hooks:
+            hook.remove()
     if not found:
         raise ValueError(
             "name a submodule whose outputs the weights of lambda-equitune see, after --features; "
@@ -206,7 +208,7 @@ def _published(path: Path) -> Classifier:
     except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, KeyError) as error:
         raise ValueError(
             f"{path} holds no weights of a ResNet for CIFAR, named as in akamaster/"
-            f"pytorch_resnet_cifar10: {str(error).partition('.')[0].splitlines()[0]}"
+            f"pytorch_resnet_cifar10: {str(error).partition('. ')[0].splitlines()[0]}"
         ) from error
     network = ResNet(6 * blocks + 2, outputs)
     try:
@@ -227,13 +229,15 @@ def _hugging_face(source: str) -> Classifier | Pair:
             '"equirl[images]"'
         ) from error
     try:
-        config = transformers.AutoConfig.from_pretrained(source)
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         looks = ImageProcessingMixin.get_image_processor_dict(source)[0]
         auto: Any = transformers.AutoModelForImageClassification
         if config.model_type == "clip":
             auto = transformers.AutoModel
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        model, loaded = auto.from_pretrained(source, output_loading_info=True)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        model, loaded = auto.from_pretrained(
+            source, output_loading_info=True, trust_remote_code=False
+        )
     except (OSError, ValueError, json.JSONDecodeError) as error:
         reason = str(error).strip().splitlines()[0]
         if (Path(source) / "config.json").is_file():

@@ -206,9 +206,11 @@ def _gives_logits(model: Classifier, example: Tensor) -> str:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | NoHead)
     ]
-    logits = model.eval()(example)
-    for hook in hooks:
-        hook.remove()
+    try:
+        logits = model.eval()(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
     found = [n for n, y in outputs.items() if y.shape == logits.shape and torch.equal(y, logits)]
     if not found:
         raise ValueError(

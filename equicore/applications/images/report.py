@@ -78,10 +78,11 @@ Made by `equicore images table` from finetune.csv, which `equicore images finetu
 in % on test images under random elements of the group after so many steps: mean over seeds
 (standard deviation), before the last step on a random part of the test images. After the last step,
 on all: [95 % interval by Student's t over seeds], and the difference to augmentation of the same
-seed, with such an interval. They do not count by which images is tested: an accuracy on 10,000 of
-them is known to about 1 %, on 100 to about 10 %. All see as many views in a step; augmentation, and
-a plain model without, use |G| times as many images for it, and run once for an image when they are
-done, where the others run |G| times. λ-equitune starts with weights fitted without labels.
+seed, with such an interval. These intervals do not include the choice of test images: an accuracy
+on 10,000 images is known to about ±1 %, on 100 to about ±10 %. In a step all methods see equally
+many views: plain fine-tuning and augmentation take |G| times as many images. Once trained, these
+two need one forward for an image, the others |G|. λ-equitune starts with weights fitted without
+labels.
 """
 NETWORKS = """\
 # Networks that were trained here
@@ -240,7 +241,7 @@ def _zero_shot_page(table: pd.DataFrame) -> str:
             own = moved[moved.method == method]
             choice = some[(some.condition == "validation") & (some.method == method)]
             label = _label(method)
-            spread = own.accuracy.std() if len(own) > 1 else 0.0
+            spread = own.accuracy.std() if own.accuracy.nunique() > 1 else 0.0
             rows.append([
                 f"**{label}**" if method in best else label,
                 f"{_estimate(own):.1f}",

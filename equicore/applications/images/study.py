@@ -23,7 +23,7 @@ from equicore.applications.images.orbits import (
     tabulate,
 )
 from equicore.finetuning import kept_modes
-from equicore.lab.store import digest, remembered_tensors
+from equicore.lab.store import digest, read_tensors, remembered_tensors
 from equicore.representations import Image, Representation, Trivial
 from equicore.symmetrize import lambda_equitune
 from equicore.weights import fit_familiarity
@@ -101,7 +101,7 @@ class Study:
         own = file(self.group)
         for group, rep in {} if own.is_file() else GROUPS.items():
             if file(group).is_file() and (rows := rows_under(self.rep, rep())) is not None:
-                known = remembered_tensors(file(group), settings | {"group": group}, dict)
+                known = read_tensors(file(group))[0]
                 return {name: views[:, rows] for name, views in known.items()}
         seen = Seen(self.model, self.features)
         return remembered_tensors(
@@ -163,7 +163,7 @@ def _known(model: Classifier, images: Images) -> str:
     """What tells a model from others: its parameters, and, of code that may change, what it does.
 
     Of networks that are not of torch, of Hugging Face or from here, the logits of some images count
-    too, to two digits.
+    too, to a fiftieth of the largest, which other rounding on another machine seldom changes.
     """
     found = model.digest()
     packages = {type(module).__module__.partition(".")[0] for module in model.modules()}
@@ -171,7 +171,8 @@ def _known(model: Classifier, images: Images) -> str:
         return found
     with torch.no_grad(), kept_modes(model):
         logits = model.eval()(images[slice(0, 16)].inputs().to(model.device))
-    return f"{found} {digest(' '.join(f'{x:.2g}' for x in logits.flatten().tolist()).encode())}"
+    parts = (50 * logits / logits.abs().max().clamp(min=1e-12)).round().int()
+    return f"{found} {digest(parts.cpu().numpy().tobytes())}"
 
 
 def looks(width: int) -> str:

@@ -69,6 +69,8 @@ def test_names_are_text_however_they_look(tmp_path):
     with pytest.raises(ValueError, match="is another table, without digest"):
         check_rows(path, ["model", "digest"])
     assert list(check_rows(tmp_path / "new.csv", ["model"])) == ["model"]
+    path.write_text("model,accuracy\nNA,NaN\nb,\nc,0.5\n")
+    assert check_rows(path, ["model"]).accuracy.isna().tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize("accuracy", ["often", ""])

@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from equicore.applications import cli
-from equicore.applications.images import report, study
+from equicore.applications.images import data, report, study
 from equicore.applications.images.experiment import COLUMNS
 
 
@@ -254,6 +254,15 @@ def test_what_does_not_fit_is_refused_before_work(
     words = [file if word == "FILE" else word for word in options]
     assert call(monkeypatch, "evaluate", *words, "--runs", tmp_path / "runs") == 2
     assert message in capsys.readouterr().err
+
+
+def test_familiar_images_that_are_to_test_are_warned_of(monkeypatch, quick, tmp_path):
+    test = data.read(None, "test")[slice(0, 12)]  # of which a folder sets one apart
+    for i, pixels in enumerate(test.pixels):
+        Image.fromarray(pixels[0].numpy()).save(tmp_path / f"{i}.png")
+    options = ["--seeds", 0, "--looks", "--familiar", tmp_path]
+    with pytest.warns(UserWarning, match="11 of 11 images of --familiar are also among those to"):
+        assert call(monkeypatch, "evaluate", *quick, *options) == 0
 
 
 def test_fine_tuning_that_cannot_be(monkeypatch, capsys, quick):

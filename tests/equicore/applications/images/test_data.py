@@ -242,6 +242,12 @@ def test_moved_images_are_those_of_their_elements(digits):
     assert (same.double().argmax(0).bincount(minlength=4) > 60).all()
 
 
+def test_images_that_are_in_two_sets(digits):
+    train, test = digits
+    assert train.shared(test[slice(0, 3)], train[slice(0, 5)]) == 5
+    assert test[slice(0, 3)].shared(train) == 0
+
+
 def test_batches_hold_every_image_once(digits):
     images = digits[1]
     inputs, labels = zip(*images.batches(100, seed=1), strict=True)

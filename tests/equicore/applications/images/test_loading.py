@@ -202,7 +202,9 @@ def test_images_that_do_not_fit(file, digits, colours):
 
 def test_images_of_a_size_that_a_model_refuses(small_clip, colours):
     small = Images(colours.pixels[..., :16, :16], colours.labels, colours.classes)
-    with pytest.raises(ValueError, match="does not take images of 16 x 16 pixels; --size resizes"):
+    with pytest.raises(
+        ValueError, match=r"does not take images of 16 x 16 pixels \(--size resizes"
+    ):
         loading.load(small_clip[0], small)
 
 
