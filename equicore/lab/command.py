@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import operator
 import os
 import re
@@ -122,6 +123,15 @@ def check_several(arguments: Any, *names: str) -> None:
             raise ValueError(f"no {name} given: name at least one after {option(name)}")
         if twice := [value for value in values if values.count(value) > 1]:
             raise ValueError(f"{option(name)} has {twice[0]} more than once")
+
+
+def check_training(arguments: Any) -> None:
+    """Raise ValueError if ``steps`` do not rise, or the ``learning_rate`` is not positive."""
+    steps, rate = arguments.steps, arguments.learning_rate
+    if not steps or list(steps) != sorted(set(steps)) or steps[0] < 0:
+        raise ValueError(f"--steps rise, from 0 on; got {' '.join(map(str, steps))}")
+    if not 0 < rate < math.inf:
+        raise ValueError(f"--learning-rate must be positive; got {rate}")
 
 
 def check_seeds(arguments: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import math
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -15,7 +14,7 @@ import tyro
 
 from equicore.applications.images.names import Group, Method, Network
 from equicore.lab import CORES
-from equicore.lab.command import Main, check_least, check_seeds, check_several
+from equicore.lab.command import Main, check_least, check_seeds, check_several, check_training
 from equicore.lab.store import check_writable
 from equicore.lab.tables import add_rows, check_rows
 
@@ -241,10 +240,11 @@ def _evaluate(arguments: Evaluate) -> None:
         raise ValueError(f"--looks are different widths from 1 on; got {' '.join(map(str, looks))}")
     output, jobs = arguments.experiment.output, arguments.experiment.jobs
     file, keys = output / "zero_shot.csv", [*KEYS, "condition"]
-    check_rows(file, keys)
+    found = check_rows(file, [*keys, "digest"])
     fitted: dict[str, Any] = {"looks": looks, "look_steps": arguments.look_steps}
     studies = [dataclasses.replace(study, **fitted) for study in _studies(arguments)]
-    _check_names(file, {(s.test.name, s.name): made_with(s, more_settings(s)) for s in studies})
+    wanted = {(s.test.name, s.name): made_with(s, more_settings(s)) for s in studies}
+    _check_names(file, found, wanted)
     for study in _largest_first(studies):
         study.prepare()
     tasks = [functools.partial(measure, s, seed) for s in studies for seed in arguments.seeds]
@@ -271,19 +271,15 @@ def _tune(arguments: Finetune) -> None:
     from equicore.applications.images.experiment import made_with
     from equicore.lab.jobs import Workers
 
-    steps, rate = arguments.steps, arguments.learning_rate
     check_seeds(arguments)
     check_several(arguments, "methods")
     check_least(arguments, batch_size=1)
-    if not steps or list(steps) != sorted(set(steps)) or steps[0] < 0:
-        raise ValueError(f"--steps rise, from 0 on; got {' '.join(map(str, steps))}")
-    if not 0 < rate < math.inf:
-        raise ValueError(f"--learning-rate must be positive; got {rate}")
+    check_training(arguments)
     file, keys = arguments.experiment.output / "finetune.csv", [*KEYS, "steps"]
-    check_rows(file, keys)
-    tuning = finetune.Tuning(steps, arguments.batch_size, rate)
+    found = check_rows(file, [*keys, "digest"])
+    tuning = finetune.Tuning(arguments.steps, arguments.batch_size, arguments.learning_rate)
     studies, of = _studies(arguments), dataclasses.asdict(tuning)
-    _check_names(file, {(s.test.name, s.name): made_with(s, of) for s in studies})
+    _check_names(file, found, {(s.test.name, s.name): made_with(s, of) for s in studies})
     if any(method.startswith("lambda") for method in arguments.methods):
         for study in _largest_first(studies):
             study.familiar_table()
@@ -409,13 +405,12 @@ def _largest_first(studies: list[Study]) -> list[Study]:
     return sorted(studies, key=lambda study: -len(study.rep.group))
 
 
-def _check_names(file: Path, made_with: dict[tuple[str, str], str]) -> None:
+def _check_names(file: Path, found: pd.DataFrame, wanted: dict[tuple[str, str], str]) -> None:
     """Raise ValueError if a table has rows that were made otherwise, under the same names.
 
-    ``made_with`` are the digests of data sets and models.
+    ``wanted`` are the digests of data sets and models.
     """
-    found = check_rows(file, ["dataset", "model", "digest"])
-    for (dataset, model), own in made_with.items():
+    for (dataset, model), own in wanted.items():
         same = found[(found.dataset == dataset) & (found.model == model)]
         if len(same) and set(same.digest) != {own}:
             raise ValueError(

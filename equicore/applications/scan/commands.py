@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -18,7 +17,7 @@ from equicore.applications.scan.experiment import Run, train_all
 from equicore.applications.scan.finetune import Tuning
 from equicore.applications.scan.vocabulary import symmetry
 from equicore.lab import CORES
-from equicore.lab.command import Main, check_least, check_seeds, check_several
+from equicore.lab.command import Main, check_least, check_seeds, check_several, check_training
 from equicore.lab.jobs import Workers
 from equicore.lab.store import check_writable
 from equicore.lab.tables import check_rows, write_csv
@@ -172,10 +171,7 @@ def _tune(arguments: Finetune) -> None:
     plain = arguments.networks.runs_over()
     check_several(arguments, "methods")
     check_least(arguments, batch_size=1)
-    if not steps or list(steps) != sorted(set(steps)) or steps[0] < 0:
-        raise ValueError(f"--steps rise, from 0 on; got {' '.join(map(str, steps))}")
-    if not 0 < rate < math.inf:
-        raise ValueError(f"--learning-rate must be positive; got {rate}")
+    check_training(arguments)
     tasks: Tasks = {}
     for run, method in itertools.product(plain, arguments.methods):
         tuning = Tuning(zero_shot.GROUPS[run.split][0], method, steps, arguments.batch_size, rate)
