@@ -126,7 +126,7 @@ def write_figures(folder: Path) -> list[Path]:
         table = tables.get(source)
         if table is None or (name == "cost" and not table.method.str.contains("orientation").any()):
             continue
-        files += figures.save(draw(table), folder / name, dpi=110)
+        files += figures.save(draw(table), folder / name, dpi=110, colours=64)
     return files
 
 
