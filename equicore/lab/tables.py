@@ -84,11 +84,11 @@ def add_rows(path: Path, rows: pd.DataFrame, keys: Sequence[str]) -> None:
 
     Several processes may add to one file.
     """
-    check_rows(path, keys)
+    check_writable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
-        found = read_rows(path) if path.is_file() else None
-        table = rows if found is None else pd.concat([found, rows])
+        found = check_rows(path, keys)
+        table = pd.concat([found, rows]) if len(found) else rows
         write_csv(path, table.drop_duplicates(list(keys), keep="last"), "%.6f")
 
 

@@ -163,7 +163,8 @@ def _known(model: Classifier, images: Images) -> str:
     """What tells a model from others: its parameters, and, of code that may change, what it does.
 
     Of networks that are not of torch, of Hugging Face or from here, the logits of some images count
-    too, to a fiftieth of the largest, which other rounding on another machine seldom changes.
+    too: the largest to two digits, the others to a fiftieth of it, which other rounding on another
+    machine seldom changes.
     """
     found = model.digest()
     packages = {type(module).__module__.partition(".")[0] for module in model.modules()}
@@ -171,8 +172,9 @@ def _known(model: Classifier, images: Images) -> str:
         return found
     with torch.no_grad(), kept_modes(model):
         logits = model.eval()(images[slice(0, 16)].inputs().to(model.device))
-    parts = (50 * logits / logits.abs().max().clamp(min=1e-12)).round().int()
-    return f"{found} {digest(parts.cpu().numpy().tobytes())}"
+    largest = logits.abs().max().clamp(min=1e-12)
+    parts = (50 * logits / largest).round().int()
+    return f"{found} {digest(f'{largest:.2g}'.encode() + parts.cpu().numpy().tobytes())}"
 
 
 def looks(width: int) -> str:

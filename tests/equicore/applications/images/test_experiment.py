@@ -140,10 +140,11 @@ def test_what_code_of_ones_own_does_counts(few):
         sign: dataclasses.replace(few, features=("network.network.0",), model=Classifier(
             Signed(network, sign), few.model.classes, [0.5], [0.5]
         ))
-        for sign in (1, -1)
+        for sign in (1, -1, 2)
     }  # fmt: skip
     assert kept[1].model.digest() == kept[-1].model.digest()
     assert kept[1].settings != kept[-1].settings
+    assert kept[1].settings != kept[2].settings  # as another temperature
     assert kept[1].settings == dataclasses.replace(kept[1], name="again").settings
     assert kept[1].table(few.test)["logits"].equal(-kept[-1].table(few.test)["logits"])
 
