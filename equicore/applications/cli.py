@@ -6,6 +6,7 @@ import tyro
 
 from equicore.applications.images import commands as images
 from equicore.applications.scan import commands as scan
+from equicore.applications.text import commands as text
 from equicore.lab.command import numbers, report_errors
 
 
@@ -15,7 +16,7 @@ def main() -> None:
     def dispatch() -> None:
         with numbers:
             tyro.extras.subcommand_cli_from_dict(
-                {"images": images.run, "scan": scan.run},
+                {"images": images.run, "scan": scan.run, "text": text.run},
                 prog="equicore",
                 description="Applications of equicore: experiments that can be run again.",
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),

@@ -15,8 +15,9 @@ from equicore.lab.statistics import Estimate
 from equicore.lab.store import check_writable, replacing
 
 NAMES = (
-    "agent", "cell", "condition", "dataset", "digest", "env", "group", "method", "model",
-    "network", "part", "policy", "split",
+    "agent", "cell", "condition", "context", "dataset", "digest", "env", "group", "judge",
+    "language_model", "method", "model", "network", "pair", "part", "policy", "split", "task",
+    "text",
 )  # fmt: skip
 """Columns that hold names, which are text however they look: a model may be called 5, or NA."""
 MISSING = ("", "nan", "NaN", "NA", "N/A", "null", "None")

@@ -1,0 +1,351 @@
+"""What `equicore text` does: train, generate, evaluate, judge, table, plot."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from equicore.applications.text.names import METHODS, PER_TOKEN, Method
+from equicore.lab import CORES
+from equicore.lab.command import Main, check_least, check_several
+from equicore.lab.store import check_writable
+from equicore.lab.tables import add_rows, check_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from equicore.applications.text.experiment import Study
+
+RESULTS = Path("results/text")
+RUNS = Path("results/runs/text")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A language model, and the words that are exchanged."""
+
+    model: str | None = None
+    """A folder or a hub id of Hugging Face, of a causal language model. When omitted, a small one
+    that is trained now, on sentences of a grammar with a known bias."""
+    lists: tuple[str, ...] = ("gender",)
+    """Lists of words: files, with an entry a line, or ours: gender, pronouns, race, races,
+    orientation."""
+    drop: bool = False
+    """Drop entries with words that the model has no single token for; else they are refused by
+    methods that average for each token."""
+    neutral: str = "neutral"
+    """File of neutral words of relaxed methods, one a line."""
+    annotations: tuple[Path, ...] = ()
+    """Files or folders of annotated regard, lines of -1, 0, 1 or 2, a tab, a sentence; sentences of
+    the grammar when omitted."""
+    more: tuple[Path, ...] = ()
+    """More annotations to learn from, such as of sentiment; accuracy is not measured on them."""
+    runs: Path = RUNS
+    """Folder that keeps models and texts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train a small language model of GPT-2's architecture; an interrupted training goes on.
+
+    A tenth of the texts is held out, and written to held_out.txt beside the model.
+
+    Example: equicore text train --texts continuations.txt
+    """
+
+    texts: Path | None = None
+    """File with a text a line; 10,000 sentences of the grammar when omitted."""
+    epochs: int = 6
+    """Passes over the texts."""
+    width: int = 128
+    """Of its layers, a multiple of 4."""
+    layers: int = 4
+    """How many."""
+    vocabulary: int = 4000
+    """Tokens at most."""
+    seed: int = 0
+    """Of the initial parameters and the order of the texts."""
+    runs: Path = RUNS
+    """The model is written to a folder in it, named as the file of the texts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Generate:
+    """Write what follows contexts, which treats exchanged contexts alike.
+
+    Example: equicore text generate --method whole_text --contexts "The man was" "The woman was"
+    """
+
+    of: Model = Model()
+    method: Method = "whole_text"
+    """How."""
+    contexts: tuple[str, ...] = ("The man was known for", "The woman was known for")
+    """What it goes on from."""
+    tokens: int = 15
+    """To write."""
+    seed: int = 0
+    """Of what is drawn."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Measure the regard of texts about each group, and their quality, under every method.
+
+    The paper's two tasks, respect and occupation, with five contexts each. Writes regard.csv,
+    quality.csv, judges.csv and samples.csv.
+
+    Example: equicore text evaluate --model gpt2 --lists gender race --drop --annotations regard
+    """
+
+    of: Model = Model()
+    methods: tuple[Method, ...] = METHODS
+    """Plain; EquiLM of probabilities, or of logits; R-EquiLM; lambda-EquiLM; equitune of whole
+    texts, with equal weights or those of the joint; EquizeroLM, R-EquizeroLM; the best text."""
+    subjects: tuple[str, ...] = ()
+    """What contexts begin with, for a list that is not ours: one for each group."""
+    label: str | None = None
+    """What tables call the model; its folder's name when omitted."""
+    held_out: Path | None = None
+    """Texts of its training distribution, a line each, for perplexity; half of them fit weights.
+    The model's held_out.txt when omitted."""
+    judge: str | None = None
+    """A further judge: a classifier of Hugging Face, such as a BERT of regard."""
+    judge_labels: tuple[str, ...] = ("negative", "neutral", "positive", "other")
+    """What its outputs are, in their order."""
+    texts: int = 500
+    """For each task, method and group."""
+    tokens: int = 15
+    """Of each text."""
+    seed: int = 0
+    """Of what is drawn, and of the halves of annotations."""
+    jobs: int = CORES
+    """Processes, each on one core."""
+    output: Path = RESULTS
+    """Folder for tables, in which other rows stay."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """Judge texts of others; writes judged.csv.
+
+    Example: equicore text judge --files respect_BLACK_preds.tsv --annotations regard
+    """
+
+    files: tuple[Path, ...]
+    """With a text a line, or a regard of -1, 0, 1 or 2, a tab and a text, which is compared."""
+    of: Model = Model()
+    output: Path = RESULTS
+    """Folder for judged.csv."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Write regard.md, quality.md, judges.md, judged.md and samples.md from the CSV files.
+
+    Example: equicore text table
+    """
+
+    folder: tyro.conf.Positional[Path] = RESULTS
+    """Holds regard.csv, and what was written with it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot(Table):
+    """Draw regard and quality, as PNG and SVG, from the CSV files beside them.
+
+    Example: equicore text plot
+    """
+
+
+def run(command: Train | Generate | Evaluate | Judge | Table | Plot) -> None:
+    """Language models that treat demographic groups alike."""
+    mains: dict[type, Main] = {
+        Train: _train,
+        Generate: _generate,
+        Evaluate: _evaluate,
+        Judge: _judge,
+        Table: _report,
+        Plot: _report,
+    }
+    mains[type(command)](command)
+
+
+def _train(arguments: Train) -> None:
+    from equicore.applications.text import language
+
+    check_least(arguments, epochs=1, width=4, layers=1, vocabulary=300, seed=0)
+    if arguments.width % 4:
+        raise ValueError(f"--width is a multiple of 4; got {arguments.width}")
+    check_writable(arguments.runs / "model")
+    sizes = {name: getattr(arguments, name) for name in ("epochs", "width", "layers", "vocabulary")}
+    folder = _trained(arguments.texts, arguments.runs, seed=arguments.seed, **sizes)
+    model, tokenizer = language.load(folder)
+    found = language.perplexity(model, tokenizer, language.read_texts(folder / language.HELD_OUT))
+    print(f"{folder}\nperplexity {found:.2f} on texts that were held out")
+
+
+def _trained(texts: Path | None, runs: Path, **sizes: Any) -> Path:
+    """The folder of a model trained on the lines of a file, or on the grammar."""
+    from equicore.applications.text import grammar, language
+
+    found = grammar.sentences(10_000).text.tolist() if texts is None else language.read_texts(texts)
+    random.Random(0).shuffle(found)
+    held = len(found) // 10
+    name = "grammar" if texts is None else texts.stem
+    return language.trained(found[held:], runs / name, found[:held], **sizes)
+
+
+def _generate(arguments: Generate) -> None:
+    from equicore.applications.text.experiment import made
+
+    check_least(arguments, tokens=1, seed=0)
+    if len(arguments.of.lists) != 1:
+        raise ValueError("generate takes one of --lists")
+    method = arguments.method
+    (study,) = _studies(arguments.of, (method,), seed=arguments.seed)
+    writer, _ = made(study, method)
+    contexts = list(arguments.contexts)
+    texts = writer.generate(contexts, arguments.tokens, seed=arguments.seed)
+    print(*(c + t for c, t in zip(contexts, texts, strict=True)), sep="\n")
+
+
+def _evaluate(arguments: Evaluate) -> None:
+    import pandas as pd
+
+    from equicore.applications.text import experiment, language, regard
+    from equicore.lab.jobs import Workers
+
+    check_several(arguments, "methods")
+    check_several(arguments.of, "lists")
+    check_least(arguments, texts=1, tokens=1, seed=0, jobs=1)
+    keys = {
+        "regard": experiment.KEYS,
+        "quality": experiment.QUALITY_KEYS,
+        "judges": ["pair", "language_model", "judge"],
+        "samples": experiment.TEXT_COLUMNS[:-1],
+    }
+    files = {name: arguments.output / f"{name}.csv" for name in keys}
+    for name, file in files.items():
+        check_rows(file, keys[name])
+    further = {}
+    if arguments.judge is not None:
+        labels = arguments.judge_labels
+        further[Path(arguments.judge).name] = regard.load_regard(arguments.judge, labels)
+    options = {"texts": arguments.texts, "new_tokens": arguments.tokens, "seed": arguments.seed}
+    studies = _studies(arguments.of, arguments.methods, arguments.subjects, **options)
+    held = arguments.held_out or Path(studies[0].source) / language.HELD_OUT
+    held_out = tuple(language.read_texts(held)) if arguments.held_out or held.is_file() else ()
+    name = arguments.label or Path(studies[0].source).name
+    studies = [dataclasses.replace(s, name=name, held_out=held_out) for s in studies]
+    tasks = [functools.partial(experiment.write, s, m) for s in studies for m in arguments.methods]
+    written = Workers(arguments.jobs).map(tasks, "texts")
+    judges = _judges(arguments.of, arguments.seed) | further
+    rows, told = [], []
+    for study in studies:
+        own = [table for table, _ in written if table.pair[0] == study.words.name]
+        asked = judges | {
+            f"{judge} invariant": found.invariant(study.words)
+            for judge, found in judges.items()
+            if isinstance(found, regard.Regard)
+        }
+        rows.append(experiment.judge(pd.concat(own, ignore_index=True), asked))
+        told.append(experiment.told_of(study, asked, own[0]))
+    add_rows(files["regard"], pd.concat(rows), keys["regard"])
+    add_rows(files["quality"], pd.concat([row for _, row in written]), keys["quality"])
+    add_rows(files["judges"], pd.concat(told), keys["judges"])
+    samples = pd.concat([table[table.number < 2] for table, _ in written])
+    add_rows(files["samples"], samples, keys["samples"])
+    print(*files.values(), sep="\n")
+
+
+def _judge(arguments: Judge) -> None:
+    import pandas as pd
+
+    from equicore.applications.text import experiment
+
+    file, keys = arguments.output / "judged.csv", ["part", "judge"]
+    check_rows(file, keys)
+    texts = {path: experiment.read_judged(path) for path in arguments.files}
+    judges = _judges(arguments.of, 0)
+    rows = [experiment.judged(path, found, judges) for path, found in texts.items()]
+    add_rows(file, pd.concat(rows), keys)
+    print(file)
+
+
+def _report(arguments: Table) -> None:
+    from equicore.applications.text import report  # which loads matplotlib
+
+    write = report.write_figures if isinstance(arguments, Plot) else report.write_tables
+    print(*write(arguments.folder), sep="\n")
+
+
+def _annotations(of: Model) -> pd.DataFrame:
+    """Annotations, with more to learn from: ``text``, ``regard``, and whether each ``counts``."""
+    import pandas as pd
+
+    from equicore.applications.text import grammar, regard
+
+    if not of.annotations:
+        if of.more:
+            raise ValueError("--more needs --annotations, on which accuracy is measured")
+        return grammar.sentences(1000, seed=2)[["text", "regard"]].assign(counts=True)
+    known = regard.read_annotations(*of.annotations).assign(counts=True)
+    more = regard.read_annotations(*of.more).assign(counts=False)
+    return pd.concat([known, more]).drop_duplicates("text")
+
+
+def _judges(of: Model, seed: int) -> dict[str, Any]:
+    """The classifier that did not steer, the one that did, and the grammar's own."""
+    from equicore.applications.text import grammar, regard
+
+    steering, other = regard.halves(_annotations(of), seed)
+    judges: dict[str, Any] = {"judge": other, "steering": steering}
+    if of.model is None or Path(of.model).name == "grammar":
+        judges["grammar"] = lambda texts: [grammar.regard_of(text) for text in texts]
+    return judges
+
+
+def _studies(
+    of: Model, methods: tuple[str, ...], subjects: tuple[str, ...] = (), **options: Any
+) -> list[Study]:
+    """A study for each list; raises for whatever does not fit, before any long work."""
+    from equicore.applications.text import language
+    from equicore.applications.text.experiment import Study
+    from equicore.applications.text.grammar import SUBJECTS
+    from equicore.applications.text.words import WordTokens, read_neutral, read_words
+
+    check_writable(of.runs / "model")
+    lists = [read_words(name) for name in of.lists]
+    annotations, neutral = _annotations(of), tuple(read_neutral(of.neutral))
+    source = of.model or str(_trained(None, of.runs))
+    model, tokenizer = language.load(source)
+    studies = []
+    for words in lists:
+        own = subjects or SUBJECTS.get(words.name, ())
+        if len(own) != len(words.group) or any(
+            words.act(1, own[k]) != own[(k + 1) % len(own)] for k in range(len(own))
+        ):
+            raise ValueError(
+                f"--subjects of {words.name} are {len(words.group)}, each the one before with its "
+                f"words exchanged, such as 'The man' 'The woman'; got {', '.join(own) or 'none'}"
+            )
+        if set(methods) & set(PER_TOKEN):
+            if of.drop:
+                words = WordTokens.usable(words, tokenizer)
+            table = WordTokens(words, tokenizer)
+            for subject in own:
+                if table.unlike(subject, table.encoded(subject)):
+                    raise ValueError(
+                        f"{subject!r} has words that are no single tokens of {source}; methods "
+                        f"that can exchange it are {', '.join(set(METHODS) - set(PER_TOKEN))}"
+                    )
+        studies.append(Study(
+            source, Path(source).name, words, tuple(own), annotations, neutral, (),
+            of.runs / "texts", **options,
+        ))  # fmt: skip
+    return studies

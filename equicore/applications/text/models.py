@@ -1,0 +1,288 @@
+"""EquiLM and R-EquiLM: any causal language model of Hugging Face, made equivariant token by token.
+
+A group g exchanges words, and so tokens. With p the plain model, c a context and v a token:
+
+- EquiLM: q(v | c) = mean over g of p(g v | g c). Exactly equivariant: q(g v | g c) = q(v | c).
+- R-EquiLM is given neutral words N beside the list of words E. The general rest keeps its plain
+  probability, q(v | c) = p(v | c); what is left goes to E and N in the ratios of the mean. So
+  ratios within E and N are equivariant, and nothing else.
+- With a weight for each context in place of 1 / |G|: lambda-EquiLM.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from equicore.applications.text.language import BATCH_SIZE, check_pair, padding, tokens
+from equicore.applications.text.words import WordGroup, WordTokens
+from equicore.decoding import PerToken
+from equicore.finetuning import fit
+from equicore.reduce import Identity, Mean, Reducer, WeightedMean
+from equicore.representations import Tree, Trivial
+from equicore.representations.base import Elements
+from equicore.symmetrize import Symmetrized
+from equicore.weights import MLPWeight
+
+
+class WordModel(PreTrainedModel, GenerationMixin):
+    """Base: a language model around another one, with its ``generate``; logits are logs.
+
+    Args:
+        model: Causal language model of Hugging Face. It is shared, not copied.
+        tokenizer: Its tokenizer.
+        words: What is exchanged.
+        neutral: Neutral words of a relaxed model, in addition to those of ``words``. All other
+            tokens are general. Words that are no single token are general too.
+
+    Raises:
+        TypeError: If the model is an encoder-decoder, or none of Hugging Face.
+        ValueError: If the tokenizer is another model's, or cuts a listed word into several tokens.
+    """
+
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
+
+    def __init__(
+        self, model: Any, tokenizer: Any, words: WordGroup, neutral: Iterable[str] | None = None
+    ) -> None:
+        check_pair(model, tokenizer)
+        super().__init__(model.config)
+        self.generation_config = model.generation_config
+        if self.generation_config.pad_token_id is None:
+            self.generation_config.pad_token_id = padding(tokenizer)
+        self.tokenizer = tokenizer
+        self.words = WordTokens(words, tokenizer, model.get_output_embeddings().weight.shape[0])
+        self.tokens = self.words.tokens
+        general = None
+        if neutral is not None:
+            general = torch.ones(self.tokens.size, dtype=torch.bool)
+            general[self.words.ids(neutral)] = False
+            moved = self.tokens.permutations != torch.arange(self.tokens.size)
+            general[moved.any(0)] = False
+        self.register_buffer("general", general, persistent=False)
+        self.train(model.training)
+        self.to(device=model.device)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The model's own."""
+        return self._plain().get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The model's own."""
+        return self._plain().get_output_embeddings()
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Refused: what is saved is the model inside, and wrapped again when it is loaded."""
+        raise TypeError(f"save the model that {type(self).__name__} was made of, and wrap it anew")
+
+    def _plain(self) -> Any:
+        raise NotImplementedError
+
+
+class EquiLM(WordModel):
+    """A causal language model that treats exchanged contexts alike, token by token.
+
+    It works wherever the model did: ``generate`` with sampling, beams, streaming, padding and stop
+    tokens; with ``labels`` for fine-tuning. All branches run as one batch, with one cache.
+
+    Its logits are log-probabilities. Where g leaves a context as it is, tokens that g exchanges are
+    equally likely: no greedy choice of one is equivariant there, drawing is.
+
+    Args:
+        model, tokenizer, words, neutral: As of `WordModel`; with ``neutral`` it is R-EquiLM.
+        mean: Of what: of probabilities, or of log-probabilities, which are then normalised again;
+            that is the mean of logits.
+        weight: Maps a dict with ``features`` (N, width), the last hidden state of a context that
+            ends with each token, to log-weights (N,): lambda-EquiLM. See `fit_weight`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        words: WordGroup,
+        neutral: Iterable[str] | None = None,
+        *,
+        mean: Literal["probabilities", "logits"] = "probabilities",
+        weight: nn.Module | None = None,
+    ) -> None:
+        if mean not in ("probabilities", "logits"):
+            raise ValueError(f"mean is of probabilities or of logits; got {mean!r}")
+        super().__init__(model, tokenizer, words, neutral)
+        self.branches = _Branches(model, mean == "probabilities", weight is not None)
+        reduce: Reducer = Mean()
+        if weight is not None:
+            reduce = PerToken(WeightedMean(weight.to(self.device), of_outputs=True))
+        self.reduce = BesidePlain(reduce)
+
+    def _plain(self) -> Any:
+        return self.branches.model
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Log-probabilities (B, T, words) of the next token, as ``logits``, for ids (B, T)."""
+        if kwargs.get("output_attentions") or kwargs.get("output_hidden_states"):
+            raise ValueError(f"{type(self).__name__} has no attentions or hidden states of its own")
+        batch = {"input_ids": input_ids}
+        for name, rows in (("attention_mask", attention_mask), ("position_ids", position_ids)):
+            if rows is not None:
+                batch[name] = rows.expand(len(input_ids), *rows.shape[1:])
+        options = {"past_key_values": past_key_values, "use_cache": use_cache}
+        self.branches.options = options | kept(self.branches.model, logits_to_keep)
+        mean, plain = (found["next"] for found in self._symmetrized(tuple(batch))(batch))
+        past, self.branches.past = self.branches.past, None
+        if not self.branches.of_probabilities:
+            mean, plain = mean.softmax(-1), plain.exp()
+        if self.general is not None:
+            mean = relaxed(mean, plain, self.general)
+        logits = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
+        loss = None if labels is None else self.loss_function(logits, labels, logits.shape[-1])
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past)
+
+    def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As of the model; warns where exchanging tokens of a context does not exchange words."""
+        ids = kwargs.get("input_ids", inputs)
+        if isinstance(ids, Tensor):
+            self._check_contexts(ids)
+        return super().generate(inputs, *args, **kwargs)
+
+    def _check_contexts(self, ids: Tensor) -> None:
+        distinct = ids.unique(dim=0).cpu()
+        for row in distinct:
+            text = self.tokenizer.decode(row, skip_special_tokens=True)
+            if self.words.unlike(text, row):
+                warnings.warn(
+                    f"in the context {text!r} some of {', '.join(self.words.words.found(text))} "
+                    "is not exchanged: in this form it is no single token for all words of its "
+                    "entry, see words.report; WholeText exchanges all forms",
+                    stacklevel=3,
+                )
+                return
+
+    def _symmetrized(self, names: Sequence[str]) -> Symmetrized:
+        same = Trivial(self.tokens.group)
+        inputs = Tree({name: self.tokens if name == "input_ids" else same for name in names})
+        outputs: dict[str, Any] = {"next": self.tokens.logits()}
+        if self.branches.features:
+            outputs["features"] = same
+        return Symmetrized(self.branches, inputs, Tree(outputs), self.reduce).to(self.device)
+
+    def _reorder_cache(self, past: Any, beams: Tensor) -> Any:
+        """The cache when beams change places: in all branches."""
+        order = len(self.tokens.group)
+        past.reorder_cache(torch.cat([beams + g * len(beams) for g in range(order)]))
+        return past
+
+
+class _Branches(nn.Module):
+    """The plain model as a function of a batch of all branches, whose cache it keeps."""
+
+    def __init__(self, model: Any, of_probabilities: bool, features: bool) -> None:
+        super().__init__()
+        self.model, self.of_probabilities, self.features = model, of_probabilities, features
+        self.options: dict[str, Any] = {}
+        self.past: Any = None
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What comes ``next``, (N, T, words), and ``features`` (N, T, width)."""
+        more = {"output_hidden_states": True} if self.features else {}
+        output = self.model(**batch, **self.options, **more)
+        self.past = output.past_key_values
+        logits = output.logits.float() if output.logits.itemsize < 4 else output.logits
+        found = {"next": logits.softmax(-1) if self.of_probabilities else logits.log_softmax(-1)}
+        if self.features:
+            found["features"] = output.hidden_states[-1][:, -logits.shape[1] :]
+        return found
+
+
+class BesidePlain(Reducer):
+    """The output of a reducer, and beside it the plain model's: a pair."""
+
+    def __init__(self, reduce: Reducer) -> None:
+        super().__init__()
+        self.reduce, self.plain = reduce, Identity()
+        self.needs = reduce.needs
+
+    def scores(self, seen: Any, raw: Any) -> Tensor | None:
+        return self.reduce.scores(seen, raw)
+
+    def partial(self, stack: Any, scores: Tensor | None, elements: Elements | None) -> Any:
+        parts = self.reduce.partial(stack, scores, elements)
+        return parts, self.plain.partial(stack, scores, elements)
+
+    def merge(self, first: Any, second: Any) -> Any:
+        parts = self.reduce.merge(first[0], second[0])
+        return parts, self.plain.merge(first[1], second[1])
+
+    def finish(self, state: Any) -> Any:
+        return self.reduce.finish(state[0]), self.plain.finish(state[1])
+
+
+def kept(model: Any, logits_to_keep: int | Tensor) -> dict[str, Any]:
+    """The argument of a model that leaves out logits nobody asks for, if it has one."""
+    known = "logits_to_keep" in inspect.signature(model.forward).parameters
+    return {"logits_to_keep": logits_to_keep} if known else {}
+
+
+def relaxed(exchanged: Tensor, plain: Tensor, general: Tensor) -> Tensor:
+    """Probabilities (..., words): general ones as they are plain, others in the ratios exchanged.
+
+    >>> relaxed(torch.tensor([0.1, 0.3, 0.6]), torch.tensor([0.2, 0.2, 0.6]),
+    ...         torch.tensor([False, False, True]))
+    tensor([0.1000, 0.3000, 0.6000])
+    """
+    kept = plain.where(general, 0)
+    moved = exchanged.where(~general, 0)
+    total = moved.sum(-1, keepdim=True)
+    left = plain.where(~general, 0).sum(-1, keepdim=True)
+    return kept + moved * (left / total.clamp(min=torch.finfo(total.dtype).tiny))
+
+
+def fit_weight(
+    model: Any,
+    tokenizer: Any,
+    words: WordGroup,
+    texts: Sequence[str],
+    *,
+    steps: int = 300,
+    learning_rate: float = 3e-3,
+    seed: int = 0,
+    progress: bool = True,
+) -> MLPWeight:
+    """The weight of a lambda-EquiLM that makes texts most likely; the model is frozen."""
+    width = model.get_input_embeddings().weight.shape[1]
+    weight = MLPWeight({"features": (width,)}, (32,), seed=seed).to(model.device, model.dtype)
+    fair = EquiLM(model, tokenizer, words, weight=weight)
+    generator = torch.Generator().manual_seed(seed)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for _ in range(steps):
+            places = torch.randint(len(texts), (BATCH_SIZE,), generator=generator)
+            rows = [torch.tensor(tokens(tokenizer, "", texts[i])[1]) for i in places.tolist()]
+            labels = nn.utils.rnn.pad_sequence(rows, True, -100).to(model.device)
+            first = torch.full_like(labels[:, :1], tokens(tokenizer, "", texts[0])[0][0])
+            # padding on the right is seen by no word
+            yield torch.cat([first, labels.clamp(min=0)[:, :-1]], dim=1), labels
+
+    def loss(output: CausalLMOutputWithPast, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(output.logits.transpose(1, 2), labels)
+
+    optimizer = torch.optim.Adam(weight.parameters(), learning_rate)
+    fit(fair, batches(), loss, optimizer, progress=progress)
+    return weight.eval()

@@ -1,0 +1,320 @@
+"""Tables and figures of what was measured, beside the public reproduction's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from equicore.applications.text.experiment import KEYS, QUALITY_KEYS, TEXT_COLUMNS
+from equicore.applications.text.grammar import CLASSES, PLANTED, SUBJECTS
+from equicore.applications.text.names import METHODS
+from equicore.lab import figures
+from equicore.lab.statistics import Estimate, proportion
+from equicore.lab.store import write_text
+from equicore.lab.tables import markdown, read_csv
+
+LABELS = {
+    "plain": "plain",
+    "equi_lm": "EquiLM",
+    "equi_lm_logits": "EquiLM, mean of logits",
+    "r_equi_lm": "R-EquiLM",
+    "lambda_equi_lm": "λ-EquiLM",
+    "whole_text": "whole texts",
+    "whole_text_joint": "whole texts, joint weights",
+    "equizero_lm": "EquizeroLM",
+    "r_equizero_lm": "R-EquizeroLM",
+    "best_text": "best whole text",
+}
+COUNTS = [*CLASSES, "n"]
+COLUMNS = {
+    "regard": [*KEYS, *COUNTS],
+    "quality": [*QUALITY_KEYS, "perplexity", "distinct_1", "distinct_2", "distinct_3", "exchanged",
+                "seconds"],
+    "judges": ["pair", "language_model", "judge", "bias", "bias_low", "bias_high", "n",
+               "all_annotations", "low", "high", "annotations"],
+    "judged": ["part", "judge", *COUNTS],
+    "samples": TEXT_COLUMNS,
+}  # fmt: skip
+HEADS = {
+    "regard": """\
+# Regard of texts about each group
+
+Made by `equicore text table` from regard.csv, which `equicore text evaluate` wrote. Negative and
+positive: % of the texts about each group, in the order of the groups, [95 % interval by Wilson]. A
+difference is between the group with most and the group with fewest, in points, [95 % interval that
+takes texts for independent: as both groups were drawn with the same random numbers, it is too wide
+rather than too narrow; 0 with no interval where texts are exchanged token for token]. Distance: the
+largest total variation between the classes of two groups, 0 to 1. "judge" was fitted on the half of
+the annotations that did not steer, "steering" on the other, "invariant" are equituned over the list
+of words, "grammar" knows what the sentences of its own grammar say. An exchange leaves the subject
+hidden, so that an invariant judge finds exactly 0 where texts are exchanged.
+""",
+    "quality": """\
+# Quality and cost
+
+Made by `equicore text table` from quality.csv. Perplexity of texts that the model was not trained
+on, and that no weight was fitted to; beside it in % of plain. Distinct n-grams of words, as a part
+of all. Exchanged: the part of texts about one group that are those about another, words exchanged,
+token for token, with exchanged random numbers. Time: of a token that is written, as a ratio to
+plain, on one core.
+""",
+    "judges": """\
+# Judges
+
+Made by `equicore text table` from judges.csv. Bias: how much higher regard, from -1 to 1, is after
+an exchange of words, whose subject is hidden: mean over texts that the plain model wrote, [95 % by
+Student's t]. Accuracy: of a classifier by all annotations but a tenth, in %, on that tenth, ten
+times, [95 % interval by Wilson]; judges were fitted to a half of the annotations each, so that
+theirs is lower. Published: 80 to 87 for a BERT on 30 sentences.
+""",
+    "judged": """\
+# Texts of others
+
+Made by `equicore text table` from judged.csv, which `equicore text judge` wrote: the sentences of
+the public reproduction of R-EquiLM, 506 to 500 for each group, with the labels of its BERT ("the
+file's own"), and by our classifiers. [95 % interval by Wilson.]
+""",
+    "samples": """\
+# Sample texts
+
+Made by `equicore text table` from samples.csv: the first of each group, as in Tables 3 to 7 of the
+paper. Contexts in italics.
+""",
+}
+
+
+def write_tables(folder: Path) -> list[Path]:
+    """Write a page for each table that a folder has.
+
+    Raises:
+        FileNotFoundError: If it has none.
+        ValueError: If a table lacks columns or rows, or has a method that is not known.
+    """
+    tables = _tables(folder)
+    for name, table in tables.items():
+        write_text(folder / f"{name}.md", f"{HEADS[name]}\n{PAGES[name](table)}".rstrip() + "\n")
+    return [folder / f"{name}.md" for name in tables]
+
+
+def write_figures(folder: Path) -> list[Path]:
+    """Draw regard and quality, as PNG and SVG; errors as of `write_tables`."""
+    tables, files = _tables(folder), []
+    for name, draw in FIGURES.items():
+        if name in tables:
+            files += figures.save(draw(tables[name]), folder / name, dpi=110, colours=64)
+    return files
+
+
+def _tables(folder: Path) -> dict[str, pd.DataFrame]:
+    tables = {}
+    for name, columns in COLUMNS.items():
+        if (folder / f"{name}.csv").is_file():
+            tables[name] = read_csv(folder / f"{name}.csv", columns, "equicore text evaluate")
+            methods = set(tables[name].get("method", METHODS))
+            if unknown := methods - set(METHODS):
+                raise ValueError(
+                    f"{folder / name}.csv has {sorted(unknown)[0]!r}, which this version does not "
+                    "know"
+                )
+    if not tables:
+        raise FileNotFoundError(f"no regard.csv in {folder}; run: equicore text evaluate")
+    return tables
+
+
+def _each(table: pd.DataFrame, *keys: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Parts of a table that belong together, with a title, their methods in order."""
+    if "method" in table:
+        order = {method: place for place, method in enumerate(METHODS)}
+        table = table.sort_values("method", key=lambda names: names.map(order), kind="stable")
+    for names, some in table.groupby(list(keys), sort=False):
+        yield ", ".join(map(str, names)), some
+
+
+def _share(counts: pd.DataFrame, regard: str) -> list[Estimate]:
+    """In %, of each row."""
+    found = [proportion(row[regard], row.n) for _, row in counts.iterrows()]
+    return [Estimate(100 * e.value, 100 * e.low, 100 * e.high) for e in found]
+
+
+def _difference(counts: pd.DataFrame, regard: str) -> str:
+    """Between the largest and the smallest share, in points, with its interval (Newcombe)."""
+    shares = sorted(_share(counts, regard), key=lambda e: e.value)
+    low, high = shares[0], shares[-1]
+    gap = high.value - low.value
+    if not gap:
+        return "0"
+    below = np.hypot(high.value - high.low, low.high - low.value)
+    above = np.hypot(high.high - high.value, low.value - low.low)
+    return f"{Estimate(gap, gap - below, gap + above):.1f}"
+
+
+def _distance(counts: pd.DataFrame) -> float:
+    shares = counts[list(CLASSES)].to_numpy() / counts[["n"]].to_numpy()
+    return float(max(np.abs(a - b).sum() / 2 for a in shares for b in shares))
+
+
+def _regard_page(table: pd.DataFrame) -> str:
+    page = []
+    for title, some in _each(table, "language_model", "pair", "task"):
+        rows = []
+        for judge, asked in some.groupby("judge", sort=False):
+            for method, counts in asked.groupby("method", sort=False):
+                counts = counts.sort_values("group")
+                rows.append([
+                    str(judge),
+                    LABELS[str(method)],
+                    "; ".join(f"{e:.1f}" for e in _share(counts, "negative")),
+                    "; ".join(f"{e:.1f}" for e in _share(counts, "positive")),
+                    _difference(counts, "negative"),
+                    f"{_distance(counts):.3f}",
+                ])  # fmt: skip
+        head = ["judge", "method", "negative", "positive", "difference of negative", "distance"]
+        page += [f"## {title}", "", _planted(title), markdown(head, rows), ""]
+    return "\n".join(page)
+
+
+def _planted(title: str) -> str:
+    """What the grammar has."""
+    model, pair, _ = title.split(", ")
+    if model != "grammar" or pair not in SUBJECTS:
+        return ""
+    parts = [f"{s} {100 * PLANTED[s][0]:.0f} and {100 * PLANTED[s][2]:.0f}" for s in SUBJECTS[pair]]
+    return f"Planted, % negative and positive: {'; '.join(parts)}.\n"
+
+
+def _quality_page(table: pd.DataFrame) -> str:
+    page = []
+    for title, some in _each(table, "language_model", "pair"):
+        plain = some[some.method == "plain"]
+        rows = [
+            [
+                LABELS[row.method],
+                "" if np.isnan(row.perplexity) else f"{row.perplexity:.3f}",
+                _ratio(row.perplexity, plain.perplexity),
+                *(f"{row[f'distinct_{n}']:.3f}" for n in (1, 2, 3)),
+                f"{row.exchanged:.3f}",
+                _ratio(row.seconds, plain.seconds, ""),
+            ]
+            for _, row in some.iterrows()
+        ]
+        head = ["method", "perplexity", "of plain", "distinct 1", "2", "3", "exchanged", "time"]
+        page += [f"## {title}", "", markdown(head, rows), ""]
+    return "\n".join(page)
+
+
+def _ratio(value: float, plain: pd.Series, unit: str = " %") -> str:
+    if plain.empty or np.isnan(value) or np.isnan(plain.iloc[0]):
+        return ""
+    found = value / plain.iloc[0]
+    return f"{100 * found:.1f} %" if unit else f"{found:.2f}"
+
+
+def _judges_page(table: pd.DataFrame) -> str:
+    rows = []
+    for _, row in table.iterrows():
+        found = Estimate(100 * row.all_annotations, 100 * row.low, 100 * row.high)
+        rows.append([
+            row.language_model, row.pair, row.judge,
+            f"{Estimate(row.bias, row.bias_low, row.bias_high):+.4f}", row.n, f"{found:.1f}",
+            row.annotations,
+        ])  # fmt: skip
+    head = ["language model", "list", "judge", "bias", "texts", "accuracy", "annotations"]
+    return markdown(head, rows)
+
+
+def _judged_page(table: pd.DataFrame) -> str:
+    rows = []
+    for _, row in table.sort_values(["judge", "part"]).iterrows():
+        one = pd.DataFrame([row])
+        rows.append([
+            row.judge, row.part, f"{row.negative}/{row.n}", f"{_share(one, 'negative')[0]:.1f}",
+            f"{_share(one, 'positive')[0]:.1f}",
+        ])  # fmt: skip
+    return markdown(["judge", "texts", "negative", "in %", "positive, %"], rows)
+
+
+def _samples_page(table: pd.DataFrame) -> str:
+    page = []
+    for title, some in _each(table[table.number == 0], "language_model", "pair", "task"):
+        rows = [[LABELS[row.method], f"*{row.context}*{_plain(row.text)}"]
+                for _, row in some.iterrows()]  # fmt: skip
+        page += [f"## {title}", "", markdown(["method", "text"], rows), ""]
+    return "\n".join(page)
+
+
+def _plain(text: Any) -> str:
+    """A text as a cell of a table."""
+    return " ".join(str(text).replace("|", "\\|").replace("*", "\\*").splitlines())
+
+
+def _regard_figure(table: pd.DataFrame) -> Figure:
+    """Negative and positive shares of each group, by the judge that did not steer."""
+    shown = table[table.judge == "judge"]
+    each = list(_each(shown, "language_model", "pair", "task"))
+    figure, axes = figures.panels(len(each), size=(4.2, 3.2), columns=2)
+    colours = {"negative": "#d55e00", "positive": "#0072b2"}
+    markers = "osD^v"
+    for axis, (title, some) in zip(axes, each, strict=True):
+        methods = list(dict.fromkeys(some.method))
+        for regard, colour in colours.items():
+            for group, own in some.groupby("group"):
+                found = _share(own, regard)
+                places = [methods.index(m) + 0.16 * (int(group) - 0.5) for m in own.method]
+                axis.errorbar(
+                    [e.value for e in found], places, xerr=figures.error_bars(found), ls="",
+                    color=colour, marker=markers[int(group)], ms=4, elinewidth=0.8,
+                    mfc=colour if int(group) else "white",
+                )  # fmt: skip
+        axis.set_yticks(range(len(methods)), [LABELS[m] for m in methods], fontsize=7)
+        axis.invert_yaxis()
+        axis.set(xlabel="% of texts")
+        axis.set_title(title, fontsize=9)
+        figures.tidy(axis)
+    groups = sorted(set(shown.group))
+    handles = [
+        Line2D([], [], ls="", color=colour, marker=markers[int(group)], label=f"{regard}, {name}",
+               mfc=colour if int(group) else "white")
+        for regard, colour in colours.items()
+        for group, name in zip(groups, ("first group", "second group", "third group"), strict=False)
+    ]  # fmt: skip
+    note = "error bars: 95 % intervals over texts (Wilson); the judge did not steer"
+    figures.legend_below(figure, handles, note, columns=2)
+    return figure
+
+
+def _quality_figure(table: pd.DataFrame) -> Figure:
+    """Perplexity against plain, and the time of a token."""
+    each = list(_each(table, "language_model", "pair"))
+    figure, axes = figures.panels(len(each), size=(3.6, 2.8), columns=3)
+    for axis, (title, some) in zip(axes, each, strict=True):
+        plain = some[some.method == "plain"]
+        for place, (_, row) in enumerate(some.iterrows()):
+            if plain.empty or np.isnan(row.perplexity):
+                continue
+            cost, quality = row.seconds / plain.seconds, row.perplexity / plain.perplexity
+            label = LABELS[row.method]
+            axis.plot(cost, 100 * quality, f"C{place}o", ms=5, label=label)
+        axis.axhline(105, color="#7f7f7f", linestyle=":")
+        axis.set(xlabel="time of a token, of plain", ylabel="perplexity, % of plain")
+        axis.set_title(title, fontsize=9)
+        figures.tidy(axis)
+    fullest = max(axes, key=lambda axis: len(axis.get_legend_handles_labels()[0]))
+    note = "one measurement each, no error bars; dotted: 5 % above plain"
+    figures.legend_below(figure, fullest, note)
+    return figure
+
+
+PAGES = {
+    "regard": _regard_page,
+    "quality": _quality_page,
+    "judges": _judges_page,
+    "judged": _judged_page,
+    "samples": _samples_page,
+}
+FIGURES = {"regard": _regard_figure, "quality": _quality_figure}

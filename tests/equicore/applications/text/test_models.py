@@ -1,0 +1,302 @@
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from transformers import BartConfig, BartForConditionalGeneration, TextIteratorStreamer
+
+from equicore import MLPWeight
+from equicore.applications.text import EquiLM, WordGroup, fit_weight, perplexity, score
+from equicore.applications.text.language import encode
+from equicore.applications.text.models import relaxed
+
+CONTEXTS = ["The man was known for his", "The woman and he", "The driver met a man. He"]
+TEXTS = [" work, and she", " worked", " was a man when she was young."]
+THREE = ["The Black person", "The driver met a White person and an Asian", "An Asian person was"]
+OPTIONS = [
+    {},
+    {"mean": "logits"},
+    {"weight": MLPWeight({"features": (16,)}, (8,), seed=1).double()},
+    {"weight": MLPWeight({"features": (16,)}, (8,), seed=1).double(), "mean": "logits"},
+]
+NEUTRAL = ["thief", "driver", "work", "was"]
+
+
+def close(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+
+def random_weight(weight):
+    with torch.no_grad():
+        for parameter in weight.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+
+
+for one in OPTIONS:
+    if "weight" in one:
+        torch.manual_seed(3)
+        random_weight(one["weight"])
+
+
+def made(model, tokenizer, words, options):
+    return EquiLM(model, tokenizer, words, **options)
+
+
+def exchanged(words, g, contexts=CONTEXTS, texts=TEXTS):
+    moved = [words.act(g, context) for context in contexts]
+    return moved, [words.act(g, t, after=c) for c, t in zip(contexts, texts, strict=True)]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=["mean", "logits", "weight", "weight-logits"])
+@torch.no_grad()
+def test_exchanged_texts_are_equally_likely(options, model, tokenizer, pairs, races):
+    for words, contexts in ((pairs, CONTEXTS), (races, THREE)):
+        fair = made(model, tokenizer, words, options)
+        likely = score(fair, tokenizer, contexts, TEXTS)
+        plain = score(model, tokenizer, contexts, TEXTS)
+        for g in range(1, len(words.group)):
+            moved = exchanged(words, g, contexts)
+            close(score(fair, tokenizer, *moved), likely)
+            assert (score(model, tokenizer, *moved) - plain).abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_probabilities_by_definition(model, tokenizer, pairs):
+    batch = encode(tokenizer, CONTEXTS)
+    for options in ({}, {"mean": "logits"}):
+        fair = made(model, tokenizer, pairs, options)
+        tokens = fair.tokens
+        logits = [model(input_ids=tokens.act(g, batch["input_ids"]),
+                        attention_mask=batch["attention_mask"]).logits for g in (0, 1)]  # fmt: skip
+        there = [tokens.logits().act(g, y) for g, y in enumerate(logits)]
+        if options:
+            wanted = (sum(there) / 2).log_softmax(-1)
+        else:
+            wanted = (sum(y.softmax(-1) for y in there) / 2).log()
+        close(fair(**batch).logits[:, -1], wanted[:, -1])
+
+
+@torch.no_grad()
+def test_what_a_relaxed_model_keeps(model, tokenizer, pairs, races):
+    for words, contexts in ((pairs, CONTEXTS), (races, THREE)):
+        fair = EquiLM(model, tokenizer, words, NEUTRAL)
+        whole = EquiLM(model, tokenizer, words)
+        special = (~fair.general).nonzero().squeeze(1)
+        assert len(special) == len(set(fair.words.ids(NEUTRAL))) + int(
+            (fair.tokens.permutations[1] != torch.arange(fair.tokens.size)).sum()
+        )
+        batch = encode(tokenizer, contexts)
+        found = fair(**batch).logits[:, -1]
+        plain = model(**batch).logits[:, -1].log_softmax(-1)
+        close(found.exp().sum(-1), torch.ones(len(contexts), dtype=torch.float64))
+        close(found[:, fair.general], plain[:, fair.general])
+        close(found[:, special].log_softmax(-1),
+              whole(**batch).logits[:, -1][:, special].log_softmax(-1))  # fmt: skip
+        for g in range(1, len(words.group)):
+            there = fair(**encode(tokenizer, [words.act(g, c) for c in contexts])).logits[:, -1]
+            back = fair.tokens.logits().act(words.group.inverse(g), there)
+            close(back[:, special].log_softmax(-1), found[:, special].log_softmax(-1))
+            assert (back - found)[:, fair.general].abs().max() > 0.1
+
+
+def test_relaxed_of_nothing_to_share():
+    mean, plain = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 1.0]])
+    assert relaxed(mean, plain, torch.tensor([False, True])).tolist() == [[0.0, 1.0]]
+
+
+@torch.no_grad()
+def slowly(fair, tokenizer, context, steps):
+    """Greedy, without a cache, a context at a time; stops at the EOS."""
+    ids = encode(tokenizer, [context])["input_ids"]
+    for _ in range(steps):
+        token = fair(input_ids=ids).logits[:, -1].argmax(-1)
+        ids = torch.cat([ids, token[:, None]], 1)
+        if token == tokenizer.eos_token_id:
+            break
+    return tokenizer.decode(ids[0], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("neutral", [None, NEUTRAL], ids=["all", "relaxed"])
+def test_generate_with_padding_and_caches(neutral, model, tokenizer, pairs):
+    fair = EquiLM(model, tokenizer, pairs, neutral)
+    batch = encode(tokenizer, CONTEXTS)
+    assert (batch["attention_mask"] == 0).any()
+    ids = fair.generate(**batch, max_new_tokens=10, do_sample=False)
+    wanted = [slowly(fair, tokenizer, context, 10) for context in CONTEXTS]
+    assert tokenizer.batch_decode(ids, skip_special_tokens=True) == wanted
+    for context, text in zip(CONTEXTS, wanted, strict=True):  # alone, without padding
+        one = fair.generate(**encode(tokenizer, [context]), max_new_tokens=10, do_sample=False)
+        assert tokenizer.decode(one[0], skip_special_tokens=True) == text
+    without = fair.generate(**batch, max_new_tokens=10, do_sample=False, use_cache=False)
+    assert without.tolist() == ids.tolist()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"do_sample": False},
+        {"num_beams": 3},
+        {"num_beams": 4, "num_return_sequences": 2, "do_sample": False},
+        {"do_sample": False, "repetition_penalty": 1.3},
+        {"do_sample": False, "min_new_tokens": 12},
+    ],
+    ids=["greedy", "beams", "several", "penalty", "long"],
+)
+def test_generate_is_equivariant(options, model, tokenizer, pairs, races):
+    for words, contexts in ((pairs, CONTEXTS), (races, THREE)):
+        fair = EquiLM(model, tokenizer, words)
+        ids = fair.generate(**encode(tokenizer, contexts), max_new_tokens=12, **options)
+        for g in range(1, len(words.group)):
+            moved = encode(tokenizer, [words.act(g, c) for c in contexts])
+            there = fair.generate(**moved, max_new_tokens=12, **options)
+            assert there.tolist() == fair.tokens.act(g, ids).tolist()
+
+
+def test_beams_are_those_of_a_slow_search(gpt2, tokenizer, pairs):
+    """Beam search of the same width without a cache."""
+    fair = EquiLM(gpt2, tokenizer, pairs)
+    batch = encode(tokenizer, CONTEXTS)
+    options = {"num_beams": 3, "max_new_tokens": 8, "do_sample": False}
+    fast = fair.generate(**batch, **options)
+    assert fast.tolist() == fair.generate(**batch, **options, use_cache=False).tolist()
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.7}, {"top_k": 3}, {"top_p": 0.5}], ids=str)
+def test_warped_probabilities_are_equivariant(options, gpt2, tokenizer, pairs):
+    """Drawn from what `generate` reports, so no random numbers need to be exchanged."""
+    fair = EquiLM(gpt2, tokenizer, pairs)
+    scores = []
+    for g in (0, 1):
+        torch.manual_seed(0)
+        batch = encode(tokenizer, [pairs.act(g, c) for c in CONTEXTS])
+        scores.append(fair.generate(
+            **batch, max_new_tokens=1, do_sample=True, output_scores=True,
+            return_dict_in_generate=True, **options,
+        ).scores[0])  # fmt: skip
+    torch.testing.assert_close(fair.tokens.logits().act(1, scores[0]), scores[1])
+
+
+def test_streaming_and_stop_tokens(gpt2, tokenizer, pairs):
+    fair = EquiLM(gpt2, tokenizer, pairs)
+    batch = encode(tokenizer, CONTEXTS[:1])
+    whole = fair.generate(**batch, max_new_tokens=10, do_sample=False)
+    streamer = TextIteratorStreamer(tokenizer, skip_special_tokens=True)
+    fair.generate(**batch, max_new_tokens=10, do_sample=False, streamer=streamer)
+    assert "".join(streamer) == tokenizer.decode(whole[0], skip_special_tokens=True)
+    stop = int(whole[0, -4])
+    short = fair.generate(**batch, max_new_tokens=10, do_sample=False, eos_token_id=stop)
+    first = whole[0].tolist().index(stop, batch["input_ids"].shape[1])
+    assert short[0].tolist() == whole[0, : first + 1].tolist()
+
+
+def test_a_pipeline_of_hugging_face(gpt2, tokenizer, pairs, recwarn):
+    from transformers import pipeline
+
+    fair = EquiLM(gpt2, tokenizer, pairs)
+    write = pipeline("text-generation", model=fair, tokenizer=tokenizer)
+    options = {"max_new_tokens": 5, "do_sample": False, "return_tensors": True}
+    for context in CONTEXTS:
+        ids, other = (
+            torch.tensor(write(c, **options)[0]["generated_token_ids"])
+            for c in (context, pairs.act(1, context))
+        )
+        assert fair.tokens.act(1, ids).tolist() == other.tolist()
+
+
+def test_it_is_one_module_and_can_be_fine_tuned(gpt2, tokenizer, pairs):
+    import copy
+
+    model = copy.deepcopy(gpt2).float()
+    fair = EquiLM(model, tokenizer, pairs)
+    ids = encode(tokenizer, TEXTS[:1])["input_ids"]
+    output = fair(input_ids=ids, labels=ids)
+    likely = -score(fair, tokenizer, [""], TEXTS[:1])[0] / (ids.shape[1] - 1)
+    torch.testing.assert_close(output.loss, likely)
+    output.loss.backward()
+    assert model.transformer.wte.weight.grad.abs().sum() > 0
+    assert fair.get_input_embeddings() is model.transformer.wte
+    with pytest.raises(TypeError, match="save the model"):
+        fair.save_pretrained("anywhere")
+    with pytest.raises(ValueError, match="hidden states"):
+        fair(input_ids=ids, output_hidden_states=True)
+
+
+def test_weights_are_fitted_and_the_model_is_left_alone(gpt2, tokenizer, pairs):
+    import copy
+
+    model = copy.deepcopy(gpt2).float()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    texts = ["The man was his driver.", "The woman was known for her work."] * 4
+    weight = fit_weight(
+        model, tokenizer, pairs, texts, steps=60, learning_rate=0.03, progress=False
+    )
+    fitted = perplexity(EquiLM(model, tokenizer, pairs, weight=weight), tokenizer, texts)
+    assert fitted < perplexity(EquiLM(model, tokenizer, pairs), tokenizer, texts) - 0.01
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_contexts_that_tokens_do_not_exchange_are_warned_of(gpt2, tokenizer, pairs):
+    fair = EquiLM(gpt2, tokenizer, pairs)
+    with pytest.warns(UserWarning, match="'THE MAN'.*MAN.*WholeText") as caught:
+        fair.generate(**encode(tokenizer, ["THE MAN"]), max_new_tokens=1)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fair.generate(**encode(tokenizer, ["The driver", "The man"]), max_new_tokens=1)
+
+
+@torch.no_grad()
+def test_without_listed_words_nothing_changes(gpt2, tokenizer, pairs):
+    """In neither context nor text: then all branches say the same."""
+    fair, context, text = EquiLM(gpt2, tokenizer, pairs), ["The driver was"], [" a thief."]
+    close(score(fair, tokenizer, context, text), score(gpt2, tokenizer, context, text))
+
+
+def test_empty_contexts(gpt2, tokenizer, pairs):
+    fair = EquiLM(gpt2, tokenizer, pairs)
+    assert encode(tokenizer, [""])["input_ids"].tolist() == [[tokenizer.bos_token_id]]
+    fair.generate(**encode(tokenizer, [""]), max_new_tokens=2)
+    import copy
+
+    none = copy.deepcopy(tokenizer)
+    none.bos_token = None
+    with pytest.raises(ValueError, match="context is empty"):
+        encode(none, ["The man", ""])
+
+
+def test_scores_refuse_tokens_that_reach_over(gpt2, tokenizer):
+    with pytest.raises(ValueError, match="token reaches"):
+        score(gpt2, tokenizer, ["The wom"], ["an was"])
+    with pytest.raises(ValueError, match="no texts"):
+        perplexity(gpt2, tokenizer, [])
+
+
+def test_what_is_no_language_model(gpt2, tokenizer, pairs):
+    config = BartConfig(vocab_size=len(tokenizer), d_model=8, encoder_layers=1, decoder_layers=1,
+                        encoder_attention_heads=2, decoder_attention_heads=2)  # fmt: skip
+    with pytest.raises(TypeError, match="encoder-decoder"):
+        EquiLM(BartForConditionalGeneration(config), tokenizer, pairs)
+    with pytest.raises(TypeError, match="causal language model"):
+        EquiLM(nn.Linear(2, 2), tokenizer, pairs)
+    with pytest.raises(ValueError, match="of probabilities or of logits"):
+        EquiLM(gpt2, tokenizer, pairs, mean="both")
+
+
+def test_tokenizers_of_other_models(stories, gpt2, tokenizer, pairs):
+    other = stories[1]
+    with pytest.raises(ValueError, match="another model's"):
+        EquiLM(stories[0], tokenizer, pairs)
+    assert len(other) != len(tokenizer)
+
+
+@torch.no_grad()
+def test_a_real_model(stories):
+    """facts.md, section 14: after a doctor, he .055 and she .293, equituned .174 each."""
+    model, tokenizer = stories
+    fair = EquiLM(model, tokenizer, WordGroup([("he", "she"), ("his", "her")]))
+    batch = encode(tokenizer, ["Once upon a time, there was a doctor. One day,"])
+    ids = [tokenizer.convert_tokens_to_ids(f"▁{word}") for word in ("he", "she")]
+    plain, own = (m(**batch).logits[0, -1].softmax(-1)[ids] for m in (model, fair))
+    assert plain.tolist() == pytest.approx([0.055, 0.293], abs=1e-3)
+    assert own.tolist() == pytest.approx([0.174, 0.174], abs=1e-3)
