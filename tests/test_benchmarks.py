@@ -33,6 +33,7 @@ SMALLEST = {
     "memory": "--orders 8 --batch 2",
     "top_k": "--rounds 1 --batches 1 --seeds 0 1 --epochs 1 --steps 2",
     "scan": "--sentences 5 --rounds 1 --epochs 1",
+    "text": "--rounds 1 --batches 2 --tokens 3 --width 64 --layers 1",
     "scores": "--text ../shared/text/stories260k --seeds 0 1 --texts 4 --lengths 4",
     "sweep": "--rounds 1 --steps 100 --seeds 0 --policies plain equitune",
 }
@@ -66,7 +67,7 @@ def written(name, folder):
     run(FOLDER / f"{name}.py", *SMALLEST[name].split(), "--output", folder)
     table = pd.read_csv(folder / f"{name}.csv")
     page = (folder / f"{name}.md").read_text()
-    kept = RESULTS / {"scan": "scan_speed"}.get(name, name)
+    kept = RESULTS / {"scan": "scan_speed", "text": "text_speed"}.get(name, name)
     assert list(table) == list(pd.read_csv(kept / f"{name}.csv"))
     assert page.splitlines()[0] == (kept / f"{name}.md").read_text().splitlines()[0]
     assert f"`python benchmarks/{name}.py {SMALLEST[name]}" in page

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from equicore.applications.text.experiment import Study
+    from equicore.applications.text.words import WordGroup
 
 RESULTS = Path("results/text")
 RUNS = Path("results/runs/text")
@@ -45,6 +46,9 @@ class Model:
     the grammar when omitted."""
     more: tuple[Path, ...] = ()
     """More annotations to learn from, such as of sentiment; accuracy is not measured on them."""
+    held_out: Path | None = None
+    """Texts of the model's training distribution, a line each, for perplexity; half of them fit
+    weights. The model's held_out.txt when omitted."""
     runs: Path = RUNS
     """Folder that keeps models and texts."""
 
@@ -76,7 +80,7 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Generate:
-    """Write what follows contexts, which treats exchanged contexts alike.
+    """Write what follows contexts, a line each, which treats exchanged contexts alike.
 
     Example: equicore text generate --method whole_text --contexts "The man was" "The woman was"
     """
@@ -86,6 +90,8 @@ class Generate:
     """How."""
     contexts: tuple[str, ...] = ("The man was known for", "The woman was known for")
     """What it goes on from."""
+    texts: int = 1
+    """For each context."""
     tokens: int = 15
     """To write."""
     seed: int = 0
@@ -110,9 +116,6 @@ class Evaluate:
     """What contexts begin with, for a list that is not ours: one for each group."""
     label: str | None = None
     """What tables call the model; its folder's name when omitted."""
-    held_out: Path | None = None
-    """Texts of its training distribution, a line each, for perplexity; half of them fit weights.
-    The model's held_out.txt when omitted."""
     judge: str | None = None
     """A further judge: a classifier of Hugging Face, such as a BERT of regard."""
     judge_labels: tuple[str, ...] = ("negative", "neutral", "positive", "other")
@@ -203,21 +206,22 @@ def _trained(texts: Path | None, runs: Path, **sizes: Any) -> Path:
 def _generate(arguments: Generate) -> None:
     from equicore.applications.text.experiment import made
 
-    check_least(arguments, tokens=1, seed=0)
+    check_least(arguments, texts=1, tokens=1, seed=0)
     if len(arguments.of.lists) != 1:
         raise ValueError("generate takes one of --lists")
     method = arguments.method
     (study,) = _studies(arguments.of, (method,), seed=arguments.seed)
     writer, _ = made(study, method)
-    contexts = list(arguments.contexts)
+    contexts = [context for context in arguments.contexts for _ in range(arguments.texts)]
     texts = writer.generate(contexts, arguments.tokens, seed=arguments.seed)
-    print(*(c + t for c, t in zip(contexts, texts, strict=True)), sep="\n")
+    whole = (context + text for context, text in zip(contexts, texts, strict=True))
+    print(*(" ".join(text.split("\n")) for text in whole), sep="\n")
 
 
 def _evaluate(arguments: Evaluate) -> None:
     import pandas as pd
 
-    from equicore.applications.text import experiment, language, regard
+    from equicore.applications.text import experiment, regard
     from equicore.lab.jobs import Workers
 
     check_several(arguments, "methods")
@@ -238,10 +242,7 @@ def _evaluate(arguments: Evaluate) -> None:
         further[Path(arguments.judge).name] = regard.load_regard(arguments.judge, labels)
     options = {"texts": arguments.texts, "new_tokens": arguments.tokens, "seed": arguments.seed}
     studies = _studies(arguments.of, arguments.methods, arguments.subjects, **options)
-    held = arguments.held_out or Path(studies[0].source) / language.HELD_OUT
-    held_out = tuple(language.read_texts(held)) if arguments.held_out or held.is_file() else ()
-    name = arguments.label or Path(studies[0].source).name
-    studies = [dataclasses.replace(s, name=name, held_out=held_out) for s in studies]
+    studies = [dataclasses.replace(s, name=arguments.label or s.name) for s in studies]
     tasks = [functools.partial(experiment.write, s, m) for s in studies for m in arguments.methods]
     written = Workers(arguments.jobs).map(tasks, "texts")
     judges = _judges(arguments.of, arguments.seed) | further
@@ -254,10 +255,11 @@ def _evaluate(arguments: Evaluate) -> None:
             if isinstance(found, regard.Regard)
         }
         rows.append(experiment.judge(pd.concat(own, ignore_index=True), asked))
-        told.append(experiment.told_of(study, asked, own[0]))
+        told.append(experiment.biases(study, asked, own[0]))
     add_rows(files["regard"], pd.concat(rows), keys["regard"])
     add_rows(files["quality"], pd.concat([row for _, row in written]), keys["quality"])
-    add_rows(files["judges"], pd.concat(told), keys["judges"])
+    told = pd.concat(told).assign(**experiment.accuracy(studies[0]))
+    add_rows(files["judges"], told, keys["judges"])
     samples = pd.concat([table[table.number < 2] for table, _ in written])
     add_rows(files["samples"], samples, keys["samples"])
     print(*files.values(), sep="\n")
@@ -293,7 +295,7 @@ def _annotations(of: Model) -> pd.DataFrame:
     if not of.annotations:
         if of.more:
             raise ValueError("--more needs --annotations, on which accuracy is measured")
-        return grammar.sentences(1000, seed=2)[["text", "regard"]].assign(counts=True)
+        return grammar.sentences(400, seed=2)[["text", "regard"]].assign(counts=True)
     known = regard.read_annotations(*of.annotations).assign(counts=True)
     more = regard.read_annotations(*of.more).assign(counts=False)
     return pd.concat([known, more]).drop_duplicates("text")
@@ -323,29 +325,40 @@ def _studies(
     lists = [read_words(name) for name in of.lists]
     annotations, neutral = _annotations(of), tuple(read_neutral(of.neutral))
     source = of.model or str(_trained(None, of.runs))
-    model, tokenizer = language.load(source)
+    held = of.held_out or Path(source) / language.HELD_OUT
+    held_out = tuple(language.read_texts(held)) if of.held_out or held.is_file() else ()
+    if "lambda_equi_lm" in methods and len(held_out) < 2:
+        raise ValueError("lambda_equi_lm fits its weight to texts: name them with --held-out")
+    _, tokenizer = language.load(source)
     studies = []
     for words in lists:
         own = subjects or SUBJECTS.get(words.name, ())
-        if len(own) != len(words.group) or any(
-            words.act(1, own[k]) != own[(k + 1) % len(own)] for k in range(len(own))
-        ):
-            raise ValueError(
-                f"--subjects of {words.name} are {len(words.group)}, each the one before with its "
-                f"words exchanged, such as 'The man' 'The woman'; got {', '.join(own) or 'none'}"
-            )
+        _check_subjects(words, own)
         if set(methods) & set(PER_TOKEN):
             if of.drop:
                 words = WordTokens.usable(words, tokenizer)
             table = WordTokens(words, tokenizer)
-            for subject in own:
-                if table.unlike(subject, table.encoded(subject)):
+            for subject, other in zip(own, (*own[1:], own[0]), strict=True):
+                ids = table.encoded(subject)
+                if words.act(1, subject) != other or table.unlike(subject, ids):
                     raise ValueError(
                         f"{subject!r} has words that are no single tokens of {source}; methods "
-                        f"that can exchange it are {', '.join(set(METHODS) - set(PER_TOKEN))}"
+                        "that exchange it all the same are "
+                        + ", ".join(m for m in METHODS if m not in PER_TOKEN)
                     )
         studies.append(Study(
-            source, Path(source).name, words, tuple(own), annotations, neutral, (),
+            source, Path(source).name, words, tuple(own), annotations, neutral, held_out,
             of.runs / "texts", **options,
         ))  # fmt: skip
     return studies
+
+
+def _check_subjects(words: WordGroup, subjects: tuple[str, ...]) -> None:
+    order = len(words.group)
+    if len(subjects) != order or any(
+        words.act(1, subjects[k]) != subjects[(k + 1) % order] for k in range(order)
+    ):
+        raise ValueError(
+            f"--subjects of {words.name} are {order}, each the one before with its words "
+            f"exchanged, such as 'The man' 'The woman'; got {', '.join(subjects) or 'none'}"
+        )

@@ -6,6 +6,7 @@ One language model, under one list of words; every method writes texts about eve
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -112,6 +113,8 @@ def made(study: Study, method: Method) -> tuple[Any, Any]:
     if method == "r_equi_lm":
         options["neutral"] = study.neutral
     if method == "lambda_equi_lm":
+        if len(study.held_out) < 2:
+            raise ValueError("lambda_equi_lm fits its weight to --held-out texts; there are none")
         # a half of the texts, the other measures
         texts = study.held_out[::2]
         options["weight"] = fit_weight(model, tokenizer, words, texts, progress=False)
@@ -150,7 +153,11 @@ def write(study: Study, method: Method) -> tuple[pd.DataFrame, pd.DataFrame]:
             quality["perplexity"] = perplexity(likely, writer.tokenizer, asked)
         return table
 
-    table = remembered(file, settings, texts).fillna({"text": ""})
+    # as JSON, so that no text is empty or looks like a number
+    table = remembered(
+        file, settings, lambda: texts().assign(text=lambda t: t.text.map(json.dumps))
+    )
+    table = table.assign(text=table.text.map(json.loads), group=table.group.astype(str))
     measured = remembered(
         file.with_suffix(".quality.csv"), settings, lambda: _quality(study, table, quality)
     )
@@ -177,36 +184,37 @@ def _quality(study: Study, table: pd.DataFrame, known: dict[str, Any]) -> pd.Dat
     for n in (1, 2, 3):
         grams = [tuple(t[k : k + n]) for t in texts for k in range(len(t) - n + 1)]
         row[f"distinct_{n}"] = len(set(grams)) / max(1, len(grams))
-    first = table[table.group == 0]
+    first = table[table.group == "0"]
     exchanged = []
     for group in range(1, len(study.subjects)):
-        other = table[table.group == group]
+        other = table[table.group == str(group)]
         for context, text, there in zip(first.context, first.text, other.text, strict=True):
             exchanged.append(study.words.act(group, text, after=context) == there)
     row["exchanged"] = sum(exchanged) / len(exchanged)
     return pd.DataFrame([{**row, "perplexity": None, **known}])
 
 
-def told_of(study: Study, judges: dict[str, Any], texts: pd.DataFrame) -> pd.DataFrame:
-    """What is known of judges: accuracy on annotations held out; bias on texts of this study.
+def accuracy(study: Study) -> dict[str, Any]:
+    """Of classifiers on annotations that are held out: columns of judges.csv."""
+    counts = study.annotations.counts
+    own, more = (study.annotations[rows][["text", "regard"]] for rows in (counts, ~counts))
+    found = cross_validated(own, more, seed=study.seed)
+    return {"accuracy": found.value, "low": found.low, "high": found.high, "annotations": len(own)}
 
-    The bias is how much higher regard is after an exchange of words, of whole texts whose subject
-    is hidden.
+
+def biases(study: Study, judges: dict[str, Any], texts: pd.DataFrame) -> pd.DataFrame:
+    """How much higher judges find the regard of texts after an exchange of words: judges.csv.
+
+    Of whole texts, whose subject is hidden.
     """
-    some = study.annotations
-    counted = some[some.counts][["text", "regard"]]
-    accuracy = cross_validated(counted, some[~some.counts], seed=study.seed)
     whole = (texts.context + texts.text).tolist()
     rows = []
     for name, found in judges.items():
-        if not isinstance(found, Regard):
-            continue
-        moved = bias(found, study.words, whole).numpy()
-        own = t_interval(moved) if len(moved) > 1 else t_interval([0.0, 0.0])
-        row = {"pair": study.words.name, "language_model": study.name, "judge": name}
-        row |= {"bias": own.value, "bias_low": own.low, "bias_high": own.high, "n": len(moved)}
-        rows.append(row | {"all_annotations": accuracy.value, "low": accuracy.low,
-                           "high": accuracy.high, "annotations": len(counted)})  # fmt: skip
+        if isinstance(found, Regard) and len(moved := bias(found, study.words, whole)):
+            own = t_interval(moved.numpy())
+            row = {"pair": study.words.name, "language_model": study.name, "judge": name}
+            row |= {"bias": own.value, "bias_low": own.low, "bias_high": own.high, "n": len(moved)}
+            rows.append(row)
     return pd.DataFrame(rows)
 
 

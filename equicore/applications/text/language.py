@@ -21,6 +21,7 @@ from transformers import (
     GPT2LMHeadModel,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging
 
 from equicore.finetuning import fit
 from equicore.lab.store import check_same, digest, read_settings, rounds, write_text
@@ -38,8 +39,14 @@ def load(source: str | Path) -> tuple[Any, Any]:
         TypeError: If it is an encoder-decoder.
         ValueError: If the tokenizer is another model's.
     """
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    model = AutoModelForCausalLM.from_pretrained(source).eval()
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForCausalLM.from_pretrained(source).eval()
+    finally:
+        if shown:
+            logging.enable_progress_bar()
     check_pair(model, tokenizer)
     return model, tokenizer
 
@@ -208,7 +215,7 @@ def trained(
         raise FileExistsError(f"{folder} holds other files; name an empty or a new folder")
     if len(texts) < 2:
         raise ValueError(f"a language model needs texts to learn from; got {len(texts)}")
-    tokenizer = _tokenizer(texts, vocabulary)
+    tokenizer = tokenizer_of(texts, vocabulary)
     rows = tokenizer(list(texts))["input_ids"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -263,7 +270,7 @@ def _next_token_loss(output: Any, ids: Tensor) -> Tensor:
     return functional.cross_entropy(output.logits[:, :-1].transpose(1, 2), labels)
 
 
-def _tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
+def tokenizer_of(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer as GPT-2's, but with a BOS before and an EOS after a text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 

@@ -37,7 +37,7 @@ COLUMNS = {
     "quality": [*QUALITY_KEYS, "perplexity", "distinct_1", "distinct_2", "distinct_3", "exchanged",
                 "seconds"],
     "judges": ["pair", "language_model", "judge", "bias", "bias_low", "bias_high", "n",
-               "all_annotations", "low", "high", "annotations"],
+               "accuracy", "low", "high", "annotations"],
     "judged": ["part", "judge", *COUNTS],
     "samples": TEXT_COLUMNS,
 }  # fmt: skip
@@ -218,7 +218,7 @@ def _ratio(value: float, plain: pd.Series, unit: str = " %") -> str:
 def _judges_page(table: pd.DataFrame) -> str:
     rows = []
     for _, row in table.iterrows():
-        found = Estimate(100 * row.all_annotations, 100 * row.low, 100 * row.high)
+        found = Estimate(100 * row.accuracy, 100 * row.low, 100 * row.high)
         rows.append([
             row.language_model, row.pair, row.judge,
             f"{Estimate(row.bias, row.bias_low, row.bias_high):+.4f}", row.n, f"{found:.1f}",

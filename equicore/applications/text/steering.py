@@ -124,12 +124,13 @@ class _Writer:
         raise NotImplementedError
 
     def _plainly(
-        self, contexts: list[str], keys: list[Any], limit: int, sampling: Sampling
-    ) -> tuple[list[str], Tensor]:
-        """What the plain model writes, and its log-probability (N,)."""
+        self, contexts: list[str], keys: list[Any], limit: int, sampling: Sampling, scored: bool
+    ) -> tuple[list[str], Tensor | None]:
+        """What the plain model writes, and its log-probability (N,) if it is asked for."""
         batch = encode(self.tokenizer, contexts, self.model.device)
         own = [[*key, text] for key, text in zip(keys, contexts, strict=True)]
-        found = _continued(self.model, batch, limit, sampling.processors(own))
+        processors = sampling.processors(own)
+        found = _continued(self.model, batch, limit, processors, scored=scored)
         return _after(self.tokenizer, batch, found.ids, found.real), found.likely
 
 
@@ -231,7 +232,7 @@ class WholeText(_Writer):
         weights = self._log_weights(contexts).softmax(0).T.tolist()
         elements = [_drawn(*row) for row in zip(keys, moved, weights, strict=True)]
         own = [texts[g] for texts, g in zip(moved, elements, strict=True)]
-        written, _ = self._plainly(own, keys, limit, sampling)
+        written, _ = self._plainly(own, keys, limit, sampling, scored=False)
         return [
             self.words.act(self.words.group.inverse(g), text, after=context)
             for g, text, context in zip(elements, written, own, strict=True)
@@ -274,7 +275,9 @@ class BestText(_Writer):
         self, contexts: list[str], keys: list[Any], limit: int, sampling: Sampling
     ) -> list[str]:
         own = self.words.orbit(contexts)
-        written, likely = self._plainly(own, keys * self.order, limit, sampling)
+        keys_of_all = keys * self.order
+        written, likely = self._plainly(own, keys_of_all, limit, sampling, scored=True)
+        assert likely is not None
         regards = _regards(self.regard, [c + t for c, t in zip(own, written, strict=True)])
         shape = (self.order, len(contexts))
         best = _best(regards.view(shape), likely.view(shape), keys)
@@ -336,11 +339,13 @@ class EquizeroLM(_Writer):
             new = _continued(
                 branches, {"input_ids": rows, "attention_mask": mask.repeat(self.order, 1)},
                 min(self.round, limit - written), sampling.processors(own, branches.back), past,
+                scored=True,
             )  # fmt: skip
             whole = branches.own(torch.cat([rows, new.ids], 1))
             regards = _regards(
                 self.regard, _read(self.tokenizer, whole, torch.cat([seen, new.real], 1))
             )
+            assert new.likely is not None
             turn = [[*key, written] for key in keys]
             best = _best(regards.view(shape), new.likely.view(shape), turn).to(ids.device)
             chosen = best * count + torch.arange(count, device=ids.device)
@@ -414,19 +419,25 @@ class _Written:
     """(N, T), whether it is no padding."""
     ended: Tensor
     """(N,), whether it ends with an EOS."""
-    likely: Tensor
-    """(N,), its log-probability."""
+    likely: Tensor | None
+    """(N,), its log-probability, if it was asked for."""
     past: Any
     """The cache."""
 
 
 def _continued(
-    model: Any, batch: Any, limit: int, processors: LogitsProcessorList, past: Any = None
+    model: Any,
+    batch: Any,
+    limit: int,
+    processors: LogitsProcessorList,
+    past: Any = None,
+    *,
+    scored: bool = False,
 ) -> _Written:
     """Go on from contexts with some tokens, of the largest scores that the processors give."""
     config = copy.deepcopy(model.generation_config)
     config.update(
-        max_new_tokens=limit, do_sample=False, num_beams=1, output_logits=True,
+        max_new_tokens=limit, do_sample=False, num_beams=1, output_logits=scored,
         return_dict_in_generate=True, temperature=None, top_k=None, top_p=None, max_length=None,
     )  # fmt: skip
     if config.pad_token_id is None:
@@ -434,14 +445,16 @@ def _continued(
     more = {} if past is None else {"past_key_values": past}
     output = model.generate(**batch, **more, generation_config=config, logits_processor=processors)
     new = output.sequences[:, batch["input_ids"].shape[1] :]
-    steps = [
-        logits.log_softmax(-1).gather(-1, token[:, None])
-        for logits, token in zip(output.logits, new.T, strict=True)
-    ]
     end = [] if config.eos_token_id is None else config.eos_token_id
     ends = torch.isin(new, torch.tensor(end, dtype=new.dtype, device=new.device))
     real = ends.cumsum(-1) - ends.long() == 0
-    likely = (torch.cat(steps, 1) * real).sum(-1)
+    likely = None
+    if scored:
+        steps = [
+            logits.log_softmax(-1).gather(-1, token[:, None])
+            for logits, token in zip(output.logits, new.T, strict=True)
+        ]
+        likely = (torch.cat(steps, 1) * real).sum(-1)
     return _Written(new, real, (ends & real).any(-1), likely, output.past_key_values)
 
 

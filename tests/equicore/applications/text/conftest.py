@@ -23,7 +23,7 @@ def tokenizer():
     """In which words of the grammar, and those of its lists, are one token each."""
     words = " ".join(f"{w} {w.capitalize()}" for w in ("he", "she", "his", "her", "man", "woman"))
     texts = [*grammar.sentences(2000).text, *[f"The {words} Asian"] * 50]
-    return language._tokenizer(texts, 4000)
+    return language.tokenizer_of(texts, 4000)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,233 @@
+"""The commands, on a language model that is too small to be good; each is run as a user would."""
+
+import sys
+
+import pandas as pd
+import pytest
+
+from equicore.applications.cli import main
+from equicore.applications.text import grammar, language
+from equicore.applications.text.names import METHODS
+
+
+def call(*words):
+    """As `equicore text` does."""
+    before = sys.argv
+    sys.argv = ["equicore", "text", *map(str, words)]
+    try:
+        main()
+    finally:
+        sys.argv = before
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder of runs, with a language model as `equicore text train` writes it."""
+    runs = tmp_path_factory.mktemp("runs")
+    texts = runs / "texts.txt"
+    texts.write_text("\n".join(grammar.sentences(600).text))
+    numbers = {"negative": -1, "neutral": 0, "positive": 1}
+    known = grammar.sentences(60, seed=2)
+    lines = [f"{numbers[r]}\t{t}\n" for r, t in zip(known.regard, known.text, strict=True)]
+    (runs / "annotations.tsv").write_text("".join(lines))
+    sizes = ["--epochs", 1, "--width", 16, "--layers", 1, "--vocabulary", 700]
+    call("train", "--texts", texts, *sizes, "--runs", runs)
+    return runs
+
+
+def model_of(folder):
+    options = ["--model", folder / "texts", "--runs", folder, "--drop"]
+    return [*options, "--annotations", folder / "annotations.tsv"]
+
+
+def test_train(folder, capsys):
+    model, tokenizer = language.load(folder / "texts")
+    held = language.read_texts(folder / "texts" / language.HELD_OUT)
+    assert len(held) == 60 and 1 < language.perplexity(model, tokenizer, held) < 700
+    assert not list(folder.glob("*.resume*")) and not list(folder.glob(".unfinished*"))
+    sizes = ["--epochs", 1, "--width", 16, "--layers", 1, "--vocabulary", 700]
+    texts = ["train", "--texts", folder / "texts.txt", "--runs", folder]
+    call(*texts, *sizes)  # is found again
+    assert "perplexity" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        call(*texts, "--epochs", 2, *sizes[2:])
+    assert "was made with epochs 1, not 2" in capsys.readouterr().err
+
+
+def test_a_killed_training_goes_on(tmp_path, monkeypatch):
+    texts, sizes = grammar.sentences(100).text.tolist(), {"width": 8, "layers": 1}
+    whole = language.trained(texts, tmp_path / "whole", epochs=3, **sizes)
+    rounds = language.rounds
+
+    def killed(*args, **kwargs):
+        for number in rounds(*args, **kwargs):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield number
+
+    monkeypatch.setattr(language, "rounds", killed)
+    with pytest.raises(KeyboardInterrupt):
+        language.trained(texts, tmp_path / "cut", epochs=3, **sizes)
+    monkeypatch.undo()
+    again = language.trained(texts, tmp_path / "cut", epochs=3, **sizes)
+    weights = [(f / "model.safetensors").read_bytes() for f in (whole, again)]
+    assert weights[0] == weights[1]
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").touch()
+    with pytest.raises(FileExistsError, match="other files"):
+        language.trained(texts, tmp_path / "full", epochs=1, **sizes)
+    with pytest.raises(ValueError, match="needs texts"):
+        language.trained([], tmp_path / "none")
+
+
+QUICK = [method for method in METHODS if method != "lambda_equi_lm"]
+
+
+@pytest.mark.parametrize("method", [*QUICK, pytest.param("lambda_equi_lm", marks=pytest.mark.slow)])
+def test_generate(method, folder, capsys):
+    contexts = ["The man was known for", "The woman was known for"]
+    options = ["--method", method, "--contexts", *contexts, "--texts", 2, "--tokens", 4]
+    call("generate", *options, *model_of(folder))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.startswith(contexts[i // 2]) for i, line in enumerate(lines)] == [True] * 4
+
+
+@pytest.fixture(scope="module")
+def evaluated(folder, tmp_path_factory):
+    output = tmp_path_factory.mktemp("results")
+    options = ["--lists", "gender", "races", "--texts", 10, "--tokens", 4, "--jobs", 1]
+    options += ["--methods", *QUICK]
+    call("evaluate", *options, *model_of(folder), "--output", output, "--label", "small")
+    return output
+
+
+def test_evaluate(evaluated, folder):
+    table = pd.read_csv(evaluated / "regard.csv")
+    assert set(table.method) == set(QUICK) and set(table.language_model) == {"small"}
+    assert (table[["negative", "neutral", "positive", "other"]].sum(axis=1) == table.n).all()
+    assert (table.n == 10).all()
+    counts = table.groupby(["pair", "method", "judge", "task"]).size()
+    assert (counts["gender"] == 2).all() and (counts["races"] == 3).all()
+    exact = {"equi_lm", "equi_lm_logits", "whole_text", "whole_text_joint", "equizero_lm",
+             "best_text"}  # fmt: skip
+    quality = pd.read_csv(evaluated / "quality.csv").set_index(["pair", "method"])
+    for pair in ("gender", "races"):
+        assert (quality.exchanged[pair][sorted(exact & {"whole_text", "best_text"})] == 1).all()
+        assert (quality.exchanged[pair][sorted(exact)] > 0.9).all()
+        assert quality.exchanged[pair, "equi_lm"] >= quality.exchanged[pair, "plain"]
+    invariant = table[table.judge.str.endswith("invariant")]
+    for method in ("whole_text", "best_text", "whole_text_joint"):
+        own = invariant[invariant.method == method]
+        spread = own.groupby(["pair", "task", "judge"])[["negative", "positive"]].nunique()
+        assert (spread == 1).all(axis=None)
+    assert quality.perplexity.isna().groupby("method").all().sum() == 3
+    judges = pd.read_csv(evaluated / "judges.csv")
+    assert judges.bias[judges.judge.str.endswith("invariant")].abs().max() == 0
+    kept = sorted((folder / "texts").parent.glob("texts/*.csv"))
+    assert len(kept) >= 2 * 2 * len(QUICK)
+
+
+def test_texts_are_found_again_and_other_rows_stay(evaluated, folder, tmp_path):
+    options = ["--lists", "gender", "--texts", 10, "--tokens", 4, "--jobs", 1, "--methods", "plain"]
+    before = pd.read_csv(evaluated / "regard.csv")
+    call("evaluate", *options, *model_of(folder), "--output", evaluated, "--label", "small")
+    after = pd.read_csv(evaluated / "regard.csv")
+    keys = ["pair", "method", "judge", "task", "group"]
+    pd.testing.assert_frame_equal(
+        *(t.sort_values(keys, ignore_index=True) for t in (before, after))
+    )
+
+
+def test_table_and_plot(evaluated, capsys):
+    call("table", evaluated)
+    call("plot", evaluated)
+    page = (evaluated / "regard.md").read_text()
+    assert "## small, gender, respect" in page and "EquizeroLM" in page
+    whole = [line for line in page.splitlines() if "judge invariant | whole texts |" in line]
+    assert whole and all(line.endswith("| 0 | 0.000 |") for line in whole)
+    assert "| plain |" in (evaluated / "quality.md").read_text()
+    assert "*The man was known for*" in (evaluated / "samples.md").read_text()
+    assert (evaluated / "regard.png").stat().st_size > 5000
+    assert (evaluated / "quality.png").stat().st_size > 5000
+
+
+def test_judge(tmp_path, folder, capsys):
+    file = tmp_path / "GPT" / "respect.tsv"
+    file.parent.mkdir()
+    file.write_text("-1\tThe man was known for stealing.\n1\tThe man was a great leader.\n")
+    plain = tmp_path / "plain.txt"
+    plain.write_text("The man was a great leader.\n" * 3)
+    of = ["--annotations", folder / "annotations.tsv", "--runs", folder]
+    call("judge", "--files", file, plain, *of, "--output", tmp_path)
+    table = pd.read_csv(tmp_path / "judged.csv").set_index(["part", "judge"])
+    assert table.negative["GPT/respect", "the file's own"] == 1
+    assert table.positive[f"{tmp_path.name}/plain", "grammar"] == 3
+    assert set(table.loc[f"{tmp_path.name}/plain"].index) == {"judge", "steering", "grammar"}
+    call("table", tmp_path)
+    assert "1/2" in (tmp_path / "judged.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["generate", "--contexts"], "takes contexts"),
+        (["generate", "--tokens", "0"], "--tokens must be at least 1"),
+        (["generate", "--lists", "nobody"], "lists of our own are"),
+        (["generate", "--lists", "gender", "race"], "takes one of --lists"),
+        (["evaluate", "--methods"], "name at least one after --methods"),
+        (["evaluate", "--lists", "pronouns"], "--subjects of pronouns are 2"),
+        (["evaluate", "--subjects", "The man", "The boy"], "each the one before"),
+        (["evaluate", "--held-out", "none.txt"], "no file of texts at none.txt"),
+        (["evaluate", "--annotations", "none"], "no annotations"),
+        (["evaluate", "--more", "none"], "no annotations"),
+        (["evaluate", "--neutral", "none"], "no file none"),
+        (["evaluate", "--texts", "0"], "--texts must be at least 1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_bad_input_ends_before_any_work(words, message, folder, tmp_path, capsys):
+    options = model_of(folder)
+    output = ["--output", tmp_path] if words[0] == "evaluate" else []
+    with pytest.raises(SystemExit) as ended:
+        call(words[0], *options, *output, *words[1:])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_words_of_several_tokens_end_before_any_work(folder, tmp_path, capsys):
+    options = ["--model", folder / "texts", "--runs", folder, "--output", tmp_path]
+    with pytest.raises(SystemExit):
+        call("evaluate", *options, "--lists", "gender")
+    assert "no single token" in capsys.readouterr().err
+    file = tmp_path / "kin.txt"
+    file.write_text("grandfather grandmother\nhe she\n")
+    subjects = ["--subjects", "The grandfather", "The grandmother"]
+    with pytest.raises(SystemExit):
+        call("evaluate", *options, "--lists", file, *subjects, "--drop")
+    assert "'The grandfather' has words that are no single tokens" in capsys.readouterr().err
+
+
+def test_tables_that_cannot_be_shown(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        call("table", tmp_path)
+    assert "run: equicore text evaluate" in capsys.readouterr().err
+    (tmp_path / "regard.csv").write_text("task,pair\n1,2\n")
+    with pytest.raises(SystemExit):
+        call("table", tmp_path)
+    assert "has no columns group" in capsys.readouterr().err
+
+
+def test_batches_of_a_training_end_with_one_eos():
+    rows = [[0, 5, 6, 1], [0, 7, 1]]
+    import torch
+
+    torch.manual_seed(0)
+    (ids,) = language._batches(rows)
+    assert sorted(ids.tolist()) == [[0, 5, 6, 1], [0, 7, 1, 1]]
+
+    class Output:
+        logits = torch.zeros(2, 4, 9)
+
+    loss = language._next_token_loss(Output, ids)
+    assert float(loss) == pytest.approx(torch.tensor(9.0).log().item())
