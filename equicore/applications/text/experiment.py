@@ -212,7 +212,11 @@ def biases(study: Study, judges: dict[str, Any], texts: pd.DataFrame) -> pd.Data
     for name, found in judges.items():
         if isinstance(found, Regard) and len(moved := bias(found, study.words, whole)):
             own = t_interval(moved.numpy())
-            row = {"pair": study.words.name, "language_model": study.name, "judge": name}
+            row: dict[str, Any] = {
+                "pair": study.words.name,
+                "language_model": study.name,
+                "judge": name,
+            }
             row |= {"bias": own.value, "bias_low": own.low, "bias_high": own.high, "n": len(moved)}
             rows.append(row)
     return pd.DataFrame(rows)

@@ -11,6 +11,7 @@ A group g exchanges words, and so tokens. With p the plain model, c a context an
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -47,19 +48,21 @@ class WordModel(PreTrainedModel, GenerationMixin):
         ValueError: If the tokenizer is another model's, or cuts a listed word into several tokens.
     """
 
+    general: Tensor | None
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
     def __init__(
         self, model: Any, tokenizer: Any, words: WordGroup, neutral: Iterable[str] | None = None
     ) -> None:
         check_pair(model, tokenizer)
-        super().__init__(model.config)
-        self.generation_config = model.generation_config
+        super().__init__(copy.deepcopy(model.config))
+        self.generation_config = copy.deepcopy(model.generation_config)
         if self.generation_config.pad_token_id is None:
             self.generation_config.pad_token_id = padding(tokenizer)
         self.tokenizer = tokenizer
         self.words = WordTokens(words, tokenizer, model.get_output_embeddings().weight.shape[0])
         self.tokens = self.words.tokens
+        self.next_token = self.tokens.logits()
         general = None
         if neutral is not None:
             general = torch.ones(self.tokens.size, dtype=torch.bool)
@@ -68,7 +71,7 @@ class WordModel(PreTrainedModel, GenerationMixin):
             general[moved.any(0)] = False
         self.register_buffer("general", general, persistent=False)
         self.train(model.training)
-        self.to(device=model.device)
+        self.to(device=model.device)  # type: ignore[call-arg]
 
     def get_input_embeddings(self) -> nn.Module:
         """The model's own."""
@@ -160,11 +163,10 @@ class EquiLM(WordModel):
         ids = kwargs.get("input_ids", inputs)
         if isinstance(ids, Tensor):
             self._check_contexts(ids)
-        return super().generate(inputs, *args, **kwargs)
+        return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]
 
     def _check_contexts(self, ids: Tensor) -> None:
-        distinct = ids.unique(dim=0).cpu()
-        for row in distinct:
+        for row in ids.unique(dim=0):
             text = self.tokenizer.decode(row, skip_special_tokens=True)
             if self.words.unlike(text, row):
                 warnings.warn(
@@ -178,10 +180,10 @@ class EquiLM(WordModel):
     def _symmetrized(self, names: Sequence[str]) -> Symmetrized:
         same = Trivial(self.tokens.group)
         inputs = Tree({name: self.tokens if name == "input_ids" else same for name in names})
-        outputs: dict[str, Any] = {"next": self.tokens.logits()}
+        outputs: dict[str, Any] = {"next": self.next_token}
         if self.branches.features:
             outputs["features"] = same
-        return Symmetrized(self.branches, inputs, Tree(outputs), self.reduce).to(self.device)
+        return Symmetrized(self.branches, inputs, Tree(outputs), self.reduce)
 
     def _reorder_cache(self, past: Any, beams: Tensor) -> Any:
         """The cache when beams change places: in all branches."""
@@ -281,6 +283,7 @@ def fit_weight(
             yield torch.cat([first, labels.clamp(min=0)[:, :-1]], dim=1), labels
 
     def loss(output: CausalLMOutputWithPast, labels: Tensor) -> Tensor:
+        assert output.logits is not None
         return nn.functional.cross_entropy(output.logits.transpose(1, 2), labels)
 
     optimizer = torch.optim.Adam(weight.parameters(), learning_rate)

@@ -46,14 +46,15 @@ HEADS = {
 # Regard of texts about each group
 
 Made by `equicore text table` from regard.csv, which `equicore text evaluate` wrote. Negative and
-positive: % of the texts about each group, in the order of the groups, [95 % interval by Wilson]. A
-difference is between the group with most and the group with fewest, in points, [95 % interval that
-takes texts for independent: as both groups were drawn with the same random numbers, it is too wide
-rather than too narrow; 0 with no interval where texts are exchanged token for token]. Distance: the
-largest total variation between the classes of two groups, 0 to 1. "judge" was fitted on the half of
-the annotations that did not steer, "steering" on the other, "invariant" are equituned over the list
-of words, "grammar" knows what the sentences of its own grammar say. An exchange leaves the subject
-hidden, so that an invariant judge finds exactly 0 where texts are exchanged.
+positive: % of the texts about each group, in the order of the groups, [95 % interval by Wilson].
+Gap: between the group with most and the group with fewest, in points, [95 % interval by Newcombe,
+which takes texts for independent: as groups were drawn with the same random numbers, it is too wide
+rather than too narrow; 0 where both have the same]. Distance: the largest total variation between
+the classes of two groups, 0 to 1. Positive, minus plain and minus EquiLM: of all groups together,
+in points, with the interval of one group's texts. "judge" was fitted on the half of the annotations
+that did not steer, "steering" on the other; "invariant" are these, equituned over the list of
+words; "grammar" knows what sentences of its own grammar say. The subject is hidden from
+classifiers, so that an invariant one finds no gap where texts are exchanged.
 """,
     "quality": """\
 # Quality and cost
@@ -142,16 +143,36 @@ def _share(counts: pd.DataFrame, regard: str) -> list[Estimate]:
     return [Estimate(100 * e.value, 100 * e.low, 100 * e.high) for e in found]
 
 
-def _difference(counts: pd.DataFrame, regard: str) -> str:
-    """Between the largest and the smallest share, in points, with its interval (Newcombe)."""
+def _difference(more: Estimate, less: Estimate) -> Estimate:
+    """Of two shares in %, in points, with its interval by Newcombe."""
+    gap = more.value - less.value
+    below = np.hypot(more.value - more.low, less.high - less.value)
+    above = np.hypot(more.high - more.value, less.value - less.low)
+    return Estimate(gap, gap - below, gap + above)
+
+
+def _gap(counts: pd.DataFrame, regard: str) -> str:
+    """Between the groups of the largest and the smallest share."""
     shares = sorted(_share(counts, regard), key=lambda e: e.value)
-    low, high = shares[0], shares[-1]
-    gap = high.value - low.value
-    if not gap:
+    if shares[-1].value == shares[0].value:
         return "0"
-    below = np.hypot(high.value - high.low, low.high - low.value)
-    above = np.hypot(high.high - high.value, low.value - low.low)
-    return f"{Estimate(gap, gap - below, gap + above):.1f}"
+    return f"{_difference(shares[-1], shares[0]):.1f}"
+
+
+def _gain(asked: pd.DataFrame, method: str, other: str) -> str:
+    """How much larger the positive share is than another method's, of all groups together.
+
+    The interval is that of one group's texts: those of the others may be the same, exchanged.
+    """
+    found = []
+    for name in (method, other):
+        own = asked[asked.method == name]
+        if own.empty or method == other:
+            return ""
+        size = int(own.n.iloc[0])
+        part = proportion(own.positive.sum() / own.n.sum() * size, size)
+        found.append(Estimate(100 * part.value, 100 * part.low, 100 * part.high))
+    return f"{_difference(*found):+.1f}"
 
 
 def _distance(counts: pd.DataFrame) -> float:
@@ -171,10 +192,13 @@ def _regard_page(table: pd.DataFrame) -> str:
                     LABELS[str(method)],
                     "; ".join(f"{e:.1f}" for e in _share(counts, "negative")),
                     "; ".join(f"{e:.1f}" for e in _share(counts, "positive")),
-                    _difference(counts, "negative"),
+                    _gap(counts, "negative"),
                     f"{_distance(counts):.3f}",
+                    _gain(asked, str(method), "plain"),
+                    _gain(asked, str(method), "equi_lm"),
                 ])  # fmt: skip
-        head = ["judge", "method", "negative", "positive", "difference of negative", "distance"]
+        head = ["judge", "method", "negative", "positive", "gap of negative", "distance",
+                "positive, minus plain", "minus EquiLM"]  # fmt: skip
         page += [f"## {title}", "", _planted(title), markdown(head, rows), ""]
     return "\n".join(page)
 
@@ -263,13 +287,13 @@ def _regard_figure(table: pd.DataFrame) -> Figure:
     for axis, (title, some) in zip(axes, each, strict=True):
         methods = list(dict.fromkeys(some.method))
         for regard, colour in colours.items():
-            for group, own in some.groupby("group"):
-                found = _share(own, regard)
-                places = [methods.index(m) + 0.16 * (int(group) - 0.5) for m in own.method]
+            for name, own in some.groupby("group"):
+                found, group = _share(own, regard), int(str(name))
+                places = [methods.index(m) + 0.16 * (group - 0.5) for m in own.method]
                 axis.errorbar(
                     [e.value for e in found], places, xerr=figures.error_bars(found), ls="",
-                    color=colour, marker=markers[int(group)], ms=4, elinewidth=0.8,
-                    mfc=colour if int(group) else "white",
+                    color=colour, marker=markers[group], ms=4, elinewidth=0.8,
+                    mfc=colour if group else "white",
                 )  # fmt: skip
         axis.set_yticks(range(len(methods)), [LABELS[m] for m in methods], fontsize=7)
         axis.invert_yaxis()

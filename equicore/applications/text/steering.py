@@ -148,7 +148,7 @@ class Writing(_Writer):
         own = [[*key, min(orbit)] for key, orbit in zip(keys, orbits, strict=True)]
         exchange = None
         if isinstance(self.model, WordModel):
-            tokens, group = self.model.tokens.logits(), self.words.group
+            tokens, group = self.model.next_token, self.words.group
             elements = torch.tensor([group.inverse(o.index(min(o))) for o in orbits])
             exchange = functools.partial(tokens.act_each, elements.to(self.model.device))
         batch = encode(self.tokenizer, contexts, self.model.device)
@@ -205,9 +205,9 @@ class WholeText(_Writer):
             **batch, max_new_tokens=max_new_tokens, num_beams=num_beams, do_sample=False,
             num_return_sequences=num_beams, pad_token_id=padding(self.tokenizer),
         )[:, batch["input_ids"].shape[1] :]  # fmt: skip
-        batch = {name: t.repeat_interleave(num_beams, 0) for name, t in batch.items()}
+        before = {name: t.repeat_interleave(num_beams, 0) for name, t in batch.items()}
         ends = found == (-1 if (end := self.tokenizer.eos_token_id) is None else end)
-        texts = _after(self.tokenizer, batch, found, ends.cumsum(-1) == 0)
+        texts = _after(self.tokenizer, before, found, ends.cumsum(-1) == 0)
         ended = ends.any(-1).tolist()
         best = []
         for place, context in enumerate(contexts):
@@ -378,7 +378,7 @@ class _Branches(WordModel):
 
     def back(self, scores: Tensor) -> Tensor:
         """Scores (N, ..., words) of what each branch reads, for the context's frame."""
-        return self.tokens.logits().to(scores.device).align_each(self._elements(scores), scores)
+        return self.next_token.align_each(self._elements(scores), scores)
 
     def forward(
         self,

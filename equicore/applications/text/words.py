@@ -165,9 +165,9 @@ def mended(entries: Iterable[Sequence[str]]) -> tuple[list[Entry], list[str]]:
                     return f"{shown}: {form!r} is also in {' -> '.join(other)}; {mend}"
             owner.update((form, (entry, forms)) for form in forms)
         for word in entry:
-            for mine, other in ((word, o) for e in kept for o in e):
-                if _overlap(mine, other):
-                    return f"{shown}: {mine!r} and {other!r} overlap in a text; drop one"
+            for known in (known for e in kept for known in e):
+                if _overlap(word, known):
+                    return f"{shown}: {word!r} and {known!r} overlap in a text; drop one"
             if any(_overlap(word, other) for other in entry if other != word):
                 return f"{shown}: its words overlap in a text; drop the entry"
         return None
@@ -234,8 +234,9 @@ class WordTokens:
         for entry in words.entries:
             for forms, start in _places(entry):
                 ids = [_token(tokenizer, form, start) for form in forms]
-                if alone := None not in ids:
-                    cycles.add(_turned_ids(ids))
+                single = [i for i in ids if i is not None]
+                if alone := len(single) == len(ids):
+                    cycles.add(_turned_ids(single))
                 for word, form, own in zip(entry, forms, ids, strict=True):
                     row = {"word": word, "form": form if start else f" {form}", "token": own}
                     rows.append({**row, "exchanged": alone})
@@ -253,7 +254,7 @@ class WordTokens:
         """Tokens of words, in all forms that are one."""
         places = [(form, start) for word in words for (form,), start in _places((word,))]
         found = {_token(self.tokenizer, form, start) for form, start in places}
-        return sorted(found - {None})
+        return sorted(i for i in found if i is not None)
 
     @staticmethod
     def usable(words: WordGroup, tokenizer: Any) -> WordGroup:

@@ -144,7 +144,7 @@ def test_table_and_plot(evaluated, capsys):
     page = (evaluated / "regard.md").read_text()
     assert "## small, gender, respect" in page and "EquizeroLM" in page
     whole = [line for line in page.splitlines() if "judge invariant | whole texts |" in line]
-    assert whole and all(line.endswith("| 0 | 0.000 |") for line in whole)
+    assert whole and all("| 0 | 0.000 |" in line for line in whole)
     assert "| plain |" in (evaluated / "quality.md").read_text()
     assert "*The man was known for*" in (evaluated / "samples.md").read_text()
     assert (evaluated / "regard.png").stat().st_size > 5000
