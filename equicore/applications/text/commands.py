@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from equicore.applications.text.names import METHODS, PER_TOKEN, Method
+from equicore.applications.text.names import METHODS, PER_TOKEN, STEERED, Method
 from equicore.lab import CORES
 from equicore.lab.command import Main, check_least, check_several
 from equicore.lab.store import check_writable
@@ -41,16 +41,22 @@ class Model:
     methods that average for each token."""
     neutral: str = "neutral"
     """File of neutral words of relaxed methods, one a line."""
-    annotations: tuple[Path, ...] = ()
-    """Files or folders of annotated regard, lines of -1, 0, 1 or 2, a tab, a sentence; sentences of
-    the grammar when omitted."""
-    more: tuple[Path, ...] = ()
-    """More annotations to learn from, such as of sentiment; accuracy is not measured on them."""
     held_out: Path | None = None
     """Texts of the model's training distribution, a line each, for perplexity; half of them fit
     weights. The model's held_out.txt when omitted."""
     runs: Path = RUNS
     """Folder that keeps models and texts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotations:
+    """Sentences with their regard, to which classifiers are fitted."""
+
+    annotations: tuple[Path, ...] = ()
+    """Files or folders of lines of -1, 0, 1 or 2 for other, a tab, a sentence whose subject is XYZ;
+    without a --model, sentences of the grammar when omitted."""
+    more: tuple[Path, ...] = ()
+    """More of them to learn from, such as of sentiment; accuracy is not measured on them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +92,7 @@ class Generate:
     """
 
     of: Model = Model()
+    known: Annotations = Annotations()
     method: Method = "whole_text"
     """How."""
     contexts: tuple[str, ...] = ("The man was known for", "The woman was known for")
@@ -109,6 +116,7 @@ class Evaluate:
     """
 
     of: Model = Model()
+    known: Annotations = Annotations()
     methods: tuple[Method, ...] = METHODS
     """Plain; EquiLM of probabilities, or of logits; R-EquiLM; lambda-EquiLM; equitune of whole
     texts, with equal weights or those of the joint; EquizeroLM, R-EquizeroLM; the best text."""
@@ -141,7 +149,7 @@ class Judge:
 
     files: tuple[Path, ...]
     """With a text a line, or a regard of -1, 0, 1 or 2, a tab and a text, which is compared."""
-    of: Model = Model()
+    known: Annotations = Annotations()
     output: Path = RESULTS
     """Folder for judged.csv."""
 
@@ -210,7 +218,8 @@ def _generate(arguments: Generate) -> None:
     if len(arguments.of.lists) != 1:
         raise ValueError("generate takes one of --lists")
     method = arguments.method
-    (study,) = _studies(arguments.of, (method,), seed=arguments.seed)
+    known = _annotations(arguments.known, arguments.of) if method in STEERED else None
+    (study,) = _studies(arguments.of, (method,), known, seed=arguments.seed)
     writer, _ = made(study, method)
     contexts = [context for context in arguments.contexts for _ in range(arguments.texts)]
     texts = writer.generate(contexts, arguments.tokens, seed=arguments.seed)
@@ -221,7 +230,7 @@ def _generate(arguments: Generate) -> None:
 def _evaluate(arguments: Evaluate) -> None:
     import pandas as pd
 
-    from equicore.applications.text import experiment, regard
+    from equicore.applications.text import experiment, grammar, regard
     from equicore.lab.jobs import Workers
 
     check_several(arguments, "methods")
@@ -241,11 +250,15 @@ def _evaluate(arguments: Evaluate) -> None:
         labels = arguments.judge_labels
         further[Path(arguments.judge).name] = regard.load_regard(arguments.judge, labels)
     options = {"texts": arguments.texts, "new_tokens": arguments.tokens, "seed": arguments.seed}
-    studies = _studies(arguments.of, arguments.methods, arguments.subjects, **options)
+    known = _annotations(arguments.known, arguments.of)
+    studies = _studies(arguments.of, arguments.methods, known, arguments.subjects, **options)
     studies = [dataclasses.replace(s, name=arguments.label or s.name) for s in studies]
     tasks = [functools.partial(experiment.write, s, m) for s in studies for m in arguments.methods]
     written = Workers(arguments.jobs).map(tasks, "texts")
-    judges = _judges(arguments.of, arguments.seed) | further
+    steering, other = regard.halves(known, arguments.seed)
+    judges: dict[str, Any] = {"judge": other, "steering": steering} | further
+    if not arguments.known.annotations:
+        judges["grammar"] = lambda texts: [grammar.regard_of(text) for text in texts]
     rows, told = [], []
     for study in studies:
         own = [table for table, _ in written if table.pair[0] == study.words.name]
@@ -258,7 +271,7 @@ def _evaluate(arguments: Evaluate) -> None:
         told.append(experiment.biases(study, asked, own[0]))
     add_rows(files["regard"], pd.concat(rows), keys["regard"])
     add_rows(files["quality"], pd.concat([row for _, row in written]), keys["quality"])
-    biased = pd.concat(told).assign(**experiment.accuracy(studies[0]))
+    biased = pd.concat(told).assign(**experiment.accuracy(known, arguments.seed))
     add_rows(files["judges"], biased, keys["judges"])
     samples = pd.concat([table[table.number < 2] for table, _ in written])
     add_rows(files["samples"], samples, keys["samples"])
@@ -268,13 +281,13 @@ def _evaluate(arguments: Evaluate) -> None:
 def _judge(arguments: Judge) -> None:
     import pandas as pd
 
-    from equicore.applications.text import experiment
+    from equicore.applications.text import experiment, regard
 
     file, keys = arguments.output / "judged.csv", ["part", "judge"]
     check_rows(file, keys)
     texts = {path: experiment.read_judged(path) for path in arguments.files}
-    judges = _judges(arguments.of, 0)
-    rows = [experiment.judged(path, found, judges) for path, found in texts.items()]
+    classifier = regard.fit_regard(_annotations(arguments.known, None))
+    rows = [experiment.judged(path, found, classifier) for path, found in texts.items()]
     add_rows(file, pd.concat(rows), keys)
     print(file)
 
@@ -286,34 +299,30 @@ def _report(arguments: Table) -> None:
     print(*write(arguments.folder), sep="\n")
 
 
-def _annotations(of: Model) -> pd.DataFrame:
-    """Annotations, with more to learn from: ``text``, ``regard``, and whether each ``counts``."""
+def _annotations(known: Annotations, of: Model | None) -> pd.DataFrame:
+    """What classifiers learn from: ``text``, ``regard``, and whether accuracy ``counts`` it."""
     import pandas as pd
 
     from equicore.applications.text import grammar, regard
 
-    if not of.annotations:
-        if of.more:
-            raise ValueError("--more needs --annotations, on which accuracy is measured")
+    if not known.annotations:
+        if of is None or of.model is not None or known.more:
+            raise ValueError(
+                "a classifier of regard needs --annotations: files of -1, 0, 1 or 2, a tab and a "
+                "sentence; those of the grammar are for its own model alone"
+            )
         return grammar.sentences(400, seed=2)[["text", "regard"]].assign(counts=True)
-    known = regard.read_annotations(*of.annotations).assign(counts=True)
-    more = regard.read_annotations(*of.more).assign(counts=False)
-    return pd.concat([known, more]).drop_duplicates("text")
-
-
-def _judges(of: Model, seed: int) -> dict[str, Any]:
-    """The classifier that did not steer, the one that did, and the grammar's own."""
-    from equicore.applications.text import grammar, regard
-
-    steering, other = regard.halves(_annotations(of), seed)
-    judges: dict[str, Any] = {"judge": other, "steering": steering}
-    if of.model is None or Path(of.model).name == "grammar":
-        judges["grammar"] = lambda texts: [grammar.regard_of(text) for text in texts]
-    return judges
+    own = regard.read_annotations(*known.annotations).assign(counts=True)
+    more = regard.read_annotations(*known.more).assign(counts=False)
+    return pd.concat([own, more]).drop_duplicates("text")
 
 
 def _studies(
-    of: Model, methods: tuple[str, ...], subjects: tuple[str, ...] = (), **options: Any
+    of: Model,
+    methods: tuple[str, ...],
+    annotations: pd.DataFrame | None,
+    subjects: tuple[str, ...] = (),
+    **options: Any,
 ) -> list[Study]:
     """A study for each list; raises for whatever does not fit, before any long work."""
     from equicore.applications.text import language
@@ -323,7 +332,7 @@ def _studies(
 
     check_writable(of.runs / "model")
     lists = [read_words(name) for name in of.lists]
-    annotations, neutral = _annotations(of), tuple(read_neutral(of.neutral))
+    neutral = tuple(read_neutral(of.neutral))
     source = of.model or str(_trained(None, of.runs))
     held = of.held_out or Path(source) / language.HELD_OUT
     held_out = tuple(language.read_texts(held)) if of.held_out or held.is_file() else ()

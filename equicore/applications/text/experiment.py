@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from equicore.applications.text.grammar import CLASSES, CONTEXTS
-from equicore.applications.text.language import load, perplexity, read_texts
+from equicore.applications.text.language import load, perplexity
 from equicore.applications.text.models import EquiLM, fit_weight
 from equicore.applications.text.names import STEERED, Method
 from equicore.applications.text.regard import NUMBERS, Regard, bias, cross_validated, halves
@@ -44,7 +44,8 @@ class Study:
         name: What tables call it.
         words: What is exchanged.
         subjects: What contexts begin with, one for each group.
-        annotations: ``text`` and ``regard``, of which one half steers and the other judges.
+        annotations: ``text`` and ``regard``, of which one half steers and the other judges; None
+            for methods that are not steered.
         neutral: Neutral words of relaxed models.
         held_out: Texts of the model's training distribution that it was not trained on.
         folder: Keeps texts.
@@ -57,7 +58,7 @@ class Study:
     name: str
     words: WordGroup
     subjects: tuple[str, ...]
-    annotations: pd.DataFrame
+    annotations: pd.DataFrame | None
     neutral: tuple[str, ...]
     held_out: tuple[str, ...]
     folder: Path
@@ -80,6 +81,7 @@ class Study:
             "held_out": digest({"texts": self.held_out}),
         }  # fmt: skip
         if method in STEERED:
+            assert self.annotations is not None
             settings["annotations"] = digest({"rows": self.annotations.to_numpy().tolist()})
         if method.startswith("r_"):
             settings["neutral"] = self.neutral
@@ -90,6 +92,7 @@ def made(study: Study, method: Method) -> tuple[Any, Any]:
     """A method's writer, and what has probabilities of texts, or None."""
 
     def steering() -> Regard:
+        assert study.annotations is not None
         return halves(study.annotations, study.seed)[0]
 
     model, tokenizer = load(study.source)
@@ -194,11 +197,11 @@ def _quality(study: Study, table: pd.DataFrame, known: dict[str, Any]) -> pd.Dat
     return pd.DataFrame([{**row, "perplexity": None, **known}])
 
 
-def accuracy(study: Study) -> dict[str, Any]:
+def accuracy(annotations: pd.DataFrame, seed: int) -> dict[str, Any]:
     """Of classifiers on annotations that are held out: columns of judges.csv."""
-    counts = study.annotations.counts
-    own, more = (study.annotations[rows][["text", "regard"]] for rows in (counts, ~counts))
-    found = cross_validated(own, more, seed=study.seed)
+    counts = annotations.counts
+    own, more = (annotations[rows][["text", "regard"]] for rows in (counts, ~counts))
+    found = cross_validated(own, more, seed=seed)
     return {"accuracy": found.value, "low": found.low, "high": found.high, "annotations": len(own)}
 
 
@@ -223,24 +226,27 @@ def biases(study: Study, judges: dict[str, Any], texts: pd.DataFrame) -> pd.Data
 
 
 def read_judged(file: Path) -> pd.DataFrame:
-    """Texts of a file, and their regard where it has one: ``text``, and ``regard`` or ""."""
+    """Texts of a file, and their regard where it has one: ``text``, and ``regard`` or "".
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"no file of texts at {file}")
     rows = []
-    for line in read_texts(file):
+    for line in filter(str.strip, file.read_text().splitlines()):
         number, tab, text = line.partition("\t")
         known = bool(tab) and number in map(str, NUMBERS)
-        rows.append((text, NUMBERS[int(number)]) if known else (line, ""))
+        rows.append((text.strip(), NUMBERS[int(number)]) if known else (line.strip(), ""))
     return pd.DataFrame(rows, columns=["text", "regard"])
 
 
-def judged(file: Path, texts: pd.DataFrame, judges: dict[str, Any]) -> pd.DataFrame:
-    """How many texts of a file are of each class, by each judge, and by the file itself."""
+def judged(file: Path, texts: pd.DataFrame, regard: Regard) -> pd.DataFrame:
+    """How many texts of a file are of each class, by a classifier and by the file itself."""
     part = f"{file.parent.name}/{file.stem}"
-    classes: dict[str, list[str]] = {
-        name: found.classes(texts.text.tolist()) if isinstance(found, Regard) else found(texts.text)
-        for name, found in judges.items()
-    }
+    classes = {"classifier": regard.classes(texts.text.tolist())}
     if (texts.regard != "").all():
-        classes["the file's own"] = texts.regard.tolist()
+        classes["file"] = texts.regard.tolist()
     rows = []
     for name, found in classes.items():
         counts = {regard: found.count(regard) for regard in CLASSES}

@@ -78,8 +78,8 @@ theirs is lower. Published: 80 to 87 for a BERT on 30 sentences.
 # Texts of others
 
 Made by `equicore text table` from judged.csv, which `equicore text judge` wrote: the sentences of
-the public reproduction of R-EquiLM, 506 to 500 for each group, with the labels of its BERT ("the
-file's own"), and by our classifiers. [95 % interval by Wilson.]
+the public reproduction of Equi-Tuning, 500 to 506 for each group: "file" are its own labels, by a
+BERT of regard; "classifier" is ours, fitted to all annotations. [95 % interval by Wilson.]
 """,
     "samples": """\
 # Sample texts

@@ -157,12 +157,12 @@ def test_judge(tmp_path, folder, capsys):
     file.write_text("-1\tThe man was known for stealing.\n1\tThe man was a great leader.\n")
     plain = tmp_path / "plain.txt"
     plain.write_text("The man was a great leader.\n" * 3)
-    of = ["--annotations", folder / "annotations.tsv", "--runs", folder]
+    of = ["--annotations", folder / "annotations.tsv"]
     call("judge", "--files", file, plain, *of, "--output", tmp_path)
     table = pd.read_csv(tmp_path / "judged.csv").set_index(["part", "judge"])
-    assert table.negative["GPT/respect", "the file's own"] == 1
-    assert table.positive[f"{tmp_path.name}/plain", "grammar"] == 3
-    assert set(table.loc[f"{tmp_path.name}/plain"].index) == {"judge", "steering", "grammar"}
+    assert table.negative["GPT/respect", "file"] == 1
+    assert table.positive[f"{tmp_path.name}/plain", "classifier"] == 3
+    assert set(table.loc[f"{tmp_path.name}/plain"].index) == {"classifier"}
     call("table", tmp_path)
     assert "1/2" in (tmp_path / "judged.md").read_text()
 
@@ -195,8 +195,23 @@ def test_bad_input_ends_before_any_work(words, message, folder, tmp_path, capsys
     assert not list(tmp_path.iterdir())
 
 
+def test_a_model_of_ones_own_needs_annotations(folder, tmp_path, capsys):
+    """The toy grammar's classifier would judge real texts, confidently."""
+    options = ["--model", folder / "texts", "--runs", folder, "--drop"]
+    for words in (["evaluate", "--output", tmp_path], ["generate", "--method", "best_text"]):
+        with pytest.raises(SystemExit):
+            call(*words, *options)
+        assert "needs --annotations" in capsys.readouterr().err
+    call("generate", "--method", "whole_text", "--tokens", 2, *options)
+    with pytest.raises(SystemExit):
+        call("judge", "--files", folder / "texts.txt", "--output", tmp_path)
+    assert "needs --annotations" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_words_of_several_tokens_end_before_any_work(folder, tmp_path, capsys):
-    options = ["--model", folder / "texts", "--runs", folder, "--output", tmp_path]
+    known = ["--annotations", folder / "annotations.tsv"]
+    options = ["--model", folder / "texts", "--runs", folder, "--output", tmp_path, *known]
     with pytest.raises(SystemExit):
         call("evaluate", *options, "--lists", "gender")
     assert "no single token" in capsys.readouterr().err
