@@ -10,9 +10,11 @@ from equicore.applications.text import (
     Sampling,
     WholeText,
     WordGroup,
+    WordTokens,
     Writing,
     joint,
     score,
+    steering,
 )
 from equicore.applications.text.language import encode, padding
 from equicore.applications.text.steering import OwnNoise
@@ -66,17 +68,28 @@ def test_exchanged_contexts_lead_to_exchanged_texts(
 
 
 @pytest.mark.parametrize("method", ["equi_lm", "equizero", "whole", "best"])
-def test_a_real_model_writes_exchanged_texts(method, stories):
-    """Of tokens but where one begins another word, as "she" in "shelf"."""
+def test_a_real_model_writes_exchanged_texts(method, stories, monkeypatch):
+    """Models per token exchange tokens, also one that begins another word, as "she" in "shelf"."""
     model, tokenizer = stories
     words = WordGroup([("he", "she"), ("his", "her")])
     contexts = ["Once upon a time, he", "She was", "The doctor and his"] * 4
     writer = writers(model, tokenizer, words)[method]
+    if method in ("equi_lm", "equizero"):
+        monkeypatch.setattr(steering, "_after", lambda _, batch, new, real: list(new * real))
+        tokens = WordTokens(words, tokenizer).tokens
+
+        def exchanged(texts):
+            return [tokens.act(1, text).tolist() for text in texts]
+    else:
+
+        def exchanged(texts):
+            return exchange(words, 1, contexts, texts)
+
     texts = writer.generate(contexts, 20, seed=1)
     there = writer.generate([words.act(1, c) for c in contexts], 20, seed=1)
-    pairs = list(zip(exchange(words, 1, contexts, texts), there, strict=True))
-    assert sum(a == b for a, b in pairs) >= len(pairs) - (method in ("equi_lm", "equizero"))
-    assert sum(bool(words.found(text)) for text in texts) > 3
+    assert [t if isinstance(t, str) else t.tolist() for t in there] == exchanged(texts)
+    plain = [t if isinstance(t, str) else t.tolist() for t in texts]
+    assert sum(a != b for a, b in zip(plain, exchanged(texts), strict=True)) > 3
 
 
 @torch.no_grad()
@@ -215,8 +228,6 @@ def test_beams_of_whole_texts(stories):
 
 
 def test_batches_do_not_change_texts(gpt2, tokenizer, pairs, monkeypatch):
-    from equicore.applications.text import steering
-
     for name, writer in writers(gpt2, tokenizer, pairs).items():
         whole = writer.generate(CONTEXTS, 6, seed=2)
         monkeypatch.setattr(steering, "AT_ONCE", 2)
