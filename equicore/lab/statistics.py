@@ -7,7 +7,7 @@
   times, (runs, k). The bootstrap draws whole runs within each task, as in Agarwal et al., *Deep RL
   at the Edge of the Statistical Precipice* (NeurIPS 2021): the measurements of a run are not
   independent.
-- A few numbers: `t_interval`; successes among trials: `proportion`.
+- A few numbers: `t_interval`; successes among trials: `proportion`, and their differences.
 
 Differences are paired: both come from the same models and episodes.
 """
@@ -72,6 +72,21 @@ def proportion(count: float, total: int) -> Estimate:
     )
     whole = 1 + z**2 / total
     return Estimate(part, max(0.0, (centre - spread) / whole), min(1.0, (centre + spread) / whole))
+
+
+def difference_of_proportions(
+    count: float, total: int, other_count: float, other_total: int
+) -> Estimate:
+    """The difference of two independent parts, and its interval by Newcombe (1998), from Wilson's.
+
+    >>> f"{difference_of_proportions(56, 70, 48, 80):.4f}"
+    '0.2000 [0.0524, 0.3339]'
+    """
+    one, two = proportion(count, total), proportion(other_count, other_total)
+    gap = one.value - two.value
+    below = math.hypot(one.value - one.low, two.high - two.value)
+    above = math.hypot(one.high - one.value, two.value - two.low)
+    return Estimate(gap, gap - below, gap + above)
 
 
 def mean(returns: Returns) -> Estimate:

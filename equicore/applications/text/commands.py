@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from equicore.applications.text.experiment import Study
-    from equicore.applications.text.words import WordGroup
 
 RESULTS = Path("results/text")
 RUNS = Path("results/runs/text")
@@ -37,8 +36,8 @@ class Model:
     """Lists of words: files, with an entry a line, or ours: gender, pronouns, race, races,
     orientation."""
     drop: bool = False
-    """Drop entries with words that the model has no single token for; else they are refused by
-    methods that average for each token."""
+    """Drop entries with a word that is no single token of the model; else methods that average for
+    each token refuse the list."""
     neutral: str = "neutral"
     """File of neutral words of relaxed methods, one a line."""
     held_out: Path | None = None
@@ -73,13 +72,13 @@ class Train:
     epochs: int = 6
     """Passes over the texts."""
     width: int = 128
-    """Of its layers, a multiple of 4."""
+    """Width of the layers, a multiple of 4."""
     layers: int = 4
-    """How many."""
+    """Number of layers."""
     vocabulary: int = 4000
-    """Tokens at most."""
+    """Number of tokens that the tokenizer learns, at most."""
     seed: int = 0
-    """Of the initial parameters and the order of the texts."""
+    """Seed of the initial parameters and of the order of the texts."""
     runs: Path = RUNS
     """The model is written to a folder in it, named as the file of the texts."""
 
@@ -94,15 +93,15 @@ class Generate:
     of: Model = Model()
     known: Annotations = Annotations()
     method: Method = "whole_text"
-    """How."""
+    """How it is written; see docs/fair-text.md."""
     contexts: tuple[str, ...] = ("The man was known for", "The woman was known for")
-    """What it goes on from."""
+    """Contexts to go on from."""
     texts: int = 1
-    """For each context."""
+    """Number of texts for each context."""
     tokens: int = 15
-    """To write."""
+    """Number of tokens to write."""
     seed: int = 0
-    """Of what is drawn."""
+    """Seed of what is drawn."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,20 +119,22 @@ class Evaluate:
     methods: tuple[Method, ...] = METHODS
     """Plain; EquiLM of probabilities, or of logits; R-EquiLM; lambda-EquiLM; equitune of whole
     texts, with equal weights or those of the joint; EquizeroLM, R-EquizeroLM; the best text."""
-    subjects: tuple[str, ...] = ()
-    """What contexts begin with, for a list that is not ours: one for each group."""
+    subject: str | None = None
+    """Whom contexts about the first group begin with, such as "The boy", for lists that are not
+    ours; its words are exchanged for the other groups."""
     label: str | None = None
     """What tables call the model; its folder's name when omitted."""
     judge: str | None = None
     """A further judge: a classifier of Hugging Face, such as a BERT of regard."""
-    judge_labels: tuple[str, ...] = ("negative", "neutral", "positive", "other")
-    """What its outputs are, in their order."""
+    judge_labels: tuple[str, ...] = ()
+    """What its outputs are, in their order: negative, neutral, positive, other; as it names them
+    itself when omitted."""
     texts: int = 500
-    """For each task, method and group."""
+    """Number of texts for each task, method and group."""
     tokens: int = 15
-    """Of each text."""
+    """Number of tokens of each text."""
     seed: int = 0
-    """Of what is drawn, and of the halves of annotations."""
+    """Seed of what is drawn, and of the halves of annotations."""
     jobs: int = CORES
     """Processes, each on one core."""
     output: Path = RESULTS
@@ -236,46 +237,41 @@ def _evaluate(arguments: Evaluate) -> None:
     check_several(arguments, "methods")
     check_several(arguments.of, "lists")
     check_least(arguments, texts=1, tokens=1, seed=0, jobs=1)
-    keys = {
-        "regard": experiment.KEYS,
-        "quality": experiment.QUALITY_KEYS,
-        "judges": ["pair", "language_model", "judge"],
-        "samples": experiment.TEXT_COLUMNS[:-1],
-    }
-    files = {name: arguments.output / f"{name}.csv" for name in keys}
+    files = {name: arguments.output / f"{name}.csv" for name in experiment.TABLES}
     for name, file in files.items():
-        check_rows(file, keys[name])
-    further = {}
-    if arguments.judge is not None:
-        labels = arguments.judge_labels
-        further[Path(arguments.judge).name] = regard.load_regard(arguments.judge, labels)
-    options = {"texts": arguments.texts, "new_tokens": arguments.tokens, "seed": arguments.seed}
+        check_rows(file, experiment.TABLES[name])
     known = _annotations(arguments.known, arguments.of)
-    studies = _studies(arguments.of, arguments.methods, known, arguments.subjects, **options)
+    options = {"texts": arguments.texts, "new_tokens": arguments.tokens, "seed": arguments.seed}
+    studies = _studies(arguments.of, arguments.methods, known, arguments.subject, **options)
     studies = [dataclasses.replace(s, name=arguments.label or s.name) for s in studies]
-    tasks = [functools.partial(experiment.write, s, m) for s in studies for m in arguments.methods]
-    written = Workers(arguments.jobs).map(tasks, "texts")
     steering, other = regard.halves(known, arguments.seed)
-    judges: dict[str, Any] = {"judge": other, "steering": steering} | further
-    if not arguments.known.annotations:
-        judges["grammar"] = lambda texts: [grammar.regard_of(text) for text in texts]
-    rows, told = [], []
+    judges: dict[str, Any] = {"judge": other, "steering": steering}
+    accurate = dict.fromkeys(judges, experiment.accuracy(known, arguments.seed))
+    if arguments.judge is not None:
+        name = Path(arguments.judge).name
+        judges[name] = regard.load_regard(arguments.judge, arguments.judge_labels)
+        accurate[name] = experiment.agreement(judges[name], known)
+    tasks = [functools.partial(experiment.write, s, m) for s in studies for m in arguments.methods]
+    written = iter(Workers(arguments.jobs).map(tasks, "texts"))
+    rows: dict[str, list[pd.DataFrame]] = {name: [] for name in files}
     for study in studies:
-        own = [table for table, _ in written if table.pair[0] == study.words.name]
-        asked = judges | {
-            f"{judge} invariant": found.invariant(study.words)
-            for judge, found in judges.items()
-            if isinstance(found, regard.Regard)
-        }
-        rows.append(experiment.judge(pd.concat(own, ignore_index=True), asked))
-        told.append(experiment.biases(study, asked, own[0]))
-    add_rows(files["regard"], pd.concat(rows), keys["regard"])
-    add_rows(files["quality"], pd.concat([row for _, row in written]), keys["quality"])
-    biased = pd.concat(told).assign(**experiment.accuracy(known, arguments.seed))
-    add_rows(files["judges"], biased, keys["judges"])
-    samples = pd.concat([table[table.number < 2] for table, _ in written])
-    add_rows(files["samples"], samples, keys["samples"])
-    print(*files.values(), sep="\n")
+        texts = {method: next(written) for method in arguments.methods}
+        own = {name: judge.of_subjects(study.subjects) for name, judge in judges.items()}
+        own |= {f"{name} invariant": judge.invariant(study.words) for name, judge in own.items()}
+        asked: dict[str, Any] = dict(own)
+        if not arguments.known.annotations:
+            asked["grammar"] = lambda some: [grammar.regard_of(text) for text in some]
+        whole = pd.concat(texts.values(), ignore_index=True)
+        rows["regard"].append(experiment.judge(whole, asked))
+        rows["samples"].append(whole[whole.number == 0][experiment.TEXT_COLUMNS])
+        found = [experiment.quality(study, method, table) for method, table in texts.items()]
+        rows["quality"].append(pd.DataFrame(found))
+        if "plain" in texts:
+            rows["judges"].append(experiment.biases(study, own, texts["plain"], accurate))
+    for name, tables in rows.items():
+        if any(len(table) for table in tables):
+            add_rows(files[name], pd.concat(tables), experiment.TABLES[name])
+            print(files[name])
 
 
 def _judge(arguments: Judge) -> None:
@@ -321,7 +317,7 @@ def _studies(
     of: Model,
     methods: tuple[str, ...],
     annotations: pd.DataFrame | None,
-    subjects: tuple[str, ...] = (),
+    subject: str | None = None,
     **options: Any,
 ) -> list[Study]:
     """A study for each list; raises for whatever does not fit, before any long work."""
@@ -341,33 +337,24 @@ def _studies(
     _, tokenizer = language.load(source)
     studies = []
     for words in lists:
-        own = subjects or SUBJECTS.get(words.name, ())
-        _check_subjects(words, own)
+        first = subject or SUBJECTS.get(words.name, "")
+        if of.drop:
+            words = WordTokens.usable(words, tokenizer)
+        own = [words.act(g, first) for g in range(len(words.group))]
+        if len(set(own)) < len(own):
+            raise ValueError(
+                f"{words.name} exchanges no word of {first!r}; name another --subject, whom "
+                "contexts about its first group begin with, such as 'The man'"
+            )
         if set(methods) & set(PER_TOKEN):
-            if of.drop:
-                words = WordTokens.usable(words, tokenizer)
             table = WordTokens(words, tokenizer)
-            for subject, other in zip(own, (*own[1:], own[0]), strict=True):
-                ids = table.encoded(subject)
-                if words.act(1, subject) != other or table.unlike(subject, ids):
-                    raise ValueError(
-                        f"{subject!r} has words that are no single tokens of {source}; methods "
-                        "that exchange it all the same are "
-                        + ", ".join(m for m in METHODS if m not in PER_TOKEN)
-                    )
+            if table.unlike(first, table.encoded(first)):
+                raise ValueError(
+                    f"the words of {first!r} are no single tokens of {source}; methods that "
+                    f"exchange it are {', '.join(m for m in METHODS if m not in PER_TOKEN)}"
+                )
         studies.append(Study(
             source, Path(source).name, words, tuple(own), annotations, neutral, held_out,
             of.runs / "texts", **options,
         ))  # fmt: skip
     return studies
-
-
-def _check_subjects(words: WordGroup, subjects: tuple[str, ...]) -> None:
-    order = len(words.group)
-    if len(subjects) != order or any(
-        words.act(1, subjects[k]) != subjects[(k + 1) % order] for k in range(order)
-    ):
-        raise ValueError(
-            f"--subjects of {words.name} are {order}, each the one before with its words "
-            f"exchanged, such as 'The man' 'The woman'; got {', '.join(subjects) or 'none'}"
-        )

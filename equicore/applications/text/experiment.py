@@ -6,7 +6,10 @@ One language model, under one list of words; every method writes texts about eve
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import math
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,12 +30,21 @@ from equicore.applications.text.steering import (
     joint,
 )
 from equicore.applications.text.words import WordGroup
-from equicore.lab.statistics import t_interval
+from equicore.lab.statistics import proportion, t_interval
 from equicore.lab.store import digest, remembered
 
 TEXT_COLUMNS = ["task", "pair", "group", "language_model", "method", "number", "context", "text"]
+ACCURACY = ["accuracy", "low", "high", "annotations"]
 KEYS = ["task", "pair", "group", "language_model", "method", "judge"]
+COST = ["tokens", "seconds"]
 QUALITY_KEYS = ["pair", "language_model", "method"]
+TABLES = {
+    "regard": KEYS,
+    "quality": QUALITY_KEYS,
+    "judges": ["pair", "language_model", "judge", "group"],
+    "samples": TEXT_COLUMNS[:-1],
+}
+"""The tables that are written, and what tells their rows apart."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +83,21 @@ class Study:
         own = [f"{subject} {context}" for context in CONTEXTS[task]]
         return [own[number % len(own)] for number in range(self.texts)]
 
+    @property
+    def fitted(self) -> tuple[str, ...]:
+        """The half of the texts held out, at random, that weights are fitted to."""
+        return tuple(random.Random(self.seed).sample(self.held_out, len(self.held_out) // 2))
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The other half, whose perplexity is measured."""
+        fitted = set(self.fitted)
+        return tuple(text for text in self.held_out if text not in fitted)
+
+    def file(self, method: str) -> Path:
+        """Where texts of a method are kept."""
+        return self.folder / f"{method}-{digest(self.settings(method))}.csv"
+
     def settings(self, method: str) -> dict[str, Any]:
         """What decides the texts of a method, and its quality."""
         model = sorted(Path(self.source).glob("*.safetensors"))
@@ -78,8 +105,9 @@ class Study:
             "model": [digest(file.read_bytes()) for file in model] or self.source,
             "words": self.words.entries, "subjects": self.subjects, "method": method,
             "texts": self.texts, "new_tokens": self.new_tokens, "seed": self.seed,
-            "held_out": digest({"texts": self.held_out}),
         }  # fmt: skip
+        if method == "lambda_equi_lm":
+            settings["held_out"] = digest({"texts": self.held_out})
         if method in STEERED:
             assert self.annotations is not None
             settings["annotations"] = digest({"rows": self.annotations.to_numpy().tolist()})
@@ -116,27 +144,17 @@ def made(study: Study, method: Method) -> tuple[Any, Any]:
     if method == "r_equi_lm":
         options["neutral"] = study.neutral
     if method == "lambda_equi_lm":
-        if len(study.held_out) < 2:
-            raise ValueError("lambda_equi_lm fits its weight to --held-out texts; there are none")
-        # a half of the texts, the other measures
-        texts = study.held_out[::2]
-        options["weight"] = fit_weight(model, tokenizer, words, texts, progress=False)
+        options["weight"] = fit_weight(model, tokenizer, words, study.fitted, progress=False)
     fair = EquiLM(model, tokenizer, words, **options)
     return Writing(fair, tokenizer, words), fair
 
 
-def write(study: Study, method: Method) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Texts of a method about all groups, `TEXT_COLUMNS`; and its quality, a row.
-
-    They are kept in the study's folder.
-    """
-    settings = study.settings(method)
-    file = study.folder / f"{method}-{digest(settings)}.csv"
-    quality: dict[str, Any] = {}
+def write(study: Study, method: Method) -> pd.DataFrame:
+    """Texts of a method about all groups: `TEXT_COLUMNS` and `COST`; its folder keeps them."""
 
     def texts() -> pd.DataFrame:
-        writer, likely = made(study, method)
-        rows, seconds = [], 0.0
+        writer, _ = made(study, method)
+        rows = []
         for task in CONTEXTS:
             for group, subject in enumerate(study.subjects):
                 contexts = study.contexts(task, subject)
@@ -144,27 +162,54 @@ def write(study: Study, method: Method) -> tuple[pd.DataFrame, pd.DataFrame]:
                 written = writer.generate(
                     contexts, study.new_tokens, seed=study.seed, progress=False
                 )
-                seconds += time.process_time() - begun
-                rows += [
-                    (task, study.words.name, group, study.name, method, number, context, text)
-                    for number, (context, text) in enumerate(zip(contexts, written, strict=True))
-                ]
-        table = pd.DataFrame(rows, columns=TEXT_COLUMNS)
-        quality["seconds"] = seconds / (len(table) * study.new_tokens)
-        if likely is not None and study.held_out:
-            asked = study.held_out[1::2]
-            quality["perplexity"] = perplexity(likely, writer.tokenizer, asked)
-        return table
+                seconds = (time.process_time() - begun) / len(contexts)
+                for number, (context, text) in enumerate(zip(contexts, written, strict=True)):
+                    tokens = len(writer.tokenizer(text, add_special_tokens=False)["input_ids"])
+                    # as JSON, so that no text is empty or looks like a number
+                    rows.append((task, group, number, context, json.dumps(text), tokens, seconds))
+        return pd.DataFrame(rows, columns=["task", "group", *TEXT_COLUMNS[-3:], *COST])
 
-    # as JSON, so that no text is empty or looks like a number
-    table = remembered(
-        file, settings, lambda: texts().assign(text=lambda t: t.text.map(json.dumps))
+    table = remembered(study.file(method), study.settings(method), texts)
+    return table.assign(
+        pair=study.words.name,
+        language_model=study.name,
+        method=method,
+        group=table.group.astype(str),
+        text=table.text.map(json.loads),
     )
-    table = table.assign(text=table.text.map(json.loads), group=table.group.astype(str))
-    measured = remembered(
-        file.with_suffix(".quality.csv"), settings, lambda: _quality(study, table, quality)
-    )
-    return table, measured
+
+
+def quality(study: Study, method: Method, table: pd.DataFrame) -> dict[str, Any]:
+    """A row of quality.csv: perplexity, distinct n-grams, exchanged texts, the time of a token."""
+    row = {name: table[name].iloc[0] for name in QUALITY_KEYS}
+    row |= {"entries": len(study.words.entries), "perplexity": _perplexity(study, method)}
+    texts = [text.split() for text in table.text]
+    for n in (1, 2, 3):
+        grams = [tuple(t[k : k + n]) for t in texts for k in range(len(t) - n + 1)]
+        row[f"distinct_{n}"] = len(set(grams)) / max(1, len(grams))
+    first = table[table.group == "0"]
+    exchanged = []
+    for group in range(1, len(study.subjects)):
+        other = table[table.group == str(group)]
+        for context, text, there in zip(first.context, first.text, other.text, strict=True):
+            exchanged.append(study.words.act(group, text, after=context) == there)
+    row["exchanged"] = sum(exchanged) / len(exchanged)
+    return row | {"seconds": table.seconds.sum() / max(1, table.tokens.sum())}
+
+
+def _perplexity(study: Study, method: Method) -> float:
+    """Of the texts that are held out, and fit no weight; NaN if there are none, or no score."""
+    if method in STEERED or not study.measured:
+        return math.nan
+
+    def measured() -> pd.DataFrame:
+        writer, likely = made(study, method)
+        found = perplexity(likely, writer.tokenizer, study.measured)
+        return pd.DataFrame({"perplexity": [found]})
+
+    settings = study.settings(method) | {"held_out": digest({"texts": study.held_out})}
+    file = study.file(method).with_suffix(f".{settings['held_out']}.csv")
+    return float(remembered(file, settings, measured).perplexity[0])
 
 
 def judge(texts: pd.DataFrame, judges: dict[str, Regard | Callable[[list[str]], list[str]]]) -> Any:
@@ -180,48 +225,44 @@ def judge(texts: pd.DataFrame, judges: dict[str, Regard | Callable[[list[str]], 
     return pd.concat(rows)[[*KEYS, *CLASSES, "n"]]
 
 
-def _quality(study: Study, table: pd.DataFrame, known: dict[str, Any]) -> pd.DataFrame:
-    """A row: perplexity, distinct n-grams, exchanged texts, and the time of a token."""
-    row = dict(zip(QUALITY_KEYS, (study.words.name, study.name, table.method[0]), strict=True))
-    texts = [text.split() for text in table.text]
-    for n in (1, 2, 3):
-        grams = [tuple(t[k : k + n]) for t in texts for k in range(len(t) - n + 1)]
-        row[f"distinct_{n}"] = len(set(grams)) / max(1, len(grams))
-    first = table[table.group == "0"]
-    exchanged = []
-    for group in range(1, len(study.subjects)):
-        other = table[table.group == str(group)]
-        for context, text, there in zip(first.context, first.text, other.text, strict=True):
-            exchanged.append(study.words.act(group, text, after=context) == there)
-    row["exchanged"] = sum(exchanged) / len(exchanged)
-    return pd.DataFrame([{**row, "perplexity": None, **known}])
-
-
 def accuracy(annotations: pd.DataFrame, seed: int) -> dict[str, Any]:
-    """Of classifiers on annotations that are held out: columns of judges.csv."""
+    """Of a classifier on annotations that are held out: columns of judges.csv."""
     counts = annotations.counts
     own, more = (annotations[rows][["text", "regard"]] for rows in (counts, ~counts))
     found = cross_validated(own, more, seed=seed)
     return {"accuracy": found.value, "low": found.low, "high": found.high, "annotations": len(own)}
 
 
-def biases(study: Study, judges: dict[str, Any], texts: pd.DataFrame) -> pd.DataFrame:
-    """How much higher judges find the regard of texts after an exchange of words: judges.csv.
+def agreement(judge: Regard, annotations: pd.DataFrame) -> dict[str, Any]:
+    """Of a classifier that has not learned from annotations: columns of judges.csv."""
+    own = annotations[annotations.counts]
+    right = sum(a == b for a, b in zip(judge.classes(own.text.tolist()), own.regard, strict=True))
+    found = proportion(right, len(own))
+    return {"accuracy": found.value, "low": found.low, "high": found.high, "annotations": len(own)}
 
-    Of whole texts, whose subject is hidden.
+
+def biases(
+    study: Study,
+    judges: dict[str, Regard],
+    plain: pd.DataFrame,
+    accurate: dict[str, dict[str, Any]],
+) -> pd.DataFrame:
+    """How much higher judges find regard after texts about the first group are exchanged.
+
+    ``plain`` are those that the plain model writes; a row of judges.csv for each judge and each
+    other group, with its ``accurate`` columns.
     """
-    whole = (texts.context + texts.text).tolist()
-    rows = []
-    for name, found in judges.items():
-        if isinstance(found, Regard) and len(moved := bias(found, study.words, whole)):
-            own = t_interval(moved.numpy())
-            row: dict[str, Any] = {
-                "pair": study.words.name,
-                "language_model": study.name,
-                "judge": name,
-            }
-            row |= {"bias": own.value, "bias_low": own.low, "bias_high": own.high, "n": len(moved)}
-            rows.append(row)
+    first = plain[plain.group == "0"]
+    texts, rows = (first.context + first.text).tolist(), []
+    for (name, judge), g in itertools.product(judges.items(), range(1, len(study.words.group))):
+        found = bias(judge, study.words, texts, g)
+        if len(found):
+            mean = t_interval(found.numpy())
+            rows.append({
+                "pair": study.words.name, "language_model": study.name, "judge": name,
+                "group": str(g), "bias": mean.value, "bias_low": mean.low, "bias_high": mean.high,
+                "n": len(found), **accurate.get(name, dict.fromkeys(ACCURACY)),
+            })  # fmt: skip
     return pd.DataFrame(rows)
 
 

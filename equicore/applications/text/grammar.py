@@ -20,12 +20,12 @@ CONTEXTS = {
 }  # fmt: skip
 """The paper's two tasks, five contexts each (Sheng et al., Table 1)."""
 SUBJECTS = {
-    "gender": ("The man", "The woman"),
-    "race": ("The Black person", "The White person"),
-    "races": ("The Black person", "The White person", "The Asian person"),
-    "orientation": ("The gay person", "The straight person"),
+    "gender": "The man",
+    "race": "The Black person",
+    "races": "The Black person",
+    "orientation": "The gay person",
 }
-"""Of each list of words, what contexts begin with, in the order of its groups."""
+"""Of each list of words, what contexts about the first group begin with."""
 PLANTED = {
     "The man": (0.2, 0.4, 0.4),
     "The woman": (0.35, 0.4, 0.25),

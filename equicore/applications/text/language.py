@@ -169,7 +169,7 @@ def tokens(tokenizer: Any, context: str, text: str) -> tuple[list[int], list[int
         if bos is not None:
             before = [bos, *before]
         elif not before:
-            before, after = after[:1], after[1:]  # of which nothing tells how probable it is
+            before, after = after[:1], after[1:]  # the first token has no probability
     return before, after
 
 

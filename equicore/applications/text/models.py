@@ -26,9 +26,8 @@ from equicore.applications.text.language import BATCH_SIZE, check_pair, padding,
 from equicore.applications.text.words import WordGroup, WordTokens
 from equicore.decoding import PerToken
 from equicore.finetuning import fit
-from equicore.reduce import Identity, Mean, Reducer, WeightedMean
+from equicore.reduce import Mean, Reducer, WeightedMean, wide
 from equicore.representations import Tree, Trivial
-from equicore.representations.base import Elements
 from equicore.symmetrize import Symmetrized
 from equicore.weights import MLPWeight
 
@@ -82,8 +81,9 @@ class WordModel(PreTrainedModel, GenerationMixin):
         return self._plain().get_output_embeddings()
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """Refused: what is saved is the model inside, and wrapped again when it is loaded."""
-        raise TypeError(f"save the model that {type(self).__name__} was made of, and wrap it anew")
+        """Save the model inside, which is to be wrapped again when it is loaded."""
+        kwargs.pop("state_dict", None)  # which a Trainer gives, of this one
+        self._plain().save_pretrained(*args, **kwargs)
 
     def _plain(self) -> Any:
         raise NotImplementedError
@@ -123,7 +123,7 @@ class EquiLM(WordModel):
         reduce: Reducer = Mean()
         if weight is not None:
             reduce = PerToken(WeightedMean(weight.to(self.device), of_outputs=True))
-        self.reduce = BesidePlain(reduce)
+        self.reduce = reduce
 
     def _plain(self) -> Any:
         return self.branches.model
@@ -138,25 +138,34 @@ class EquiLM(WordModel):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
-        """Log-probabilities (B, T, words) of the next token, as ``logits``, for ids (B, T)."""
-        if kwargs.get("output_attentions") or kwargs.get("output_hidden_states"):
-            raise ValueError(f"{type(self).__name__} has no attentions or hidden states of its own")
+    ) -> Any:
+        """Log-probabilities (B, T, words) of the next token, as ``logits``, for ids (B, T).
+
+        Raises:
+            TypeError: For an argument that it would have to ignore.
+        """
+        _check_arguments(self, kwargs)
         batch = {"input_ids": input_ids}
         for name, rows in (("attention_mask", attention_mask), ("position_ids", position_ids)):
             if rows is not None:
                 batch[name] = rows.expand(len(input_ids), *rows.shape[1:])
         options = {"past_key_values": past_key_values, "use_cache": use_cache}
         self.branches.options = options | kept(self.branches.model, logits_to_keep)
-        mean, plain = (found["next"] for found in self._symmetrized(tuple(batch))(batch))
-        past, self.branches.past = self.branches.past, None
+        mean = self._symmetrized(tuple(batch))(batch)["next"]
+        past, plain = self.branches.last
+        self.branches.last = None, None
         if not self.branches.of_probabilities:
-            mean, plain = mean.softmax(-1), plain.exp()
+            mean = mean.softmax(-1)
         if self.general is not None:
-            mean = relaxed(mean, plain, self.general)
+            # the identity's branch comes first
+            mean = relaxed(mean, plain[: len(mean)].softmax(-1), self.general)
         logits = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
-        loss = None if labels is None else self.loss_function(logits, labels, logits.shape[-1])
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past)
+        loss = None
+        if labels is not None:
+            count = {n: v for n, v in kwargs.items() if n == "num_items_in_batch"}
+            loss = self.loss_function(logits, labels, logits.shape[-1], **count)
+        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past)
+        return output if kwargs.get("return_dict") is not False else output.to_tuple()
 
     def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """As of the model; warns where exchanging tokens of a context does not exchange words."""
@@ -193,47 +202,34 @@ class EquiLM(WordModel):
 
 
 class _Branches(nn.Module):
-    """The plain model as a function of a batch of all branches, whose cache it keeps."""
+    """The plain model as a function of a batch of all branches, whose cache and logits it keeps."""
 
     def __init__(self, model: Any, of_probabilities: bool, features: bool) -> None:
         super().__init__()
         self.model, self.of_probabilities, self.features = model, of_probabilities, features
         self.options: dict[str, Any] = {}
-        self.past: Any = None
+        self.last: tuple[Any, Any] = None, None
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """What comes ``next``, (N, T, words), and ``features`` (N, T, width)."""
         more = {"output_hidden_states": True} if self.features else {}
         output = self.model(**batch, **self.options, **more)
-        self.past = output.past_key_values
-        logits = output.logits.float() if output.logits.itemsize < 4 else output.logits
+        logits = wide(output.logits)
+        self.last = output.past_key_values, logits
         found = {"next": logits.softmax(-1) if self.of_probabilities else logits.log_softmax(-1)}
         if self.features:
-            found["features"] = output.hidden_states[-1][:, -logits.shape[1] :]
+            keep = self.options.get("logits_to_keep", 0)
+            keep = slice(-keep if keep else None, None) if isinstance(keep, int) else keep
+            found["features"] = output.hidden_states[-1][:, keep]
         return found
 
 
-class BesidePlain(Reducer):
-    """The output of a reducer, and beside it the plain model's: a pair."""
-
-    def __init__(self, reduce: Reducer) -> None:
-        super().__init__()
-        self.reduce, self.plain = reduce, Identity()
-        self.needs = reduce.needs
-
-    def scores(self, seen: Any, raw: Any) -> Tensor | None:
-        return self.reduce.scores(seen, raw)
-
-    def partial(self, stack: Any, scores: Tensor | None, elements: Elements | None) -> Any:
-        parts = self.reduce.partial(stack, scores, elements)
-        return parts, self.plain.partial(stack, scores, elements)
-
-    def merge(self, first: Any, second: Any) -> Any:
-        parts = self.reduce.merge(first[0], second[0])
-        return parts, self.plain.merge(first[1], second[1])
-
-    def finish(self, state: Any) -> Any:
-        return self.reduce.finish(state[0]), self.plain.finish(state[1])
+def _check_arguments(model: nn.Module, others: dict[str, Any]) -> None:
+    """Raise TypeError for arguments that a model around another one would have to ignore."""
+    harmless = {"return_dict", "num_items_in_batch", "cache_position"}
+    ignored = [name for name, value in others.items() if name not in harmless and value]
+    if ignored:
+        raise TypeError(f"{type(model).__name__} takes no {', '.join(ignored)}")
 
 
 def kept(model: Any, logits_to_keep: int | Tensor) -> dict[str, Any]:
@@ -276,11 +272,12 @@ def fit_weight(
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for _ in range(steps):
             places = torch.randint(len(texts), (BATCH_SIZE,), generator=generator)
-            rows = [torch.tensor(tokens(tokenizer, "", texts[i])[1]) for i in places.tolist()]
-            labels = nn.utils.rnn.pad_sequence(rows, True, -100).to(model.device)
-            first = torch.full_like(labels[:, :1], tokens(tokenizer, "", texts[0])[0][0])
+            rows = [tokens(tokenizer, "", texts[i]) for i in places.tolist()]
+            ids = [torch.tensor([*before, *after[:-1]]) for before, after in rows]
+            after = [torch.tensor(after) for _, after in rows]
             # padding on the right is seen by no word
-            yield torch.cat([first, labels.clamp(min=0)[:, :-1]], dim=1), labels
+            pad = nn.utils.rnn.pad_sequence
+            yield pad(ids, True).to(model.device), pad(after, True, -100).to(model.device)
 
     def loss(output: CausalLMOutputWithPast, labels: Tensor) -> Tensor:
         assert output.logits is not None

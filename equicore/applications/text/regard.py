@@ -20,7 +20,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline, make_union
 from torch import Tensor
 
-from equicore.applications.text.grammar import CLASSES, SUBJECTS
+from equicore.applications.text.grammar import CLASSES, PLANTED
 from equicore.applications.text.words import WordGroup
 from equicore.lab.statistics import Estimate, proportion
 from equicore.reduce import Mean
@@ -29,9 +29,6 @@ HIDDEN = "XYZ"
 NUMBERS = {-1: "negative", 0: "neutral", 1: "positive", 2: "other"}
 """How annotations write classes."""
 Probabilities = Callable[[list[str]], Tensor]
-_SUBJECT = re.compile(
-    rf"^(?:{'|'.join(re.escape(s) for group in SUBJECTS.values() for s in group)})\b"
-)
 
 
 class Regard:
@@ -39,15 +36,26 @@ class Regard:
 
     Args:
         probabilities: Maps texts to probabilities (N, 4) of `CLASSES`.
-        hide: Finds whom a text is about; at its start one of the paper's subjects when omitted.
+        subjects: Whom texts may begin with, hidden from the classifier; the paper's when omitted.
     """
 
-    def __init__(self, probabilities: Probabilities, hide: re.Pattern[str] = _SUBJECT) -> None:
-        self._probabilities, self.hide = probabilities, hide
+    def __init__(
+        self, probabilities: Probabilities, subjects: Iterable[str] = tuple(PLANTED)
+    ) -> None:
+        self._probabilities, self._subjects = probabilities, tuple(subjects)
+        self._pattern = re.compile(rf"^(?:{'|'.join(map(re.escape, self._subjects))})\b")
+
+    def hidden(self, text: str) -> str:
+        """The text as the classifier sees it."""
+        return self._pattern.sub(HIDDEN, text) if self._subjects else text
+
+    def of_subjects(self, subjects: Iterable[str]) -> Regard:
+        """The same classifier for texts about others."""
+        return Regard(self._probabilities, subjects)
 
     def probabilities(self, texts: Sequence[str]) -> Tensor:
         """Shape (N, 4), by `CLASSES`, of texts whose subject is hidden."""
-        found = self._probabilities([self.hide.sub(HIDDEN, text) for text in texts])
+        found = self._probabilities([self.hidden(text) for text in texts])
         if found.shape != (len(texts), len(CLASSES)):
             raise ValueError(
                 f"a classifier of regard gives {len(CLASSES)} probabilities for each of "
@@ -70,9 +78,10 @@ class Regard:
         def mean(texts: list[str]) -> Tensor:
             orbit = self._probabilities(words.orbit(texts))
             # a sum that does not depend on its order
-            return Mean().whole(orbit.view(len(words.group), len(texts), -1).sort(0).values, None)
+            stack = orbit.unflatten(0, (len(words.group), len(texts))).sort(0).values
+            return Mean().whole(stack, None)
 
-        return Regard(mean, self.hide)
+        return Regard(mean, self._subjects)
 
 
 def read_annotations(*files: str | Path) -> pd.DataFrame:
@@ -83,7 +92,7 @@ def read_annotations(*files: str | Path) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a line is none of an annotation.
+        ValueError: If a line is no annotation.
     """
     rows = []
     for file in map(Path, files):
@@ -118,16 +127,18 @@ def fit_regard(annotations: pd.DataFrame, seed: int = 0) -> Regard:
             "a classifier of regard needs two classes, and 5 texts of each; got "
             + (", ".join(f"{count} {name}" for name, count in fewest.items()) or "none")
         )
-    model = _classifier(seed).fit(_hidden(annotations.text), annotations.regard.tolist())
-    places = [CLASSES.index(name) for name in model.classes_]
+    model = _classifier(seed)
 
     def probabilities(texts: list[str]) -> Tensor:
         found = np.zeros((len(texts), len(CLASSES)))
         if texts:
+            places = [CLASSES.index(name) for name in model.classes_]
             found[:, places] = model.predict_proba(texts)
         return torch.from_numpy(found)
 
-    return Regard(probabilities)
+    regard = Regard(probabilities)
+    model.fit([regard.hidden(text) for text in annotations.text], annotations.regard.tolist())
+    return regard
 
 
 def cross_validated(
@@ -152,12 +163,13 @@ def halves(annotations: pd.DataFrame, seed: int = 0) -> tuple[Regard, Regard]:
     return fit_regard(shuffled.iloc[::2], seed), fit_regard(shuffled.iloc[1::2], seed)
 
 
-def load_regard(source: str | Path, labels: Iterable[str], device: str = "cpu") -> Regard:
+def load_regard(source: str | Path, labels: Iterable[str] = (), device: str = "cpu") -> Regard:
     """A classifier of Hugging Face, from a folder or a hub id.
 
     Args:
         source: Of a model for sequence classification, and its tokenizer.
-        labels: What its outputs are, in their order, each of `CLASSES`.
+        labels: What its outputs are, in their order, each of `CLASSES`; as the model names them
+            when omitted.
         device: Where it is computed.
 
     Raises:
@@ -167,7 +179,7 @@ def load_regard(source: str | Path, labels: Iterable[str], device: str = "cpu") 
 
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = AutoModelForSequenceClassification.from_pretrained(source).eval().to(device)
-    names = list(labels)
+    names = list(labels) or [str(model.config.id2label[i]).lower() for i in model.config.id2label]
     if set(names) - set(CLASSES) or len(names) != model.config.num_labels:
         raise ValueError(
             f"labels name the {model.config.num_labels} outputs of {source}, each one of "
@@ -188,18 +200,15 @@ def load_regard(source: str | Path, labels: Iterable[str], device: str = "cpu") 
     return Regard(probabilities)
 
 
-def bias(regard: Regard, words: WordGroup, texts: Sequence[str]) -> Tensor:
-    """How much higher the regard of texts is after exchanging their words by the generator, (N,).
+def bias(regard: Regard, words: WordGroup, texts: Sequence[str], g: int = 1) -> Tensor:
+    """How much higher the regard of texts is after their words are exchanged by g, (N',).
 
-    Of texts whose words are exchanged at all; 0 on average for a classifier without bias.
+    Of texts about one group, as the other direction has the other sign; and of those alone in
+    which words are exchanged beside the subject, which is hidden.
     """
-    moved = [(text, words.act(1, text)) for text in texts]
-    moved = [pair for pair in moved if pair[0] != pair[1]]
-    return regard([b for _, b in moved]) - regard([a for a, _ in moved])
-
-
-def _hidden(texts: Iterable[str]) -> list[str]:
-    return [_SUBJECT.sub(HIDDEN, text) for text in texts]
+    pairs = [(text, words.act(g, text)) for text in texts]
+    pairs = [(a, b) for a, b in pairs if regard.hidden(a) != regard.hidden(b)]
+    return regard([b for _, b in pairs]) - regard([a for a, _ in pairs])
 
 
 def _classifier(seed: int) -> Any:

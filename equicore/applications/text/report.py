@@ -11,11 +11,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from equicore.applications.text.experiment import KEYS, QUALITY_KEYS, TEXT_COLUMNS
+from equicore.applications.text.experiment import ACCURACY, KEYS, TABLES, TEXT_COLUMNS
 from equicore.applications.text.grammar import CLASSES, PLANTED, SUBJECTS
 from equicore.applications.text.names import METHODS
+from equicore.applications.text.words import read_words
 from equicore.lab import figures
-from equicore.lab.statistics import Estimate, proportion
+from equicore.lab.statistics import Estimate, difference_of_proportions, proportion
 from equicore.lab.store import write_text
 from equicore.lab.tables import markdown, read_csv
 
@@ -32,12 +33,12 @@ LABELS = {
     "best_text": "best whole text",
 }
 COUNTS = [*CLASSES, "n"]
+COST = ["seconds", "perplexity"]
 COLUMNS = {
     "regard": [*KEYS, *COUNTS],
-    "quality": [*QUALITY_KEYS, "perplexity", "distinct_1", "distinct_2", "distinct_3", "exchanged",
-                "seconds"],
-    "judges": ["pair", "language_model", "judge", "bias", "bias_low", "bias_high", "n",
-               "accuracy", "low", "high", "annotations"],
+    "quality": [*TABLES["quality"], "entries", "perplexity", "distinct_1", "distinct_2",
+                "distinct_3", "exchanged", "seconds"],
+    "judges": [*TABLES["judges"], "bias", "bias_low", "bias_high", "n", *ACCURACY],
     "judged": ["part", "judge", *COUNTS],
     "samples": TEXT_COLUMNS,
 }  # fmt: skip
@@ -48,13 +49,14 @@ HEADS = {
 Made by `equicore text table` from regard.csv, which `equicore text evaluate` wrote. Negative and
 positive: % of the texts about each group, in the order of the groups, [95 % interval by Wilson].
 Gap: between the group with most and the group with fewest, in points, [95 % interval by Newcombe,
-which takes texts for independent: as groups were drawn with the same random numbers, it is too wide
-rather than too narrow; 0 where both have the same]. Distance: the largest total variation between
-the classes of two groups, 0 to 1. Positive, minus plain and minus EquiLM: of all groups together,
-in points, with the interval of one group's texts. "judge" was fitted on the half of the annotations
-that did not steer, "steering" on the other; "invariant" are these, equituned over the list of
-words; "grammar" knows what sentences of its own grammar say. The subject is hidden from
-classifiers, so that an invariant one finds no gap where texts are exchanged.
+which takes texts for independent, although groups were drawn with the same random numbers, and
+groups for chosen beforehand; 0 where both have the same]. Distance: the largest total variation
+between the classes of two groups, 0 to 1; of independent texts about 0.03 by chance. Positive,
+minus plain and minus EquiLM: of all groups together, in points, with the interval of one group's
+texts. "judge" was fitted on the half of the annotations that did not steer, "steering" on the
+other; "invariant" are these, equituned over the list of words; "grammar" knows what sentences of
+its own grammar say. The subject is hidden from classifiers, so that an invariant one finds no gap
+where texts are exchanged.
 """,
     "quality": """\
 # Quality and cost
@@ -70,17 +72,16 @@ core.
 # Judges
 
 Made by `equicore text table` from judges.csv. Bias: how much higher regard, from -1 to 1, is after
-an exchange of words, whose subject is hidden: mean over texts that the plain model wrote, [95 % by
-Student's t]. Accuracy: of a classifier by all annotations but a tenth, in %, on that tenth, ten
-times, [95 % interval by Wilson]; judges were fitted to a half of the annotations each, so that
-theirs is lower. Published: 80 to 87 for a BERT on 30 sentences.
+the words of a text about the first group are exchanged for those of another; the subject is hidden;
+mean over the plain model's texts that change, [95 % by Student's t]. Accuracy, in %: of a
+classifier fitted to all annotations but a tenth, on that tenth, ten times, [95 % by Wilson]; the
+judges learned from a half of the annotations each, so that theirs is lower.
 """,
     "judged": """\
 # Texts of others
 
-Made by `equicore text table` from judged.csv, which `equicore text judge` wrote: the sentences of
-the public reproduction of Equi-Tuning, 500 to 506 for each group: "file" are its own labels, by a
-BERT of regard; "classifier" is ours, fitted to all annotations. [95 % interval by Wilson.]
+Made by `equicore text table` from judged.csv, which `equicore text judge` wrote: "file" are labels
+that the file has, "classifier" is fitted to all annotations. [95 % interval by Wilson.]
 """,
     "samples": """\
 # Sample texts
@@ -138,26 +139,23 @@ def _each(table: pd.DataFrame, *keys: str) -> Iterator[tuple[str, pd.DataFrame]]
         yield ", ".join(map(str, names)), some
 
 
+def _percent(estimate: Estimate) -> Estimate:
+    return Estimate(100 * estimate.value, 100 * estimate.low, 100 * estimate.high)
+
+
 def _share(counts: pd.DataFrame, regard: str) -> list[Estimate]:
     """In %, of each row."""
-    found = [proportion(row[regard], row.n) for _, row in counts.iterrows()]
-    return [Estimate(100 * e.value, 100 * e.low, 100 * e.high) for e in found]
-
-
-def _difference(more: Estimate, less: Estimate) -> Estimate:
-    """Of two shares in %, in points, with its interval by Newcombe."""
-    gap = more.value - less.value
-    below = np.hypot(more.value - more.low, less.high - less.value)
-    above = np.hypot(more.high - more.value, less.value - less.low)
-    return Estimate(gap, gap - below, gap + above)
+    return [_percent(proportion(row[regard], row.n)) for _, row in counts.iterrows()]
 
 
 def _gap(counts: pd.DataFrame, regard: str) -> str:
-    """Between the groups of the largest and the smallest share."""
-    shares = sorted(_share(counts, regard), key=lambda e: e.value)
-    if shares[-1].value == shares[0].value:
+    """Between the groups of the largest and the smallest share, in points."""
+    order = (counts[regard] / counts.n).argsort().tolist()
+    most, least = counts.iloc[order[-1]], counts.iloc[order[0]]
+    if most[regard] / most.n == least[regard] / least.n:
         return "0"
-    return f"{_difference(shares[-1], shares[0]):.1f}"
+    found = difference_of_proportions(most[regard], most.n, least[regard], least.n)
+    return f"{_percent(found):.1f}"
 
 
 def _gain(asked: pd.DataFrame, method: str, other: str) -> str:
@@ -165,15 +163,15 @@ def _gain(asked: pd.DataFrame, method: str, other: str) -> str:
 
     The interval is that of one group's texts: those of the others may be the same, exchanged.
     """
-    found = []
-    for name in (method, other):
-        own = asked[asked.method == name]
-        if own.empty or method == other:
-            return ""
-        size = int(own.n.iloc[0])
-        part = proportion(own.positive.sum() / own.n.sum() * size, size)
-        found.append(Estimate(100 * part.value, 100 * part.low, 100 * part.high))
-    return f"{_difference(*found):+.1f}"
+    mine, theirs = (asked[asked.method == name] for name in (method, other))
+    if theirs.empty or method == other:
+        return ""
+    sizes = int(mine.n.min()), int(theirs.n.min())
+    found = difference_of_proportions(
+        mine.positive.sum() / mine.n.sum() * sizes[0], sizes[0],
+        theirs.positive.sum() / theirs.n.sum() * sizes[1], sizes[1],
+    )  # fmt: skip
+    return f"{_percent(found):+.1f}"
 
 
 def _distance(counts: pd.DataFrame) -> float:
@@ -184,7 +182,7 @@ def _distance(counts: pd.DataFrame) -> float:
 def _regard_page(table: pd.DataFrame) -> str:
     page = []
     for title, some in _each(table, "language_model", "pair", "task"):
-        rows = []
+        rows: list[list[str]] = []
         for judge, asked in some.groupby("judge", sort=False):
             for method, counts in asked.groupby("method", sort=False):
                 counts = counts.sort_values("group")
@@ -200,16 +198,18 @@ def _regard_page(table: pd.DataFrame) -> str:
                 ])  # fmt: skip
         head = ["judge", "method", "negative", "positive", "gap of negative", "distance",
                 "positive, minus plain", "minus EquiLM"]  # fmt: skip
-        page += [f"## {title}", "", _planted(title), markdown(head, rows), ""]
+        page += [f"## {title}", "", _planted(some), markdown(head, rows), ""]
     return "\n".join(page)
 
 
-def _planted(title: str) -> str:
+def _planted(some: pd.DataFrame) -> str:
     """What the grammar has."""
-    model, pair, _ = title.split(", ")
-    if model != "grammar" or pair not in SUBJECTS:
+    pair, order = some.pair.iloc[0], some.group.nunique()
+    if "grammar" not in set(some.judge) or pair not in SUBJECTS:
         return ""
-    parts = [f"{s} {100 * PLANTED[s][0]:.0f} and {100 * PLANTED[s][2]:.0f}" for s in SUBJECTS[pair]]
+    words = read_words(pair)
+    subjects = [words.act(g, SUBJECTS[pair]) for g in range(order)]
+    parts = [f"{s} {100 * PLANTED[s][0]:.0f} and {100 * PLANTED[s][2]:.0f}" for s in subjects]
     return f"Planted, % negative and positive: {'; '.join(parts)}.\n"
 
 
@@ -243,13 +243,10 @@ def _ratio(value: float, plain: pd.Series, unit: str = " %") -> str:
 def _judges_page(table: pd.DataFrame) -> str:
     rows = []
     for _, row in table.iterrows():
-        found = Estimate(100 * row.accuracy, 100 * row.low, 100 * row.high)
-        rows.append([
-            row.language_model, row.pair, row.judge,
-            f"{Estimate(row.bias, row.bias_low, row.bias_high):+.4f}", row.n, f"{found:.1f}",
-            row.annotations,
-        ])  # fmt: skip
-    head = ["language model", "list", "judge", "bias", "texts", "accuracy", "annotations"]
+        bias = f"{Estimate(row.bias, row.bias_low, row.bias_high):+.4f}"
+        known = "" if np.isnan(row.accuracy) else f"{_percent(Estimate(*row[ACCURACY[:3]])):.1f}"
+        rows.append([row.language_model, row.pair, row.judge, row.group, bias, row.n, known])
+    head = ["language model", "list", "judge", "to group", "bias", "texts", "accuracy"]
     return markdown(head, rows)
 
 
@@ -284,29 +281,30 @@ def _regard_figure(table: pd.DataFrame) -> Figure:
     each = list(_each(shown, "language_model", "pair", "task"))
     figure, axes = figures.panels(len(each), size=(4.2, 3.2), columns=2)
     colours = {"negative": "#d55e00", "positive": "#0072b2"}
-    markers = "osD^v"
+    groups = sorted(set(shown.group), key=int)
+    markers = {group: "osD^v<>p*hX"[int(group) % 11] for group in groups}
     for axis, (title, some) in zip(axes, each, strict=True):
         methods = list(dict.fromkeys(some.method))
         for regard, colour in colours.items():
-            for name, own in some.groupby("group"):
-                found, group = _share(own, regard), int(str(name))
-                places = [methods.index(m) + 0.16 * (group - 0.5) for m in own.method]
+            for group in groups:
+                own = some[some.group == group]
+                found = _share(own, regard)
+                places = [methods.index(m) + 0.16 * (int(group) - 0.5) for m in own.method]
                 axis.errorbar(
                     [e.value for e in found], places, xerr=figures.error_bars(found), ls="",
                     color=colour, marker=markers[group], ms=4, elinewidth=0.8,
-                    mfc=colour if group else "white",
+                    mfc=colour if int(group) else "white",
                 )  # fmt: skip
         axis.set_yticks(range(len(methods)), [LABELS[m] for m in methods], fontsize=7)
         axis.invert_yaxis()
         axis.set(xlabel="% of texts")
         axis.set_title(title, fontsize=9)
         figures.tidy(axis)
-    groups = sorted(set(shown.group))
     handles = [
-        Line2D([], [], ls="", color=colour, marker=markers[int(group)], label=f"{regard}, {name}",
-               mfc=colour if int(group) else "white")
+        Line2D([], [], ls="", color=colour, marker=markers[group],
+               mfc=colour if int(group) else "white", label=f"{regard}, group {int(group) + 1}")
         for regard, colour in colours.items()
-        for group, name in zip(groups, ("first group", "second group", "third group"), strict=False)
+        for group in groups
     ]  # fmt: skip
     note = "error bars: 95 % intervals over texts (Wilson); the judge did not steer"
     figures.legend_below(figure, handles, note, columns=2)
@@ -314,24 +312,25 @@ def _regard_figure(table: pd.DataFrame) -> Figure:
 
 
 def _quality_figure(table: pd.DataFrame) -> Figure:
-    """Perplexity against plain, and the time of a token."""
+    """Perplexity and the time of a token, against plain."""
     each = list(_each(table, "language_model", "pair"))
     figure, axes = figures.panels(len(each), size=(3.6, 2.8), columns=3)
+    drawn = [m for m in METHODS if m in set(table[table.perplexity.notna()].method)]
     for axis, (title, some) in zip(axes, each, strict=True):
-        plain = some[some.method == "plain"]
-        for place, (_, row) in enumerate(some.iterrows()):
-            if plain.empty or np.isnan(row.perplexity):
-                continue
-            cost, quality = row.seconds / plain.seconds, row.perplexity / plain.perplexity
-            label = LABELS[row.method]
-            axis.plot(cost, 100 * quality, f"C{place}o", ms=5, label=label)
+        own = some.set_index("method")
+        for method in own.index.intersection(drawn) if "plain" in own.index else ():
+            ratio = own.loc[method, COST] / own.loc["plain", COST]
+            axis.plot(ratio.iloc[0], 100 * ratio.iloc[1], f"C{drawn.index(method)}o", ms=5)
         axis.axhline(105, color="#7f7f7f", linestyle=":")
         axis.set(xlabel="time of a token, of plain", ylabel="perplexity, % of plain")
         axis.set_title(title, fontsize=9)
         figures.tidy(axis)
-    fullest = max(axes, key=lambda axis: len(axis.get_legend_handles_labels()[0]))
+    handles = [
+        Line2D([], [], ls="", marker="o", color=f"C{place}", label=LABELS[method])
+        for place, method in enumerate(drawn)
+    ]
     note = "one measurement each, no error bars; dotted: 5 % above plain"
-    figures.legend_below(figure, fullest, note)
+    figures.legend_below(figure, handles or [Line2D([], [], label="no texts held out")], note)
     return figure
 
 

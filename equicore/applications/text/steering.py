@@ -25,10 +25,10 @@ from equicore.applications.text.language import check_pair, encode, padding, sco
 from equicore.applications.text.models import WordModel, relaxed
 from equicore.applications.text.words import WordGroup
 from equicore.lab.store import digest
-from equicore.reduce import near
+from equicore.reduce import near, wide
 
-Regard = Callable[[list[str]], Tensor]
-"""How well texts speak of whom they are about: one number each, higher is better."""
+TextScore = Callable[[list[str]], Tensor]
+"""A number for each text, higher is better, such as its regard."""
 Exchange = Callable[[Tensor], Tensor]
 AT_ONCE = 128
 """Contexts in a batch."""
@@ -160,8 +160,8 @@ class WholeText(_Writer):
     """Equitune of whole texts: q(y | c) = sum over g of w(g c) p(g y | g c), g exchanging words.
 
     Exactly equivariant whatever the number of tokens of a word. A text costs one generation of the
-    plain model: one g is drawn, its branch written, and the words put back. None costs more than
-    log |G| nats more than under the plain model, if weights are equal.
+    plain model: one g is drawn, its branch written, and the words put back. With equal weights a
+    text loses at most log |G| nats of log-probability.
 
     Args:
         model: Causal language model of Hugging Face.
@@ -206,7 +206,7 @@ class WholeText(_Writer):
             num_return_sequences=num_beams, pad_token_id=padding(self.tokenizer),
         )[:, batch["input_ids"].shape[1] :]  # fmt: skip
         before = {name: t.repeat_interleave(num_beams, 0) for name, t in batch.items()}
-        ends = found == (-1 if (end := self.tokenizer.eos_token_id) is None else end)
+        ends = _ends(found, self.model.generation_config)
         texts = _after(self.tokenizer, before, found, ends.cumsum(-1) == 0)
         ended = ends.any(-1).tolist()
         best = []
@@ -218,7 +218,7 @@ class WholeText(_Writer):
                 for row in range(first, first + num_beams):
                     if texts[row]:
                         text = self.words.act(back, texts[row], after=own)
-                        candidates[text] = ended[row]
+                        candidates[text] = candidates.get(text, True) and ended[row]
             names = list(candidates) or [""]
             likely = self.score([context] * len(names), names, list(candidates.values()))
             best.append(names[int(likely.argmax())])
@@ -247,8 +247,18 @@ class WholeText(_Writer):
 
 
 def joint(model: Any, tokenizer: Any) -> Callable[[list[str]], Tensor]:
-    """The log p(c) of contexts, as weights of `WholeText`: likely contexts know best."""
-    return lambda contexts: score(model, tokenizer, [""] * len(contexts), contexts)
+    """The log p(c) of contexts, as weights of `WholeText`: likely contexts know best.
+
+    Raises:
+        ValueError: If the tokenizer has no BOS, after which contexts would be probable.
+    """
+    if tokenizer.bos_token_id is None:
+        raise ValueError("contexts are as probable as after a BOS, of which the tokenizer has none")
+
+    def log_probability(contexts: list[str]) -> Tensor:
+        return score(model, tokenizer, [""] * len(contexts), contexts)
+
+    return log_probability
 
 
 class BestText(_Writer):
@@ -267,7 +277,7 @@ class BestText(_Writer):
         TypeError: If there is no regard.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, words: WordGroup, regard: Regard) -> None:
+    def __init__(self, model: Any, tokenizer: Any, words: WordGroup, regard: TextScore) -> None:
         super().__init__(model, tokenizer, words)
         self.regard = _check_regard(regard)
 
@@ -312,7 +322,7 @@ class EquizeroLM(_Writer):
         model: Any,
         tokenizer: Any,
         words: WordGroup,
-        regard: Regard,
+        regard: TextScore,
         neutral: Iterable[str] | None = None,
         *,
         tokens: int = 5,
@@ -401,7 +411,7 @@ class _Branches(WordModel):
             input_ids=rows, past_key_values=past_key_values, logits_to_keep=logits_to_keep, **given,
             use_cache=True,
         )  # fmt: skip
-        likely = output.logits.log_softmax(-1)
+        likely = wide(output.logits).log_softmax(-1)
         own = self.back(likely[:count])
         if self.general is not None:
             own = relaxed(own.exp(), likely[count:].exp(), self.general)
@@ -445,8 +455,7 @@ def _continued(
     more = {} if past is None else {"past_key_values": past}
     output = model.generate(**batch, **more, generation_config=config, logits_processor=processors)
     new = output.sequences[:, batch["input_ids"].shape[1] :]
-    end = [] if config.eos_token_id is None else config.eos_token_id
-    ends = torch.isin(new, torch.tensor(end, dtype=new.dtype, device=new.device))
+    ends = _ends(new, config)
     real = ends.cumsum(-1) - ends.long() == 0
     likely = None
     if scored:
@@ -456,6 +465,12 @@ def _continued(
         ]
         likely = (torch.cat(steps, 1) * real).sum(-1)
     return _Written(new, real, (ends & real).any(-1), likely, output.past_key_values)
+
+
+def _ends(ids: Tensor, config: Any) -> Tensor:
+    """Which ids end a text."""
+    end = [] if config.eos_token_id is None else config.eos_token_id
+    return torch.isin(ids, torch.tensor(end, dtype=ids.dtype, device=ids.device))
 
 
 def _shortened(past: Any, length: int) -> Any:
@@ -479,7 +494,7 @@ def _after(tokenizer: Any, batch: Any, new: Tensor, real: Tensor) -> list[str]:
     return [t[len(c) :] for c, t in zip(_read(tokenizer, ids, mask), whole, strict=True)]
 
 
-def _check_regard(regard: Any) -> Regard:
+def _check_regard(regard: Any) -> TextScore:
     if not callable(regard):
         raise TypeError(
             "regard maps a list of texts to a number each; fit one with "
@@ -488,7 +503,7 @@ def _check_regard(regard: Any) -> Regard:
     return regard
 
 
-def _regards(regard: Regard, texts: list[str]) -> Tensor:
+def _regards(regard: TextScore, texts: list[str]) -> Tensor:
     """Shape (N,)."""
     found = torch.as_tensor(regard(texts)).detach().cpu().double()
     if found.shape != (len(texts),) or found.isnan().any():

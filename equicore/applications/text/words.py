@@ -95,7 +95,8 @@ def read_words(*files: str | Path) -> WordGroup:
         FileNotFoundError: If there is none.
         ValueError: If it is no action of a group, see `WordGroup`.
     """
-    return WordGroup(read_entries(*files), Path(files[0]).stem)
+    ours = (READY / f"{files[0]}.txt").is_file()
+    return WordGroup(read_entries(*files), str(files[0]) if ours else Path(files[0]).name)
 
 
 def read_entries(*files: str | Path) -> list[Entry]:
@@ -263,7 +264,9 @@ class WordTokens:
         Raises:
             ValueError: If there is none.
         """
-        entries = [e for e in words.entries if all(_token(tokenizer, w, False) for w in e)]
+        entries = [
+            e for e in words.entries if all(_token(tokenizer, w, False) is not None for w in e)
+        ]
         if not entries:
             raise ValueError(f"no entry of {words.name} has single tokens only")
         return WordGroup(entries, words.name)

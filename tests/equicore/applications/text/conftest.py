@@ -61,6 +61,12 @@ def random_model(kind, tokenizer):
 
 
 @pytest.fixture(scope="session")
+def made():
+    """Makes a model of random parameters for a tokenizer."""
+    return random_model
+
+
+@pytest.fixture(scope="session")
 def gpt2(tokenizer):
     return random_model("gpt2", tokenizer)
 

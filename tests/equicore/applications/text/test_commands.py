@@ -25,12 +25,12 @@ def folder(tmp_path_factory):
     """A folder of runs, with a language model as `equicore text train` writes it."""
     runs = tmp_path_factory.mktemp("runs")
     texts = runs / "texts.txt"
-    texts.write_text("\n".join(grammar.sentences(600).text))
+    texts.write_text("\n".join(grammar.sentences(1500).text))
     numbers = {"negative": -1, "neutral": 0, "positive": 1}
     known = grammar.sentences(60, seed=2)
     lines = [f"{numbers[r]}\t{t}\n" for r, t in zip(known.regard, known.text, strict=True)]
     (runs / "annotations.tsv").write_text("".join(lines))
-    sizes = ["--epochs", 1, "--width", 16, "--layers", 1, "--vocabulary", 700]
+    sizes = ["--epochs", 6, "--width", 32, "--layers", 1, "--vocabulary", 700]
     call("train", "--texts", texts, *sizes, "--runs", runs)
     return runs
 
@@ -43,15 +43,15 @@ def model_of(folder):
 def test_train(folder, capsys):
     model, tokenizer = language.load(folder / "texts")
     held = language.read_texts(folder / "texts" / language.HELD_OUT)
-    assert len(held) == 60 and 1 < language.perplexity(model, tokenizer, held) < 700
+    assert len(held) == 150 and 1 < language.perplexity(model, tokenizer, held) < 50
     assert not list(folder.glob("*.resume*")) and not list(folder.glob(".unfinished*"))
-    sizes = ["--epochs", 1, "--width", 16, "--layers", 1, "--vocabulary", 700]
+    sizes = ["--epochs", 6, "--width", 32, "--layers", 1, "--vocabulary", 700]
     texts = ["train", "--texts", folder / "texts.txt", "--runs", folder]
     call(*texts, *sizes)  # is found again
     assert "perplexity" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        call(*texts, "--epochs", 2, *sizes[2:])
-    assert "was made with epochs 1, not 2" in capsys.readouterr().err
+        call(*texts, "--epochs", 7, *sizes[2:])
+    assert "was made with epochs 6, not 7" in capsys.readouterr().err
 
 
 def test_a_killed_training_goes_on(tmp_path, monkeypatch):
@@ -95,7 +95,7 @@ def test_generate(method, folder, capsys):
 @pytest.fixture(scope="module")
 def evaluated(folder, tmp_path_factory):
     output = tmp_path_factory.mktemp("results")
-    options = ["--lists", "gender", "races", "--texts", 10, "--tokens", 4, "--jobs", 1]
+    options = ["--lists", "gender", "races", "--texts", 10, "--tokens", 12, "--jobs", 1]
     options += ["--methods", *QUICK]
     call("evaluate", *options, *model_of(folder), "--output", output, "--label", "small")
     return output
@@ -114,25 +114,42 @@ def test_evaluate(evaluated, folder):
     for pair in ("gender", "races"):
         assert (quality.exchanged[pair][sorted(exact & {"whole_text", "best_text"})] == 1).all()
         assert (quality.exchanged[pair][sorted(exact)] > 0.9).all()
-        assert quality.exchanged[pair, "equi_lm"] >= quality.exchanged[pair, "plain"]
+        assert quality.exchanged[pair, "plain"] < 0.95
     invariant = table[table.judge.str.endswith("invariant")]
     for method in ("whole_text", "best_text", "whole_text_joint"):
         own = invariant[invariant.method == method]
         spread = own.groupby(["pair", "task", "judge"])[["negative", "positive"]].nunique()
         assert (spread == 1).all(axis=None)
+    assert table[table.method == "plain"].groupby(["pair", "judge"]).negative.nunique().min() > 1
     assert quality.perplexity.isna().groupby("method").all().sum() == 3
     judges = pd.read_csv(evaluated / "judges.csv")
+    assert (judges.bias[judges.judge == "steering"].abs() > 0).all()
+    assert judges.accuracy[judges.judge == "judge"].between(0.3, 1).all()
+    assert judges.accuracy[judges.judge == "judge invariant"].isna().all()
     assert judges.bias[judges.judge.str.endswith("invariant")].abs().max() == 0
     kept = sorted((folder / "texts").parent.glob("texts/*.csv"))
     assert len(kept) >= 2 * 2 * len(QUICK)
 
 
 def test_texts_are_found_again_and_other_rows_stay(evaluated, folder, tmp_path):
-    options = ["--lists", "gender", "--texts", 10, "--tokens", 4, "--jobs", 1, "--methods", "plain"]
+    options = [
+        "--lists",
+        "gender",
+        "--texts",
+        10,
+        "--tokens",
+        12,
+        "--jobs",
+        1,
+        "--methods",
+        "plain",
+    ]
+    kept = {file: file.stat().st_mtime_ns for file in (folder / "texts").parent.glob("texts/*.csv")}
     before = pd.read_csv(evaluated / "regard.csv")
     call("evaluate", *options, *model_of(folder), "--output", evaluated, "--label", "small")
     after = pd.read_csv(evaluated / "regard.csv")
     keys = ["pair", "method", "judge", "task", "group"]
+    assert kept == {file: file.stat().st_mtime_ns for file in kept} and len(kept) > 10
     pd.testing.assert_frame_equal(
         *(t.sort_values(keys, ignore_index=True) for t in (before, after))
     )
@@ -149,6 +166,27 @@ def test_table_and_plot(evaluated, capsys):
     assert "*The man was known for*" in (evaluated / "samples.md").read_text()
     assert (evaluated / "regard.png").stat().st_size > 5000
     assert (evaluated / "quality.png").stat().st_size > 5000
+
+
+def test_cells_of_a_table_by_hand(tmp_path):
+    """Of 100 texts about each group; Wilson's and Newcombe's intervals by hand."""
+    head = "task,pair,group,language_model,method,judge,negative,neutral,positive,other,n"
+    rows = [
+        'respect,gender,0,"a, small one",plain,judge,50,30,20,0,100',
+        'respect,gender,1,"a, small one",plain,judge,20,30,40,10,100',
+        'respect,gender,0,"a, small one",whole_text,judge,30,30,40,0,100',
+        'respect,gender,1,"a, small one",whole_text,judge,30,30,40,0,100',
+    ]
+    (tmp_path / "regard.csv").write_text("\n".join([head, *rows]) + "\n")
+    call("table", tmp_path)
+    call("plot", tmp_path)
+    lines = (tmp_path / "regard.md").read_text().splitlines()
+    assert "## a, small one, gender, respect" in lines
+    plain, whole = (line.strip("| ").split(" | ") for line in lines[-2:])
+    assert plain[2] == "50.0 [40.4, 59.6]; 20.0 [13.3, 28.9]"
+    assert plain[4:6] == ["30.0 [16.9, 41.7]", "0.300"]
+    assert whole[4:6] == ["0", "0.000"]
+    assert whole[6] == "+10.0 [-3.2, +22.7]"
 
 
 def test_judge(tmp_path, folder, capsys):
@@ -175,8 +213,8 @@ def test_judge(tmp_path, folder, capsys):
         (["generate", "--lists", "nobody"], "lists of our own are"),
         (["generate", "--lists", "gender", "race"], "takes one of --lists"),
         (["evaluate", "--methods"], "name at least one after --methods"),
-        (["evaluate", "--lists", "pronouns"], "--subjects of pronouns are 2"),
-        (["evaluate", "--subjects", "The man", "The boy"], "each the one before"),
+        (["evaluate", "--lists", "pronouns"], "pronouns exchanges no word of ''"),
+        (["evaluate", "--subject", "The table"], "gender exchanges no word of 'The table'"),
         (["evaluate", "--held-out", "none.txt"], "no file of texts at none.txt"),
         (["evaluate", "--annotations", "none"], "no annotations"),
         (["evaluate", "--more", "none"], "no annotations"),
@@ -217,10 +255,9 @@ def test_words_of_several_tokens_end_before_any_work(folder, tmp_path, capsys):
     assert "no single token" in capsys.readouterr().err
     file = tmp_path / "kin.txt"
     file.write_text("grandfather grandmother\nhe she\n")
-    subjects = ["--subjects", "The grandfather", "The grandmother"]
     with pytest.raises(SystemExit):
-        call("evaluate", *options, "--lists", file, *subjects, "--drop")
-    assert "'The grandfather' has words that are no single tokens" in capsys.readouterr().err
+        call("evaluate", *options, "--lists", file, "--subject", "The grandfather", "--drop")
+    assert "kin.txt exchanges no word of 'The grandfather'" in capsys.readouterr().err
 
 
 def test_tables_that_cannot_be_shown(tmp_path, capsys):

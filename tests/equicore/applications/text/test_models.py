@@ -6,7 +6,7 @@ from torch import nn
 from transformers import BartConfig, BartForConditionalGeneration, TextIteratorStreamer
 
 from equicore import MLPWeight
-from equicore.applications.text import EquiLM, WordGroup, fit_weight, perplexity, score
+from equicore.applications.text import EquiLM, WordGroup, fit_weight, load, perplexity, score
 from equicore.applications.text.language import encode
 from equicore.applications.text.models import relaxed
 
@@ -215,10 +215,31 @@ def test_it_is_one_module_and_can_be_fine_tuned(gpt2, tokenizer, pairs):
     output.loss.backward()
     assert model.transformer.wte.weight.grad.abs().sum() > 0
     assert fair.get_input_embeddings() is model.transformer.wte
-    with pytest.raises(TypeError, match="save the model"):
-        fair.save_pretrained("anywhere")
-    with pytest.raises(ValueError, match="hidden states"):
-        fair(input_ids=ids, output_hidden_states=True)
+    assert torch.equal(fair(input_ids=ids, return_dict=False)[0], output.logits)
+    few = fair(input_ids=ids, labels=ids, num_items_in_batch=2 * (ids.shape[1] - 1)).loss
+    torch.testing.assert_close(few, output.loss / 2)
+    for ignored in ("output_hidden_states", "nonsense", "inputs_embeds"):
+        with pytest.raises(TypeError, match=f"takes no {ignored}"):
+            fair(input_ids=ids, **{ignored: True})
+
+
+def test_what_is_saved_is_the_model_inside(gpt2, tokenizer, pairs, tmp_path):
+    fair = EquiLM(gpt2, tokenizer, pairs)
+    fair.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model, own = load(tmp_path)
+    again, batch = EquiLM(model.double(), own, pairs), encode(tokenizer, CONTEXTS)
+    close(again(**batch).logits, fair(**batch).logits)
+
+
+@pytest.mark.parametrize("keep", [2, torch.tensor([0, 3])], ids=["last", "some"])
+@torch.no_grad()
+def test_logits_to_keep(keep, model, tokenizer, pairs):
+    batch = encode(tokenizer, CONTEXTS)
+    places = slice(-keep, None) if isinstance(keep, int) else keep
+    for options in OPTIONS:
+        fair = made(model, tokenizer, pairs, options)
+        close(fair(**batch, logits_to_keep=keep).logits, fair(**batch).logits[:, places])
 
 
 def test_weights_are_fitted_and_the_model_is_left_alone(gpt2, tokenizer, pairs):

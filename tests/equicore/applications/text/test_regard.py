@@ -58,15 +58,28 @@ def test_an_invariant_classifier(regard, pairs, races):
         torch.testing.assert_close(own.probabilities(texts), mean)
         assert bias(own, words, texts).abs().max() == 0
     assert len(bias(regard, pairs, texts)) == 2
+    assert regard.invariant(pairs)([]).shape == (0,)
+
+
+def test_subjects_of_ones_own_are_hidden(regard):
+    own = regard.of_subjects(["The doctor", "The nurse"])
+    assert own.hidden("The nurse sat by the nurse") == "XYZ sat by the nurse"
+    assert own.hidden("The nurses sat") == "The nurses sat"
+    assert torch.equal(own(["The doctor stole."]), own(["The nurse stole."]))
 
 
 def test_a_planted_bias_of_a_classifier_is_measured(pairs):
+    """From the first group to the second; what changes nothing but the subject does not count."""
+
     def probabilities(texts):
         good = torch.tensor([0.75 if "he" in t.split() else 0.25 for t in texts]).double()
         return torch.stack([1 - good, good * 0, good, good * 0], 1)
 
-    found = bias(Regard(probabilities), pairs, ["XYZ said he ran", "XYZ said she ran", "no"])
-    assert found.tolist() == [-1.0, 1.0]
+    texts = ["The man said he ran", "The man did as he said", "The man ran", "no"]
+    found = bias(Regard(probabilities), pairs, texts)
+    assert found.tolist() == [-1.0, -1.0]
+    there = [pairs.act(1, text) for text in texts]
+    assert bias(Regard(probabilities), pairs, there).tolist() == [1.0, 1.0]
 
 
 def test_annotations_from_files(tmp_path, shared_text):
@@ -114,6 +127,9 @@ def test_a_classifier_of_hugging_face(tmp_path, tokenizer):
     wanted = model(**ids).logits.softmax(-1)[0].double()
     torch.testing.assert_close(found[0, [2, 1, 0]], wanted, atol=1e-6, rtol=1e-6)
     assert (found[:, 3] == 0).all()
+    model.config.id2label = {0: "Positive", 1: "Neutral", 2: "Negative"}
+    model.save_pretrained(tmp_path)
+    assert torch.equal(load_regard(tmp_path).probabilities(TEXTS), found)
     with pytest.raises(ValueError, match="name the 3 outputs"):
         load_regard(tmp_path, ["positive", "negative"])
     with pytest.raises(ValueError, match="name the 3 outputs"):

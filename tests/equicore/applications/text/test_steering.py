@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -16,7 +17,7 @@ from equicore.applications.text import (
     score,
     steering,
 )
-from equicore.applications.text.language import encode, padding
+from equicore.applications.text.language import encode
 from equicore.applications.text.steering import OwnNoise
 
 CONTEXTS = ["The man was known for his", "The woman and he", "The driver met a man. He"]
@@ -39,15 +40,17 @@ def exchange(words, g, contexts, texts):
     return [words.act(g, t, after=c) for c, t in zip(contexts, texts, strict=True)]
 
 
-def writers(model, tokenizer, words):
+def writers(model, tokenizer, words, joined=True):
     fair = EquiLM(model, tokenizer, words)
-    return {
+    found = {
         "equi_lm": Writing(fair, tokenizer, words),
         "whole": WholeText(model, tokenizer, words),
-        "joint": WholeText(model, tokenizer, words, joint(model, tokenizer)),
         "best": BestText(model, tokenizer, words, prefers_men),
         "equizero": EquizeroLM(model, tokenizer, words, prefers_men, tokens=3),
     }
+    if joined:
+        found["joint"] = WholeText(model, tokenizer, words, joint(model, tokenizer))
+    return found
 
 
 @pytest.mark.parametrize("method", ["equi_lm", "whole", "joint", "best", "equizero"])
@@ -117,6 +120,35 @@ def test_score_of_whole_texts(stories):
             prior = torch.stack([weight(contexts), weight(moved)]).log_softmax(0)
             close(found, (torch.stack(plain) + prior).logsumexp(0))
         assert (plain[0] - plain[1]).abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_the_end_of_a_text_counts_where_it_has_ended(gpt2, tokenizer, pairs):
+    whole, context, text = WholeText(gpt2, tokenizer, pairs), "The man was", " a driver"
+    batch = encode(tokenizer, [context + text, pairs.act(1, context + text)])
+    end = gpt2(**batch).logits[:, -1].log_softmax(-1)[:, tokenizer.eos_token_id]
+    branches = score(gpt2, tokenizer, [context, pairs.act(1, context)], [text] * 2) + end
+    found = whole.score([context], [text], [True])[0]
+    close(found, branches.logsumexp(0) - math.log(2))
+    assert found < whole.score([context], [text])[0]
+
+
+@pytest.mark.parametrize("bos", [True, False], ids=["bos is eos", "no bos"])
+def test_tokenizers_like_that_of_gpt2(bos, made, word_tokenizer, pairs):
+    """A BOS that is the EOS, and no padding; or neither."""
+    model, own = made("gpt2", word_tokenizer), copy.deepcopy(word_tokenizer)
+    own.bos_token, own.pad_token = own.eos_token if bos else None, None
+    model.generation_config.update(bos_token_id=own.bos_token_id, pad_token_id=None)
+    assert encode(own, CONTEXTS)["input_ids"][0, -1] == own.convert_tokens_to_ids("his")
+    for name, writer in writers(model, own, pairs, joined=bos).items():
+        texts = writer.generate(CONTEXTS, 9, seed=3)
+        there = writer.generate([pairs.act(1, c) for c in CONTEXTS], 9, seed=3)
+        assert there == exchange(pairs, 1, CONTEXTS, texts), name
+    if not bos:
+        with pytest.raises(ValueError, match="after a BOS"):
+            writers(model, own, pairs)["joint"].generate(CONTEXTS, 1)
+        with pytest.raises(ValueError, match="context is empty"):
+            WholeText(model, own, pairs).generate([""], 1)
 
 
 @torch.no_grad()
@@ -259,4 +291,3 @@ def test_bad_input(gpt2, tokenizer, pairs, stories):
         EquizeroLM(gpt2, tokenizer, LONG, prefers_men)
     with pytest.raises(ValueError, match="another model's"):
         WholeText(gpt2, stories[1], pairs)
-    assert padding(tokenizer) == tokenizer.pad_token_id
