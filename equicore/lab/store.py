@@ -76,6 +76,20 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text)
 
 
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no text in UTF-8.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: {error}") from error
+    return text.removesuffix("\n").split("\n") if text else []
+
+
 def check_writable(path: str | Path) -> None:
     """Raise ValueError if a file at ``path`` could not be written, before work is done for it."""
     path = Path(path)

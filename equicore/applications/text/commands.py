@@ -220,7 +220,7 @@ def _generate(arguments: Generate) -> None:
         raise ValueError("generate takes one of --lists")
     method = arguments.method
     known = _annotations(arguments.known, arguments.of) if method in STEERED else None
-    (study,) = _studies(arguments.of, (method,), known, seed=arguments.seed)
+    (study,) = _studies(arguments.of, (method,), known, None, seed=arguments.seed)
     writer, _ = made(study, method)
     contexts = [context for context in arguments.contexts for _ in range(arguments.texts)]
     texts = writer.generate(contexts, arguments.tokens, seed=arguments.seed)
@@ -242,7 +242,8 @@ def _evaluate(arguments: Evaluate) -> None:
         check_rows(file, experiment.TABLES[name])
     known = _annotations(arguments.known, arguments.of)
     options = {"texts": arguments.texts, "new_tokens": arguments.tokens, "seed": arguments.seed}
-    studies = _studies(arguments.of, arguments.methods, known, arguments.subject, **options)
+    subject = arguments.subject or ""
+    studies = _studies(arguments.of, arguments.methods, known, subject, **options)
     studies = [dataclasses.replace(s, name=arguments.label or s.name) for s in studies]
     steering, other = regard.halves(known, arguments.seed)
     judges: dict[str, Any] = {"judge": other, "steering": steering}
@@ -282,6 +283,9 @@ def _judge(arguments: Judge) -> None:
     file, keys = arguments.output / "judged.csv", ["part", "judge"]
     check_rows(file, keys)
     texts = {path: experiment.read_judged(path) for path in arguments.files}
+    names = [f"{path.parent.name}/{path.name}" for path in arguments.files]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--files of the same folder and name: {', '.join(names)}")
     classifier = regard.fit_regard(_annotations(arguments.known, None))
     rows = [experiment.judged(path, found, classifier) for path, found in texts.items()]
     add_rows(file, pd.concat(rows), keys)
@@ -317,10 +321,13 @@ def _studies(
     of: Model,
     methods: tuple[str, ...],
     annotations: pd.DataFrame | None,
-    subject: str | None = None,
+    subject: str | None,
     **options: Any,
 ) -> list[Study]:
-    """A study for each list; raises for whatever does not fit, before any long work."""
+    """A study for each list; raises for whatever does not fit, before any long work.
+
+    Contexts begin with the subject, with that of the list if it is "", with none if it is None.
+    """
     from equicore.applications.text import language
     from equicore.applications.text.experiment import Study
     from equicore.applications.text.grammar import SUBJECTS
@@ -337,11 +344,11 @@ def _studies(
     _, tokenizer = language.load(source)
     studies = []
     for words in lists:
-        first = subject or SUBJECTS.get(words.name, "")
+        first = SUBJECTS.get(words.name, "") if subject == "" else subject or ""
         if of.drop:
             words = WordTokens.usable(words, tokenizer)
         own = [words.act(g, first) for g in range(len(words.group))]
-        if len(set(own)) < len(own):
+        if subject is not None and len(set(own)) < len(own):
             raise ValueError(
                 f"{words.name} exchanges no word of {first!r}; name another --subject, whom "
                 "contexts about its first group begin with, such as 'The man'"

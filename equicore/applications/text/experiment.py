@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from equicore.applications.text.grammar import CLASSES, CONTEXTS
-from equicore.applications.text.language import load, perplexity
+from equicore.applications.text.language import HELD_OUT, load, perplexity
 from equicore.applications.text.models import EquiLM, fit_weight
 from equicore.applications.text.names import STEERED, Method
 from equicore.applications.text.regard import NUMBERS, Regard, bias, cross_validated, halves
@@ -31,7 +31,7 @@ from equicore.applications.text.steering import (
 )
 from equicore.applications.text.words import WordGroup
 from equicore.lab.statistics import proportion, t_interval
-from equicore.lab.store import digest, remembered
+from equicore.lab.store import digest, read_lines, remembered
 
 TEXT_COLUMNS = ["task", "pair", "group", "language_model", "method", "number", "context", "text"]
 ACCURACY = ["accuracy", "low", "high", "annotations"]
@@ -100,9 +100,8 @@ class Study:
 
     def settings(self, method: str) -> dict[str, Any]:
         """What decides the texts of a method, and its quality."""
-        model = sorted(Path(self.source).glob("*.safetensors"))
         settings: dict[str, Any] = {
-            "model": [digest(file.read_bytes()) for file in model] or self.source,
+            "model": _files_of(self.source),
             "words": self.words.entries, "subjects": self.subjects, "method": method,
             "texts": self.texts, "new_tokens": self.new_tokens, "seed": self.seed,
         }  # fmt: skip
@@ -114,6 +113,13 @@ class Study:
         if method.startswith("r_"):
             settings["neutral"] = self.neutral
         return settings
+
+
+def _files_of(source: str) -> Any:
+    """What tells a model in a folder from others; of the hub its name."""
+    suffixes = {".bin", ".json", ".model", ".safetensors", ".txt"}
+    files = [f for f in sorted(Path(source).glob("*")) if f.suffix in suffixes]
+    return {f.name: digest(f.read_bytes()) for f in files if f.name != HELD_OUT} or source
 
 
 def made(study: Study, method: Method) -> tuple[Any, Any]:
@@ -271,20 +277,24 @@ def read_judged(file: Path) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: If there is no such file.
+        ValueError: If some lines have a regard, and others none.
     """
     if not file.is_file():
         raise FileNotFoundError(f"no file of texts at {file}")
     rows = []
-    for line in filter(str.strip, file.read_text().splitlines()):
+    for line in filter(str.strip, read_lines(file)):
         number, tab, text = line.partition("\t")
         known = bool(tab) and number in map(str, NUMBERS)
         rows.append((text.strip(), NUMBERS[int(number)]) if known else (line.strip(), ""))
-    return pd.DataFrame(rows, columns=["text", "regard"])
+    table = pd.DataFrame(rows, columns=["text", "regard"])
+    if not len(table) or (table.regard != "").nunique() > 1:
+        raise ValueError(f"{file} has a regard, a tab and a text in some lines only, or no lines")
+    return table
 
 
 def judged(file: Path, texts: pd.DataFrame, regard: Regard) -> pd.DataFrame:
     """How many texts of a file are of each class, by a classifier and by the file itself."""
-    part = f"{file.parent.name}/{file.stem}"
+    part = f"{file.parent.name}/{file.name}"
     classes = {"classifier": regard.classes(texts.text.tolist())}
     if (texts.regard != "").all():
         classes["file"] = texts.regard.tolist()

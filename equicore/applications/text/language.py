@@ -6,6 +6,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from transformers import (
 from transformers.utils import logging
 
 from equicore.finetuning import fit
-from equicore.lab.store import check_same, digest, read_settings, rounds, write_text
+from equicore.lab.store import check_same, digest, read_lines, read_settings, rounds, write_text
 from equicore.lab.values import to_yaml
+from equicore.reduce import wide
 
 BATCH_SIZE = 32
 HELD_OUT = "held_out.txt"
@@ -39,16 +41,23 @@ def load(source: str | Path) -> tuple[Any, Any]:
         TypeError: If it is an encoder-decoder.
         ValueError: If the tokenizer is another model's.
     """
+    with _quiet():
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForCausalLM.from_pretrained(source).eval()
+    check_pair(model, tokenizer)
+    return model, tokenizer
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars of transformers, which take no time here."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source).eval()
+        yield
     finally:
         if shown:
             logging.enable_progress_bar()
-    check_pair(model, tokenizer)
-    return model, tokenizer
 
 
 def check_pair(model: Any, tokenizer: Any) -> None:
@@ -61,6 +70,10 @@ def check_pair(model: Any, tokenizer: Any) -> None:
             f"{type(model).__name__} is an encoder-decoder, whose texts do not go on from their "
             "context; take a causal language model, such as GPT-2 or Llama"
         )
+    if not model.training and _looks_ahead(model):
+        raise TypeError(
+            f"{type(model).__name__} looks at tokens that follow: it is no causal language model"
+        )
     size = model.get_input_embeddings().weight.shape[0]
     # rows of an embedding are often filled up to a round number, never fewer than tokens
     if not size - max(64, size // 20) <= len(tokenizer) <= size:
@@ -68,6 +81,29 @@ def check_pair(model: Any, tokenizer: Any) -> None:
             f"the tokenizer has {len(tokenizer)} tokens, the model embeddings for {size}: it is "
             "another model's; load both from the same folder"
         )
+
+
+@torch.no_grad()
+def _looks_ahead(model: Any) -> bool:
+    ids = torch.arange(3, device=model.device)[None]
+    short, long = (model(input_ids=some).logits[0, :2].double() for some in (ids[:, :2], ids))
+    return bool((short - long).abs().max() > 0.05 * short.std() + 1e-3)
+
+
+def check_length(model: Any, length: int) -> None:
+    """Raise ValueError if so many tokens are more than a model has positions."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is not None and length > limit:
+        raise ValueError(
+            f"a context and its text are {length} tokens; the model has {limit} positions"
+        )
+
+
+def several(texts: Sequence[str]) -> list[str]:
+    """Texts as a list, or TypeError for one text, which is a sequence of letters."""
+    if isinstance(texts, str):
+        raise TypeError(f"expected a list of texts; got one, {texts!r}")
+    return list(texts)
 
 
 def encode(tokenizer: Any, texts: Sequence[str], device: Any = None) -> BatchEncoding:
@@ -114,12 +150,25 @@ def score(
     EOS count.
 
     Raises:
-        ValueError: If a token would reach from a context into its text.
+        ValueError: If a token would reach from a context into its text, there are not as many of
+            each, or a text is longer than the model's positions.
     """
+    contexts, texts = several(contexts), several(texts)
+    ended = [False] * len(texts) if ended is None else list(ended)
+    if not len(contexts) == len(texts) == len(ended):
+        raise ValueError(
+            f"score takes a text for each context, and ended for each; got {len(contexts)} "
+            f"contexts, {len(texts)} texts, and {len(ended)} of ended"
+        )
+    if any(ended) and tokenizer.eos_token_id is None:
+        raise ValueError("no text has ended: the tokenizer has no EOS")
+    if not texts:
+        return torch.zeros(0)
     rows = [tokens(tokenizer, *pair) for pair in zip(contexts, texts, strict=True)]
-    for (_, after), end in zip(rows, ended or (), strict=False):
+    for (_, after), end in zip(rows, ended, strict=True):
         after += [tokenizer.eos_token_id] * end
     width = max(len(before) + len(after) for before, after in rows)
+    check_length(model, width)
     ids = torch.full((len(rows), width), padding(tokenizer))
     mask, counted = torch.zeros_like(ids), torch.zeros(len(rows), width, dtype=torch.bool)
     for row, (before, after) in enumerate(rows):  # padded on the right, where nothing looks at it
@@ -129,7 +178,7 @@ def score(
         counted[row, len(before) : length] = True
     device = next(model.parameters()).device
     ids, mask, counted = ids.to(device), mask.to(device), counted.to(device)
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+    logits = wide(model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1])
     chosen = logits.gather(-1, ids[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
     return chosen.where(counted[:, 1:], 0).sum(-1)
 
@@ -140,7 +189,7 @@ def perplexity(model: Any, tokenizer: Any, texts: Sequence[str]) -> float:
 
     ``model`` is a model of tokens, or has a ``score`` of its own.
     """
-    total, count = 0.0, 0
+    total, count, texts = 0.0, 0, several(texts)
     for start in range(0, len(texts), BATCH_SIZE):
         some = list(texts[start : start + BATCH_SIZE])
         before = [""] * len(some)
@@ -155,7 +204,11 @@ def perplexity(model: Any, tokenizer: Any, texts: Sequence[str]) -> float:
 
 
 def tokens(tokenizer: Any, context: str, text: str) -> tuple[list[int], list[int]]:
-    """Those of a context, as `encode` has them, and of its text, at least one each."""
+    """The ids of a context, at least one, and those of the text that follows it.
+
+    Raises:
+        ValueError: If a token would reach from the context into the text.
+    """
     bos = tokenizer.bos_token_id
     before = tokenizer(context, add_special_tokens=False)["input_ids"]
     both = tokenizer(context + text, add_special_tokens=False)["input_ids"]
@@ -181,7 +234,7 @@ def read_texts(file: str | Path) -> list[str]:
     """
     if not Path(file).is_file():
         raise FileNotFoundError(f"no file of texts at {file}")
-    return [line.strip() for line in Path(file).read_text().splitlines() if line.strip()]
+    return [line.strip() for line in read_lines(file) if line.strip()]
 
 
 def trained(
@@ -231,20 +284,22 @@ def trained(
     with tqdm(total=steps * epochs, unit="step", disable=None) as bar:
 
         def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-            for step, ids in enumerate(_batches(rows), epoch * steps):
+            order = torch.randperm(len(rows)).split(BATCH_SIZE)
+            for step, places in enumerate(order, epoch * steps):
                 for group in optimizer.param_groups:
                     warm, left = (step + 1) / 100, 1 - step / (steps * epochs)
                     group["lr"] = LEARNING_RATE * min(warm, left)
-                yield ids, ids
+                yield next_token_batch([rows[i] for i in places.tolist()])
                 bar.update()
 
         for epoch in rounds(resume, settings, epochs, seed, model=model, optimizer=optimizer):
             bar.update(epoch * steps - bar.n)
-            losses = fit(model, batches(epoch), _next_token_loss, optimizer, progress=False)
+            losses = fit(model, batches(epoch), next_token_loss, optimizer, progress=False)
             bar.set_postfix(epoch=epoch + 1, loss=f"{sum(losses) / len(losses):.3f}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unfinished-"))
-    model.save_pretrained(unfinished)
+    with _quiet():
+        model.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
     write_text(unfinished / note.name, to_yaml(settings))
     write_text(unfinished / HELD_OUT, "".join(f"{text}\n" for text in held_out))
@@ -255,19 +310,16 @@ def trained(
     return folder
 
 
-def _batches(rows: list[list[int]]) -> Iterator[Tensor]:
-    """Ids (B, T) in an order by torch's random state, filled up with the EOS that ends each."""
-    for some in torch.randperm(len(rows)).split(BATCH_SIZE):
-        own = [torch.tensor(rows[i]) for i in some.tolist()]
-        yield nn.utils.rnn.pad_sequence(own, True, rows[0][-1])
+def next_token_batch(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Ids (B, T) of rows, padded on the right, which no token sees; and their labels."""
+    own = [torch.tensor(row) for row in rows]
+    pad = nn.utils.rnn.pad_sequence
+    return pad(own, True), pad(own, True, -100)
 
 
-def _next_token_loss(output: Any, ids: Tensor) -> Tensor:
-    """Of all tokens to the first EOS, that included."""
-    end = int(ids[0, -1])
-    real = (ids == end).cumsum(-1) <= 1
-    labels = ids.masked_fill(~real, -100)[:, 1:]
-    return functional.cross_entropy(output.logits[:, :-1].transpose(1, 2), labels)
+def next_token_loss(output: Any, labels: Tensor) -> Tensor:
+    """The mean over tokens of minus the log-probability of the next."""
+    return functional.cross_entropy(output.logits[:, :-1].transpose(1, 2), labels[:, 1:])
 
 
 def tokenizer_of(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -22,7 +23,14 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from equicore.applications.text.language import BATCH_SIZE, check_pair, padding, tokens
+from equicore.applications.text.language import (
+    BATCH_SIZE,
+    check_pair,
+    next_token_batch,
+    next_token_loss,
+    padding,
+    tokens,
+)
 from equicore.applications.text.words import WordGroup, WordTokens
 from equicore.decoding import PerToken
 from equicore.finetuning import fit
@@ -54,6 +62,11 @@ class WordModel(PreTrainedModel, GenerationMixin):
         self, model: Any, tokenizer: Any, words: WordGroup, neutral: Iterable[str] | None = None
     ) -> None:
         check_pair(model, tokenizer)
+        if getattr(model, "_is_stateful", False):
+            raise TypeError(
+                f"{type(model).__name__} keeps a state of its own and no key-value cache, which "
+                "branches would share; WholeText and BestText take it"
+            )
         super().__init__(copy.deepcopy(model.config))
         self.generation_config = copy.deepcopy(model.generation_config)
         if self.generation_config.pad_token_id is None:
@@ -81,9 +94,25 @@ class WordModel(PreTrainedModel, GenerationMixin):
         return self._plain().get_output_embeddings()
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """Save the model inside, which is to be wrapped again when it is loaded."""
+        """Save the model inside, which is to be wrapped again when it is loaded.
+
+        Raises:
+            TypeError: If there is a weight network, which would be lost.
+        """
+        if len(list(self.parameters())) > len(list(self._plain().parameters())):
+            raise TypeError("save the model inside and the weight network, each on its own")
         kwargs.pop("state_dict", None)  # which a Trainer gives, of this one
         self._plain().save_pretrained(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Load parameters of this model, or of the one inside, as `save_pretrained` saves them."""
+        if state_dict and not state_dict.keys() & self.state_dict().keys():
+            return self._plain().load_state_dict(state_dict, *args, **kwargs)
+        return super().load_state_dict(state_dict, *args, **kwargs)
+
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:  # of the model inside, in its configuration
+        return True
 
     def _plain(self) -> Any:
         raise NotImplementedError
@@ -179,9 +208,10 @@ class EquiLM(WordModel):
             text = self.tokenizer.decode(row, skip_special_tokens=True)
             if self.words.unlike(text, row):
                 warnings.warn(
-                    f"in the context {text!r} some of {', '.join(self.words.words.found(text))} "
-                    "is not exchanged: in this form it is no single token for all words of its "
-                    "entry, see words.report; WholeText exchanges all forms",
+                    f"exchanging tokens of the context {text!r} does not exchange its words "
+                    f"({', '.join(self.words.words.found(text)) or 'it has none'}): some are no "
+                    "single token in this form for all words of their entry, see words.report, or "
+                    "a token goes on to another word; WholeText exchanges words",
                     stacklevel=3,
                 )
                 return
@@ -215,7 +245,13 @@ class _Branches(nn.Module):
         more = {"output_hidden_states": True} if self.features else {}
         output = self.model(**batch, **self.options, **more)
         logits = wide(output.logits)
-        self.last = output.past_key_values, logits
+        past = getattr(output, "past_key_values", None)
+        if past is None and self.options.get("past_key_values") is not None:
+            raise TypeError(
+                f"{type(self.model).__name__} keeps no key-value cache; generate with "
+                "use_cache=False, or take WholeText"
+            )
+        self.last = past, logits
         found = {"next": logits.softmax(-1) if self.of_probabilities else logits.log_softmax(-1)}
         if self.features:
             keep = self.options.get("logits_to_keep", 0)
@@ -227,7 +263,12 @@ class _Branches(nn.Module):
 def _check_arguments(model: nn.Module, others: dict[str, Any]) -> None:
     """Raise TypeError for arguments that a model around another one would have to ignore."""
     harmless = {"return_dict", "num_items_in_batch", "cache_position"}
-    ignored = [name for name, value in others.items() if name not in harmless and value]
+    ignored = [
+        name
+        for name, value in others.items()
+        if name not in harmless and value is not None and value is not False
+        if not (name == "token_type_ids" and not value.any())
+    ]
     if ignored:
         raise TypeError(f"{type(model).__name__} takes no {', '.join(ignored)}")
 
@@ -264,6 +305,8 @@ def fit_weight(
     progress: bool = True,
 ) -> MLPWeight:
     """The weight of a lambda-EquiLM that makes texts most likely; the model is frozen."""
+    if not texts:
+        raise ValueError("there are no texts to fit a weight to")
     width = model.get_input_embeddings().weight.shape[1]
     weight = MLPWeight({"features": (width,)}, (32,), seed=seed).to(model.device, model.dtype)
     fair = EquiLM(model, tokenizer, words, weight=weight)
@@ -271,18 +314,11 @@ def fit_weight(
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for _ in range(steps):
-            places = torch.randint(len(texts), (BATCH_SIZE,), generator=generator)
-            rows = [tokens(tokenizer, "", texts[i]) for i in places.tolist()]
-            ids = [torch.tensor([*before, *after[:-1]]) for before, after in rows]
-            after = [torch.tensor(after) for _, after in rows]
-            # padding on the right is seen by no word
-            pad = nn.utils.rnn.pad_sequence
-            yield pad(ids, True).to(model.device), pad(after, True, -100).to(model.device)
-
-    def loss(output: CausalLMOutputWithPast, labels: Tensor) -> Tensor:
-        assert output.logits is not None
-        return nn.functional.cross_entropy(output.logits.transpose(1, 2), labels)
+            places = torch.randint(len(texts), (BATCH_SIZE,), generator=generator).tolist()
+            rows = [itertools.chain(*tokens(tokenizer, "", texts[i])) for i in places]
+            ids, labels = next_token_batch([list(row) for row in rows])
+            yield ids.to(model.device), labels.to(model.device)
 
     optimizer = torch.optim.Adam(weight.parameters(), learning_rate)
-    fit(fair, batches(), loss, optimizer, progress=progress)
+    fit(fair, batches(), next_token_loss, optimizer, progress=progress)
     return weight.eval()

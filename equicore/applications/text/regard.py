@@ -23,6 +23,7 @@ from torch import Tensor
 from equicore.applications.text.grammar import CLASSES, PLANTED
 from equicore.applications.text.words import WordGroup
 from equicore.lab.statistics import Estimate, proportion
+from equicore.lab.store import read_lines
 from equicore.reduce import Mean
 
 HIDDEN = "XYZ"
@@ -100,7 +101,7 @@ def read_annotations(*files: str | Path) -> pd.DataFrame:
         if not found or not all(path.is_file() for path in found):
             raise FileNotFoundError(f"no annotations, files .tsv, at {file}")
         for path in found:
-            for place, line in enumerate(path.read_text().splitlines(), 1):
+            for place, line in enumerate(read_lines(path), 1):
                 number, tab, text = line.partition("\t")
                 if not tab or number.strip() not in map(str, NUMBERS):
                     raise ValueError(
@@ -119,9 +120,11 @@ def fit_regard(annotations: pd.DataFrame, seed: int = 0) -> Regard:
         seed: Of the folds.
 
     Raises:
-        ValueError: If there are fewer than two classes, or fewer than 5 texts of one.
+        ValueError: If there are fewer than two classes, fewer than 5 texts of one, or others.
     """
     fewest = annotations.regard.value_counts()
+    if unknown := sorted(set(fewest.index) - set(CLASSES)):
+        raise ValueError(f"regard is one of {', '.join(CLASSES)}; got {unknown[0]!r}")
     if len(fewest) < 2 or fewest.min() < 5:
         raise ValueError(
             "a classifier of regard needs two classes, and 5 texts of each; got "

@@ -7,9 +7,10 @@ texts.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
+import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -17,13 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation import logits_process
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from equicore.applications.text.language import check_pair, encode, padding, score
+from equicore.applications.text.language import (
+    check_length,
+    check_pair,
+    encode,
+    score,
+    several,
+)
 from equicore.applications.text.models import WordModel, relaxed
-from equicore.applications.text.words import WordGroup
+from equicore.applications.text.words import WordGroup, check_words
 from equicore.lab.store import digest
 from equicore.reduce import near, wide
 
@@ -85,6 +92,12 @@ class _Writer:
 
     def __init__(self, model: Any, tokenizer: Any, words: WordGroup) -> None:
         check_pair(model, tokenizer)
+        check_words(words)
+        if model.training:
+            warnings.warn(
+                "the model is in train mode, where dropout makes nothing exact; call model.eval()",
+                stacklevel=3,
+            )
         self.model, self.tokenizer, self.words = model, tokenizer, words
         self.order = len(words.group)
 
@@ -102,6 +115,7 @@ class _Writer:
         Raises:
             ValueError: If there is no context, or one is empty and the tokenizer has no BOS.
         """
+        contexts = several(contexts)
         if not contexts or max_new_tokens < 1:
             raise ValueError(
                 f"generate takes contexts and at least one token; got {len(contexts)} contexts and "
@@ -186,12 +200,15 @@ class WholeText(_Writer):
         self, contexts: Sequence[str], texts: Sequence[str], ended: Sequence[bool] | None = None
     ) -> Tensor:
         """The log q(text | context) of each pair, shape (B,); see `language.score` for p."""
+        contexts, texts = several(contexts), several(texts)
         exchanged = [
             self.words.act(g, text, after=context)
             for g in range(self.order)
             for context, text in zip(contexts, texts, strict=True)
         ]
-        moved, ends = self.words.orbit(contexts), list(ended or ()) * self.order
+        moved, ends = self.words.orbit(contexts), None
+        if ended is not None:
+            ends = [end for _ in range(self.order) for end in ended]
         likely = score(self.model, self.tokenizer, moved, exchanged, ends).view(self.order, -1)
         return (self._log_weights(contexts).to(likely) + likely).logsumexp(0)
 
@@ -200,29 +217,35 @@ class WholeText(_Writer):
         self, contexts: Sequence[str], max_new_tokens: int = 15, num_beams: int = 4
     ) -> list[str]:
         """The text of best `score` among those that beam search finds in all branches."""
+        contexts = several(contexts)
         batch = encode(self.tokenizer, self.words.orbit(contexts), self.model.device)
-        found = self.model.generate(
-            **batch, max_new_tokens=max_new_tokens, num_beams=num_beams, do_sample=False,
-            num_return_sequences=num_beams, pad_token_id=padding(self.tokenizer),
-        )[:, batch["input_ids"].shape[1] :]  # fmt: skip
+        found = _generated(
+            self.model, batch, max_new_tokens, num_beams=num_beams, num_return_sequences=num_beams
+        )
+        found = found[:, batch["input_ids"].shape[1] :]
         before = {name: t.repeat_interleave(num_beams, 0) for name, t in batch.items()}
         ends = _ends(found, self.model.generation_config)
         texts = _after(self.tokenizer, before, found, ends.cumsum(-1) == 0)
         ended = ends.any(-1).tolist()
         best = []
         for place, context in enumerate(contexts):
-            candidates: dict[str, bool] = {}
+            candidates: dict[tuple[str, bool], float] = {}
             for g in range(self.order):
                 first = (g * len(contexts) + place) * num_beams
                 own, back = self.words.act(g, context), self.words.group.inverse(g)
                 for row in range(first, first + num_beams):
-                    if texts[row]:
-                        text = self.words.act(back, texts[row], after=own)
-                        candidates[text] = candidates.get(text, True) and ended[row]
-            names = list(candidates) or [""]
-            likely = self.score([context] * len(names), names, list(candidates.values()))
-            best.append(names[int(likely.argmax())])
+                    text = self.words.act(back, texts[row], after=own), ended[row]
+                    if text not in candidates:
+                        candidates[text] = self._score_or_none(context, *text)
+            best.append(max(candidates, key=candidates.__getitem__)[0])
         return best
+
+    def _score_or_none(self, context: str, text: str, ended: bool) -> float:
+        """Minus infinity where tokens of a text do not go on from its context's."""
+        try:
+            return float(self.score([context], [text], [ended]))
+        except ValueError:
+            return -math.inf
 
     def _write(
         self, contexts: list[str], keys: list[Any], limit: int, sampling: Sampling
@@ -242,7 +265,13 @@ class WholeText(_Writer):
         """Shape (|G|, B), normalised."""
         if self.log_weight is None:
             return torch.zeros(self.order, len(contexts)).double().log_softmax(0)
-        found = self.log_weight(self.words.orbit(contexts)).detach().cpu().double()
+        found = torch.as_tensor(self.log_weight(self.words.orbit(contexts))).detach().cpu().double()
+        if found.shape != (self.order * len(contexts),) or not found.isfinite().all():
+            raise ValueError(
+                f"log_weight gives a finite number for each of {self.order * len(contexts)} "
+                f"contexts; got shape {tuple(found.shape)}"
+                + ("" if found.isfinite().all() else ", not all of them finite")
+            )
         return found.view(self.order, len(contexts)).log_softmax(0)
 
 
@@ -445,17 +474,13 @@ def _continued(
     scored: bool = False,
 ) -> _Written:
     """Go on from contexts with some tokens, of the largest scores that the processors give."""
-    config = copy.deepcopy(model.generation_config)
-    config.update(
-        max_new_tokens=limit, do_sample=False, num_beams=1, output_logits=scored,
-        return_dict_in_generate=True, temperature=None, top_k=None, top_p=None, max_length=None,
-    )  # fmt: skip
-    if config.pad_token_id is None:
-        config.pad_token_id = 0
     more = {} if past is None else {"past_key_values": past}
-    output = model.generate(**batch, **more, generation_config=config, logits_processor=processors)
+    output = _generated(
+        model, batch, limit, logits_processor=processors, output_logits=scored,
+        return_dict_in_generate=True, **more,
+    )  # fmt: skip
     new = output.sequences[:, batch["input_ids"].shape[1] :]
-    ends = _ends(new, config)
+    ends = _ends(new, model.generation_config)
     real = ends.cumsum(-1) - ends.long() == 0
     likely = None
     if scored:
@@ -465,6 +490,24 @@ def _continued(
         ]
         likely = (torch.cat(steps, 1) * real).sum(-1)
     return _Written(new, real, (ends & real).any(-1), likely, output.past_key_values)
+
+
+def _generated(model: Any, batch: Any, limit: int, **options: Any) -> Any:
+    """What `generate` writes of the most likely tokens, whatever the model's own config wants.
+
+    Penalties of repetitions, say, would make texts others than are scored.
+    """
+    check_length(model, batch["input_ids"].shape[1] + limit)
+    own = model.generation_config
+    model.generation_config = GenerationConfig(
+        bos_token_id=own.bos_token_id,
+        eos_token_id=own.eos_token_id,
+        pad_token_id=own.pad_token_id or 0,
+    )
+    try:
+        return model.generate(**batch, max_new_tokens=limit, do_sample=False, **options)
+    finally:
+        model.generation_config = own
 
 
 def _ends(ids: Tensor, config: Any) -> Tensor:
@@ -477,7 +520,10 @@ def _shortened(past: Any, length: int) -> Any:
     """The cache of the first tokens, or None if it cannot be cut."""
     if past is None or not past.is_croppable:
         return None
-    past.crop(length - past.get_seq_length())
+    try:
+        past.crop(length - past.get_seq_length())
+    except RuntimeError:  # of a window that has slid on
+        return None
     return past
 
 

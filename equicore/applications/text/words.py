@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from equicore.groups import cyclic
+from equicore.lab.store import read_lines
 from equicore.representations import Tokens
 
 Entry = tuple[str, ...]
@@ -123,7 +124,7 @@ def _lines(file: str | Path) -> Iterator[str]:
     if not path.is_file():
         ready = ", ".join(sorted(p.stem for p in READY.glob("*.txt")))
         raise FileNotFoundError(f"no file {file}; lists of our own are {ready}")
-    for line in path.read_text().splitlines():
+    for line in read_lines(path):
         if line := line.partition("#")[0].strip():
             yield line
 
@@ -150,6 +151,9 @@ def mended(entries: Iterable[Sequence[str]]) -> tuple[list[Entry], list[str]]:
             return f"{shown}: has an empty word; fill it"
         if any("_" in word for word in entry):
             return f"{shown}: no text has underscores; write spaces"
+        for end in (r"^\w", r"\w$"):
+            if len({bool(re.search(end, word)) for word in entry}) > 1:
+                return f"{shown}: some words begin or end with a letter, others do not; write alike"
         if len(set(entry)) < size:
             return f"{shown}: a word twice; drop the entry"
         for forms in _forms(entry):
@@ -208,6 +212,12 @@ def _overlap(a: str, b: str) -> bool:
     return False
 
 
+def check_words(words: Any) -> None:
+    """Raise TypeError if these are not a `WordGroup`."""
+    if not isinstance(words, WordGroup):
+        raise TypeError(f"expected a WordGroup, see read_words; got {words!r}")
+
+
 class WordTokens:
     """How a list of words acts on the tokens of a tokenizer, where each word is one.
 
@@ -229,6 +239,7 @@ class WordTokens:
     """
 
     def __init__(self, words: WordGroup, tokenizer: Any, size: int | None = None) -> None:
+        check_words(words)
         self.words, self.tokenizer = words, tokenizer
         rows: list[dict[str, Any]] = []
         cycles: set[tuple[int, ...]] = set()
@@ -273,7 +284,7 @@ class WordTokens:
 
     def encoded(self, text: str) -> Tensor:
         """The ids of a text, without those of special tokens."""
-        return torch.tensor(_ids(self.tokenizer, text))
+        return torch.tensor(_ids(self.tokenizer, text), dtype=torch.long)
 
     def unlike(self, text: str, ids: Tensor) -> bool:
         """Whether exchanging the tokens of a text gives another text than exchanging its words."""

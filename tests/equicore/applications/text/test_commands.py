@@ -4,6 +4,7 @@ import sys
 
 import pandas as pd
 import pytest
+import torch
 
 from equicore.applications.cli import main
 from equicore.applications.text import grammar, language
@@ -128,7 +129,7 @@ def test_evaluate(evaluated, folder):
     assert judges.accuracy[judges.judge == "judge invariant"].isna().all()
     assert judges.bias[judges.judge.str.endswith("invariant")].abs().max() == 0
     kept = sorted((folder / "texts").parent.glob("texts/*.csv"))
-    assert len(kept) >= 2 * 2 * len(QUICK)
+    assert len(kept) == 2 * (2 * len(QUICK) - 3)
 
 
 def test_texts_are_found_again_and_other_rows_stay(evaluated, folder, tmp_path):
@@ -198,9 +199,16 @@ def test_judge(tmp_path, folder, capsys):
     of = ["--annotations", folder / "annotations.tsv"]
     call("judge", "--files", file, plain, *of, "--output", tmp_path)
     table = pd.read_csv(tmp_path / "judged.csv").set_index(["part", "judge"])
-    assert table.negative["GPT/respect", "file"] == 1
-    assert table.positive[f"{tmp_path.name}/plain", "classifier"] == 3
-    assert set(table.loc[f"{tmp_path.name}/plain"].index) == {"classifier"}
+    assert table.negative["GPT/respect.tsv", "file"] == 1
+    assert table.positive[f"{tmp_path.name}/plain.txt", "classifier"] == 3
+    assert set(table.loc[f"{tmp_path.name}/plain.txt"].index) == {"classifier"}
+    with pytest.raises(SystemExit):
+        call("judge", "--files", file, file, *of, "--output", tmp_path)
+    assert "same folder and name" in capsys.readouterr().err
+    plain.write_text("-1\tThe man stole.\nThe man sat.\n")
+    with pytest.raises(SystemExit):
+        call("judge", "--files", plain, *of, "--output", tmp_path)
+    assert "in some lines only" in capsys.readouterr().err
     call("table", tmp_path)
     assert "1/2" in (tmp_path / "judged.md").read_text()
 
@@ -270,16 +278,13 @@ def test_tables_that_cannot_be_shown(tmp_path, capsys):
     assert "has no columns group" in capsys.readouterr().err
 
 
-def test_batches_of_a_training_end_with_one_eos():
-    rows = [[0, 5, 6, 1], [0, 7, 1]]
-    import torch
-
-    torch.manual_seed(0)
-    (ids,) = language._batches(rows)
-    assert sorted(ids.tolist()) == [[0, 5, 6, 1], [0, 7, 1, 1]]
+def test_the_loss_of_next_tokens_leaves_padding_out():
+    ids, labels = language.next_token_batch([[0, 5, 6, 1], [0, 7, 1]])
+    assert ids.shape == (2, 4)
 
     class Output:
-        logits = torch.zeros(2, 4, 9)
+        logits = torch.randn(2, 4, 9)
 
-    loss = language._next_token_loss(Output, ids)
-    assert float(loss) == pytest.approx(torch.tensor(9.0).log().item())
+    wanted = [Output.logits[0, :3].log_softmax(-1)[range(3), [5, 6, 1]],
+              Output.logits[1, :2].log_softmax(-1)[range(2), [7, 1]]]  # fmt: skip
+    torch.testing.assert_close(language.next_token_loss(Output, labels), -torch.cat(wanted).mean())

@@ -6,7 +6,16 @@ from torch import nn
 from transformers import BartConfig, BartForConditionalGeneration, TextIteratorStreamer
 
 from equicore import MLPWeight
-from equicore.applications.text import EquiLM, WordGroup, fit_weight, load, perplexity, score
+from equicore.applications.text import (
+    EquiLM,
+    EquizeroLM,
+    WholeText,
+    WordGroup,
+    fit_weight,
+    load,
+    perplexity,
+    score,
+)
 from equicore.applications.text.language import encode
 from equicore.applications.text.models import relaxed
 
@@ -218,9 +227,10 @@ def test_it_is_one_module_and_can_be_fine_tuned(gpt2, tokenizer, pairs):
     assert torch.equal(fair(input_ids=ids, return_dict=False)[0], output.logits)
     few = fair(input_ids=ids, labels=ids, num_items_in_batch=2 * (ids.shape[1] - 1)).loss
     torch.testing.assert_close(few, output.loss / 2)
-    for ignored in ("output_hidden_states", "nonsense", "inputs_embeds"):
+    for ignored in ("output_hidden_states", "nonsense", "token_type_ids"):
         with pytest.raises(TypeError, match=f"takes no {ignored}"):
-            fair(input_ids=ids, **{ignored: True})
+            fair(input_ids=ids, **{ignored: torch.ones_like(ids)})
+    fair(input_ids=ids, token_type_ids=torch.zeros_like(ids), output_attentions=False)
 
 
 def test_what_is_saved_is_the_model_inside(gpt2, tokenizer, pairs, tmp_path):
@@ -230,6 +240,13 @@ def test_what_is_saved_is_the_model_inside(gpt2, tokenizer, pairs, tmp_path):
     model, own = load(tmp_path)
     again, batch = EquiLM(model.double(), own, pairs), encode(tokenizer, CONTEXTS)
     close(again(**batch).logits, fair(**batch).logits)
+    with torch.no_grad():
+        again.get_input_embeddings().weight.zero_()
+    again.load_state_dict(gpt2.state_dict())  # as a Trainer loads what was saved
+    close(again(**batch).logits, fair(**batch).logits)
+    again.load_state_dict(fair.state_dict())
+    with pytest.raises(TypeError, match="weight network"):
+        made(gpt2, tokenizer, pairs, OPTIONS[2]).save_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("keep", [2, torch.tensor([0, 3])], ids=["last", "some"])
@@ -291,6 +308,13 @@ def test_scores_refuse_tokens_that_reach_over(gpt2, tokenizer):
         score(gpt2, tokenizer, ["The wom"], ["an was"])
     with pytest.raises(ValueError, match="no texts"):
         perplexity(gpt2, tokenizer, [])
+    with pytest.raises(TypeError, match="a list of texts; got one"):
+        perplexity(gpt2, tokenizer, "The man")
+    with pytest.raises(ValueError, match="1 of ended"):
+        score(gpt2, tokenizer, ["The man"] * 2, [" was"] * 2, [True])
+    with pytest.raises(ValueError, match="the model has 64 positions"):
+        score(gpt2, tokenizer, ["The man"], [" was" * 70])
+    assert score(gpt2, tokenizer, [], []).shape == (0,)
 
 
 def test_what_is_no_language_model(gpt2, tokenizer, pairs):
@@ -300,8 +324,66 @@ def test_what_is_no_language_model(gpt2, tokenizer, pairs):
         EquiLM(BartForConditionalGeneration(config), tokenizer, pairs)
     with pytest.raises(TypeError, match="causal language model"):
         EquiLM(nn.Linear(2, 2), tokenizer, pairs)
+    with pytest.raises(TypeError, match="expected a WordGroup"):
+        EquiLM(gpt2, tokenizer, [("he", "she")])
     with pytest.raises(ValueError, match="of probabilities or of logits"):
         EquiLM(gpt2, tokenizer, pairs, mean="both")
+
+
+@pytest.mark.parametrize("kind", ["Bert", "XLNet"])
+def test_models_that_look_ahead_are_refused(kind, tokenizer, pairs):
+    import transformers
+
+    sizes = {"vocab_size": len(tokenizer), "initializer_range": 0.5}
+    if kind == "Bert":
+        config = transformers.BertConfig(
+            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+            **sizes,
+        )  # fmt: skip
+        model = transformers.BertLMHeadModel(config)
+    else:
+        config = transformers.XLNetConfig(d_model=16, n_layer=1, n_head=2, d_inner=16, **sizes)
+        model = transformers.XLNetLMHeadModel(config)
+    with pytest.raises(TypeError, match="looks at tokens that follow"):
+        EquiLM(model.eval(), tokenizer, pairs)
+
+
+@pytest.mark.parametrize("kind", ["mistral", "mixtral", "qwen2", "gpt_neox", "opt", "bloom"])
+def test_other_architectures(kind, tokenizer, pairs):
+    """Of which Mistral's window slides here, and Mixtral has experts."""
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+             "intermediate_size": 16, "ffn_dim": 16, "num_key_value_heads": 2, "n_head": 2,
+             "word_embed_proj_dim": 16, "num_local_experts": 2, "sliding_window": 6,
+             "max_position_embeddings": 64, "vocab_size": len(tokenizer), "head_dim": 8,
+             "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}  # fmt: skip
+    config = transformers.AutoConfig.for_model(kind)
+    config = type(config)(**{k: v for k, v in sizes.items() if hasattr(config, k)})
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    model = model if kind == "mixtral" else model.double()  # whose experts take no float64
+    fair = EquiLM(model, tokenizer, pairs)
+    ids = fair.generate(**encode(tokenizer, CONTEXTS[:1]), max_new_tokens=8, do_sample=False)
+    wanted = slowly(fair, tokenizer, CONTEXTS[0], 8)
+    assert tokenizer.decode(ids[0], skip_special_tokens=True) == wanted
+    moved = encode(tokenizer, [pairs.act(1, CONTEXTS[0])])
+    there = fair.generate(**moved, max_new_tokens=8, do_sample=False)
+    assert there.tolist() == fair.tokens.act(1, ids).tolist()
+    zero = EquizeroLM(model, tokenizer, pairs, lambda texts: torch.tensor([*map(len, texts)]))
+    assert zero.generate(CONTEXTS[:1], 12, seed=0)
+
+
+def test_models_without_a_key_value_cache(tokenizer, pairs):
+    import transformers
+
+    config = transformers.MambaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, state_size=4
+    )
+    model = transformers.MambaForCausalLM(config).eval()
+    with pytest.raises(TypeError, match="no key-value cache.*WholeText"):
+        EquiLM(model, tokenizer, pairs)
+    assert len(WholeText(model, tokenizer, pairs).generate(CONTEXTS, 3, seed=0)) == 3
 
 
 def test_tokenizers_of_other_models(stories, gpt2, tokenizer, pairs):

@@ -291,3 +291,25 @@ def test_bad_input(gpt2, tokenizer, pairs, stories):
         EquizeroLM(gpt2, tokenizer, LONG, prefers_men)
     with pytest.raises(ValueError, match="another model's"):
         WholeText(gpt2, stories[1], pairs)
+    with pytest.raises(TypeError, match="got one"):
+        WholeText(gpt2, tokenizer, pairs).generate("The man was")
+    for weight in (lambda texts: [0.0], lambda texts: torch.full((len(texts),), -math.inf)):
+        with pytest.raises(ValueError, match="a finite number for each of 6"):
+            WholeText(gpt2, tokenizer, pairs, weight).generate(CONTEXTS)
+    with pytest.raises(ValueError, match="64 positions"):
+        WholeText(gpt2, tokenizer, pairs).generate(CONTEXTS, 100)
+    with pytest.warns(UserWarning, match="train mode"):
+        WholeText(copy.deepcopy(gpt2).train(), tokenizer, pairs)
+
+
+def test_habits_of_a_model_do_not_change_its_law(gpt2, tokenizer, pairs):
+    """A penalty of repetitions in its own configuration, as some models of the hub have."""
+    odd = copy.deepcopy(gpt2)
+    odd.generation_config.update(repetition_penalty=1.5, no_repeat_ngram_size=1, num_beams=2)
+    for name, writer in writers(gpt2, tokenizer, pairs).items():
+        texts = writer.generate(CONTEXTS, 8, seed=0)
+        assert writers(odd, tokenizer, pairs)[name].generate(CONTEXTS, 8, seed=0) == texts, name
+
+
+def test_beams_whose_tokens_do_not_go_on_are_left_out(gpt2, tokenizer, pairs):
+    assert WholeText(gpt2, tokenizer, pairs).most_likely(["The man was "], 4) != [""]
