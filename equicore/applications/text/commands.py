@@ -69,7 +69,7 @@ class Train:
 
     texts: Path | None = None
     """File with a text a line; 10,000 sentences of the grammar when omitted."""
-    epochs: int = 6
+    epochs: int = 15
     """Passes over the texts."""
     width: int = 128
     """Width of the layers, a multiple of 4."""

@@ -242,7 +242,7 @@ def trained(
     folder: str | Path,
     held_out: Sequence[str] = (),
     *,
-    epochs: int = 6,
+    epochs: int = 15,
     width: int = 128,
     layers: int = 4,
     vocabulary: int = 4000,

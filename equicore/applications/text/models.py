@@ -286,11 +286,11 @@ def relaxed(exchanged: Tensor, plain: Tensor, general: Tensor) -> Tensor:
     ...         torch.tensor([False, False, True]))
     tensor([0.1000, 0.3000, 0.6000])
     """
-    kept = plain.where(general, 0)
+    same = plain.where(general, 0)
     moved = exchanged.where(~general, 0)
     total = moved.sum(-1, keepdim=True)
     left = plain.where(~general, 0).sum(-1, keepdim=True)
-    return kept + moved * (left / total.clamp(min=torch.finfo(total.dtype).tiny))
+    return same + moved * (left / total.clamp(min=torch.finfo(total.dtype).tiny))
 
 
 def fit_weight(

@@ -53,10 +53,10 @@ which takes texts for independent, although groups were drawn with the same rand
 groups for chosen beforehand; 0 where both have the same]. Distance: the largest total variation
 between the classes of two groups, 0 to 1; of independent texts about 0.03 by chance. Positive,
 minus plain and minus EquiLM: of all groups together, in points, with the interval of one group's
-texts. "judge" was fitted on the half of the annotations that did not steer, "steering" on the
-other; "invariant" are these, equituned over the list of words; "grammar" knows what sentences of
-its own grammar say. The subject is hidden from classifiers, so that an invariant one finds no gap
-where texts are exchanged.
+texts. "judge" was fitted on the half of the annotations that did not steer (regard.csv has the one
+that steered, too); "invariant" is this one, equituned over the list of words; "grammar" knows what
+sentences of its own grammar say. The subject is hidden from classifiers, so that an invariant one
+finds no gap where texts are exchanged.
 """,
     "quality": """\
 # Quality and cost
@@ -183,6 +183,7 @@ def _regard_page(table: pd.DataFrame) -> str:
     page = []
     for title, some in _each(table, "language_model", "pair", "task"):
         rows: list[list[str]] = []
+        some = some[~some.judge.str.startswith("steering")]
         for judge, asked in some.groupby("judge", sort=False):
             for method, counts in asked.groupby("method", sort=False):
                 counts = counts.sort_values("group")

@@ -29,7 +29,7 @@ from equicore.applications.text.language import (
     score,
     several,
 )
-from equicore.applications.text.models import WordModel, relaxed
+from equicore.applications.text.models import WordModel, kept, relaxed
 from equicore.applications.text.words import WordGroup, check_words
 from equicore.lab.store import digest
 from equicore.reduce import near, wide
@@ -236,11 +236,11 @@ class WholeText(_Writer):
                 for row in range(first, first + num_beams):
                     text = self.words.act(back, texts[row], after=own), ended[row]
                     if text not in candidates:
-                        candidates[text] = self._score_or_none(context, *text)
+                        candidates[text] = self._score_or_least(context, *text)
             best.append(max(candidates, key=candidates.__getitem__)[0])
         return best
 
-    def _score_or_none(self, context: str, text: str, ended: bool) -> float:
+    def _score_or_least(self, context: str, text: str, ended: bool) -> float:
         """Minus infinity where tokens of a text do not go on from its context's."""
         try:
             return float(self.score([context], [text], [ended]))
@@ -436,10 +436,10 @@ class _Branches(WordModel):
         for name, value in given.items():
             if value is not None and twice:
                 given[name] = value.expand(count, -1).repeat(2, 1)
+        options = given | kept(self.model, logits_to_keep)
         output = self.model(
-            input_ids=rows, past_key_values=past_key_values, logits_to_keep=logits_to_keep, **given,
-            use_cache=True,
-        )  # fmt: skip
+            input_ids=rows, past_key_values=past_key_values, use_cache=True, **options
+        )
         likely = wide(output.logits).log_softmax(-1)
         own = self.back(likely[:count])
         if self.general is not None:
