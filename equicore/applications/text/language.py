@@ -86,7 +86,10 @@ def check_pair(model: Any, tokenizer: Any) -> None:
 @torch.no_grad()
 def _looks_ahead(model: Any) -> bool:
     ids = torch.arange(3, device=model.device)[None]
-    short, long = (model(input_ids=some).logits[0, :2].double() for some in (ids[:, :2], ids))
+    short, long = (
+        model(input_ids=some, attention_mask=torch.ones_like(some)).logits[0, :2].double()
+        for some in (ids[:, :2], ids)
+    )
     return bool((short - long).abs().max() > 0.05 * short.std() + 1e-3)
 
 
