@@ -189,11 +189,12 @@ def quality(study: Study, method: Method, table: pd.DataFrame) -> dict[str, Any]
     """A row of quality.csv: perplexity, distinct n-grams, exchanged texts, the time of a token."""
     row = {name: table[name].iloc[0] for name in QUALITY_KEYS}
     row |= {"entries": len(study.words.entries), "perplexity": _perplexity(study, method)}
-    texts = [text.split() for text in table.text]
+    # of the first group alone, as texts about the others may be the same, exchanged
+    first = table[table.group == "0"]
+    texts = [text.split() for text in first.text]
     for n in (1, 2, 3):
         grams = [tuple(t[k : k + n]) for t in texts for k in range(len(t) - n + 1)]
         row[f"distinct_{n}"] = len(set(grams)) / max(1, len(grams))
-    first = table[table.group == "0"]
     exchanged = []
     for group in range(1, len(study.subjects)):
         other = table[table.group == str(group)]

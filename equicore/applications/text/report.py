@@ -63,10 +63,10 @@ finds no gap where texts are exchanged.
 
 Made by `equicore text table` from quality.csv. Perplexity of texts that the model was not trained
 on, and that no weight was fitted to; beside it in % of plain. Distinct n-grams of words, as a part
-of all. Exchanged: the part of texts about one group that are those about the next, words exchanged,
-where random numbers are. Models per token exchange tokens: where one goes on to another word, as
-"her" in "heron", the word is another. Time: of a token that is written, as a ratio to plain, on one
-core.
+of all, in texts about the first group. Exchanged: the part of texts about one group that are those
+about the next, words exchanged, where random numbers are. Models per token exchange tokens: where
+one goes on to another word, as "her" in "heron", the word is another. Time: of a token that is
+written, as a ratio to plain, on one core.
 """,
     "judges": """\
 # Judges
