@@ -34,6 +34,7 @@ LABELS = {
 }
 COUNTS = [*CLASSES, "n"]
 COST = ["seconds", "perplexity"]
+MARKERS = "osD^v<>p*hX"
 COLUMNS = {
     "regard": [*KEYS, *COUNTS],
     "quality": [*TABLES["quality"], "entries", "perplexity", "distinct_1", "distinct_2",
@@ -66,7 +67,7 @@ on, and that no weight was fitted to; beside it in % of plain. Distinct n-grams 
 of all, in texts about the first group. Exchanged: the part of texts about one group that are those
 about the next, words exchanged, where random numbers are. Models per token exchange tokens: where
 one goes on to another word, as "her" in "heron", the word is another. Time: of a token that is
-written, as a ratio to plain, on one core.
+written, as a ratio to plain, on one core beside other work; benchmarks/text.py measures it well.
 """,
     "judges": """\
 # Judges
@@ -110,7 +111,7 @@ def write_figures(folder: Path) -> list[Path]:
     tables, files = _tables(folder), []
     for name, draw in FIGURES.items():
         if name in tables:
-            files += figures.save(draw(tables[name]), folder / name, dpi=110, colours=64)
+            files += figures.save(draw(tables[name]), folder / name, dpi=80)
     return files
 
 
@@ -283,7 +284,7 @@ def _regard_figure(table: pd.DataFrame) -> Figure:
     figure, axes = figures.panels(len(each), size=(4.2, 3.2), columns=2)
     colours = {"negative": "#d55e00", "positive": "#0072b2"}
     groups = sorted(set(shown.group), key=int)
-    markers = {group: "osD^v<>p*hX"[int(group) % 11] for group in groups}
+    markers = {group: MARKERS[int(group) % len(MARKERS)] for group in groups}
     for axis, (title, some) in zip(axes, each, strict=True):
         methods = list(dict.fromkeys(some.method))
         for regard, colour in colours.items():
@@ -321,13 +322,14 @@ def _quality_figure(table: pd.DataFrame) -> Figure:
         own = some.set_index("method")
         for method in own.index.intersection(drawn) if "plain" in own.index else ():
             ratio = own.loc[method, COST] / own.loc["plain", COST]
-            axis.plot(ratio.iloc[0], 100 * ratio.iloc[1], f"C{drawn.index(method)}o", ms=5)
+            place = drawn.index(method)
+            axis.plot(ratio.iloc[0], 100 * ratio.iloc[1], f"C{place}{MARKERS[place]}", ms=5)
         axis.axhline(105, color="#7f7f7f", linestyle=":")
         axis.set(xlabel="time of a token, of plain", ylabel="perplexity, % of plain")
         axis.set_title(title, fontsize=9)
         figures.tidy(axis)
     handles = [
-        Line2D([], [], ls="", marker="o", color=f"C{place}", label=LABELS[method])
+        Line2D([], [], ls="", marker=MARKERS[place], color=f"C{place}", label=LABELS[method])
         for place, method in enumerate(drawn)
     ]
     note = "one measurement each, no error bars; dotted: 5 % above plain"
