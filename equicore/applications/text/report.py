@@ -111,7 +111,7 @@ def write_figures(folder: Path) -> list[Path]:
     tables, files = _tables(folder), []
     for name, draw in FIGURES.items():
         if name in tables:
-            files += figures.save(draw(tables[name]), folder / name, dpi=80)
+            files += figures.save(draw(tables[name]), folder / name, dpi=80, colours=256)
     return files
 
 
