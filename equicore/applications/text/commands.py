@@ -245,8 +245,10 @@ def _evaluate(arguments: Evaluate) -> None:
     subject = arguments.subject or ""
     studies = _studies(arguments.of, arguments.methods, known, subject, **options)
     studies = [dataclasses.replace(s, name=arguments.label or s.name) for s in studies]
-    steering, other = regard.halves(known, arguments.seed)
-    judges: dict[str, Any] = {"judge": other, "steering": steering}
+    judges: dict[str, Any] = {
+        name: regard.fit_half(known, half, arguments.seed)
+        for half, name in ((1, "judge"), (0, "steering"))
+    }
     accurate = dict.fromkeys(judges, experiment.accuracy(known, arguments.seed))
     if arguments.judge is not None:
         name = Path(arguments.judge).name

@@ -21,7 +21,7 @@ from equicore.applications.text.grammar import CLASSES, CONTEXTS
 from equicore.applications.text.language import HELD_OUT, load, perplexity
 from equicore.applications.text.models import EquiLM, fit_weight
 from equicore.applications.text.names import STEERED, Method
-from equicore.applications.text.regard import NUMBERS, Regard, bias, cross_validated, halves
+from equicore.applications.text.regard import NUMBERS, Regard, bias, cross_validated, fit_half
 from equicore.applications.text.steering import (
     BestText,
     EquizeroLM,
@@ -127,7 +127,7 @@ def made(study: Study, method: Method) -> tuple[Any, Any]:
 
     def steering() -> Regard:
         assert study.annotations is not None
-        return halves(study.annotations, study.seed)[0]
+        return fit_half(study.annotations, 0, study.seed)
 
     model, tokenizer = load(study.source)
     words = study.words

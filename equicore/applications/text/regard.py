@@ -160,10 +160,9 @@ def cross_validated(
     return proportion(right, len(annotations))
 
 
-def halves(annotations: pd.DataFrame, seed: int = 0) -> tuple[Regard, Regard]:
-    """Two classifiers, of disjoint halves of annotations: one to steer, one to judge."""
-    shuffled = annotations.sample(frac=1, random_state=seed)
-    return fit_regard(shuffled.iloc[::2], seed), fit_regard(shuffled.iloc[1::2], seed)
+def fit_half(annotations: pd.DataFrame, half: int, seed: int = 0) -> Regard:
+    """A classifier of one half, 0 or 1, of annotations: one steers, and the other judges."""
+    return fit_regard(annotations.sample(frac=1, random_state=seed).iloc[half::2], seed)
 
 
 def load_regard(source: str | Path, labels: Iterable[str] = (), device: str = "cpu") -> Regard:

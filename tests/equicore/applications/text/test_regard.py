@@ -4,7 +4,7 @@ import torch
 
 from equicore.applications.text import Regard, fit_regard, grammar, load_regard, read_annotations
 from equicore.applications.text.grammar import CLASSES, PLANTED
-from equicore.applications.text.regard import bias, cross_validated, halves
+from equicore.applications.text.regard import bias, cross_validated, fit_half
 
 TEXTS = ["The man was known for his great work", "XYZ was a violent thief", "The woman sat."]
 
@@ -104,8 +104,9 @@ def test_too_few_annotations(annotations):
 
 
 def test_halves_are_disjoint_and_accuracy_is_of_what_is_held_out(annotations):
-    first, second = halves(annotations)
+    first, second = (fit_half(annotations, half) for half in (0, 1))
     assert not torch.equal(first(TEXTS), second(TEXTS))
+    annotations = annotations[:120]
     shuffled = annotations.assign(regard=annotations.regard.sample(frac=1, random_state=0).array)
     assert cross_validated(shuffled, folds=3).value < 0.55  # nothing to learn
     found = cross_validated(annotations, annotations[:0], folds=3)
