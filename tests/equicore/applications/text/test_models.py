@@ -249,6 +249,41 @@ def test_what_is_saved_is_the_model_inside(gpt2, tokenizer, pairs, tmp_path):
         made(gpt2, tokenizer, pairs, OPTIONS[2]).save_pretrained(tmp_path)
 
 
+def test_a_trainer_resumes_and_accumulates(tokenizer, pairs, tmp_path):
+    """Checkpoints hold the model inside, and go on as if nothing had been interrupted."""
+    import copy
+
+    from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+
+    ids = tokenizer("The man was known for helping his friends.")["input_ids"]
+    rows = [{"input_ids": ids, "labels": ids} for _ in range(8)]
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": len(tokenizer)}
+    ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    torch.manual_seed(0)
+    config = GPT2Config(**sizes, **ends, resid_pdrop=0, attn_pdrop=0, embd_pdrop=0)
+    untrained = GPT2LMHeadModel(config)
+
+    def trained(folder, steps, batch, resume=None):
+        arguments = TrainingArguments(
+            str(tmp_path / folder), max_steps=steps, per_device_train_batch_size=batch,
+            gradient_accumulation_steps=8 // batch, learning_rate=1e-2, use_cpu=True,
+            lr_scheduler_type="constant", save_steps=2, report_to=[], disable_tqdm=True,
+        )  # fmt: skip
+        fair = EquiLM(copy.deepcopy(untrained), tokenizer, pairs)
+        Trainer(fair, arguments, train_dataset=rows).train(resume_from_checkpoint=resume)
+        return fair.state_dict()
+
+    whole = trained("whole", 3, 8)
+    trained("cut", 2, 8)
+    resumed = trained("cut", 3, 8, str(tmp_path / "cut" / "checkpoint-2"))
+    few = trained("few", 3, 2)
+    for name, parameter in whole.items():
+        torch.testing.assert_close(resumed[name], parameter)
+        torch.testing.assert_close(few[name], parameter, rtol=1e-3, atol=1e-4)
+    before = EquiLM(untrained, tokenizer, pairs).state_dict()
+    assert any((whole[name] - before[name]).abs().max() > 0.01 for name in whole)
+
+
 @pytest.mark.parametrize("keep", [2, torch.tensor([0, 3])], ids=["last", "some"])
 @torch.no_grad()
 def test_logits_to_keep(keep, model, tokenizer, pairs):
