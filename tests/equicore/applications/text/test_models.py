@@ -253,6 +253,7 @@ def test_a_trainer_resumes_and_accumulates(tokenizer, pairs, tmp_path):
     """Checkpoints hold the model inside, and go on as if nothing had been interrupted."""
     import copy
 
+    pytest.importorskip("accelerate")
     from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
     ids = tokenizer("The man was known for helping his friends.")["input_ids"]
