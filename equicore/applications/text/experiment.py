@@ -127,7 +127,7 @@ def made(study: Study, method: Method) -> tuple[Any, Any]:
 
     def steering() -> Regard:
         assert study.annotations is not None
-        return fit_half(study.annotations, 0, study.seed)
+        return fit_half(study.annotations, 0, study.seed).of_subjects(study.subjects)
 
     model, tokenizer = load(study.source)
     words = study.words
