@@ -21,7 +21,7 @@ from equicore.applications.text.grammar import CLASSES, CONTEXTS
 from equicore.applications.text.language import HELD_OUT, load, perplexity
 from equicore.applications.text.models import EquiLM, fit_weight
 from equicore.applications.text.names import STEERED, Method
-from equicore.applications.text.regard import NUMBERS, Regard, bias, cross_validated, fit_half
+from equicore.applications.text.regard import Regard, annotation, bias, cross_validated, fit_half
 from equicore.applications.text.steering import (
     BestText,
     EquizeroLM,
@@ -30,7 +30,7 @@ from equicore.applications.text.steering import (
     joint,
 )
 from equicore.applications.text.words import WordGroup
-from equicore.lab.statistics import proportion, t_interval
+from equicore.lab.statistics import Estimate, proportion, t_interval
 from equicore.lab.store import digest, read_lines, remembered
 
 TEXT_COLUMNS = ["task", "pair", "group", "language_model", "method", "number", "context", "text"]
@@ -236,16 +236,18 @@ def accuracy(annotations: pd.DataFrame, seed: int) -> dict[str, Any]:
     """Of a classifier on annotations that are held out: columns of judges.csv."""
     counts = annotations.counts
     own, more = (annotations[rows][["text", "regard"]] for rows in (counts, ~counts))
-    found = cross_validated(own, more, seed=seed)
-    return {"accuracy": found.value, "low": found.low, "high": found.high, "annotations": len(own)}
+    return _accuracy(cross_validated(own, more, seed=seed), len(own))
 
 
 def agreement(judge: Regard, annotations: pd.DataFrame) -> dict[str, Any]:
     """Of a classifier that has not learned from annotations: columns of judges.csv."""
     own = annotations[annotations.counts]
     right = sum(a == b for a, b in zip(judge.classes(own.text.tolist()), own.regard, strict=True))
-    found = proportion(right, len(own))
-    return {"accuracy": found.value, "low": found.low, "high": found.high, "annotations": len(own)}
+    return _accuracy(proportion(right, len(own)), len(own))
+
+
+def _accuracy(found: Estimate, count: int) -> dict[str, Any]:
+    return dict(zip(ACCURACY, (found.value, found.low, found.high, count), strict=True))
 
 
 def biases(
@@ -282,11 +284,8 @@ def read_judged(file: Path) -> pd.DataFrame:
     """
     if not file.is_file():
         raise FileNotFoundError(f"no file of texts at {file}")
-    rows = []
-    for line in filter(str.strip, read_lines(file)):
-        number, tab, text = line.partition("\t")
-        known = bool(tab) and number in map(str, NUMBERS)
-        rows.append((text.strip(), NUMBERS[int(number)]) if known else (line.strip(), ""))
+    lines = filter(str.strip, read_lines(file))
+    rows = [annotation(line) or (line.strip(), "") for line in lines]
     table = pd.DataFrame(rows, columns=["text", "regard"])
     if not len(table) or (table.regard != "").nunique() > 1:
         raise ValueError(f"{file} has a regard, a tab and a text in some lines only, or no lines")

@@ -117,17 +117,21 @@ def encode(tokenizer: Any, texts: Sequence[str], device: Any = None) -> BatchEnc
     Raises:
         ValueError: If a context is empty, and the tokenizer has no BOS to begin with.
     """
-    rows = []
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    for text in texts:
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if not ids and bos is None:
-            raise ValueError("a context is empty, and the tokenizer has no BOS to begin with")
-        rows.append([bos, *ids] if bos is not None and (bos != eos or not ids) else ids)
+    rows = [_begun(tokenizer, text) for text in texts]
+    if not all(rows):
+        raise ValueError("a context is empty, and the tokenizer has no BOS to begin with")
     width = max(map(len, rows), default=0)
     ids = torch.tensor([[padding(tokenizer)] * (width - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
     return BatchEncoding({"input_ids": ids.to(device), "attention_mask": mask.to(device)})
+
+
+def _begun(tokenizer: Any, text: str) -> list[int]:
+    """The ids of a context, with a BOS before them where one is due."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    bos = tokenizer.bos_token_id
+    due = bos is not None and (bos != tokenizer.eos_token_id or not ids)
+    return [bos, *ids] if due else ids
 
 
 def padding(tokenizer: Any) -> int:
@@ -172,13 +176,10 @@ def score(
         after += [tokenizer.eos_token_id] * end
     width = max(len(before) + len(after) for before, after in rows)
     check_length(model, width)
-    ids = torch.full((len(rows), width), padding(tokenizer))
-    mask, counted = torch.zeros_like(ids), torch.zeros(len(rows), width, dtype=torch.bool)
-    for row, (before, after) in enumerate(rows):  # padded on the right, where nothing looks at it
-        length = len(before) + len(after)
-        ids[row, :length] = torch.tensor([*before, *after])
-        mask[row, :length] = 1
-        counted[row, len(before) : length] = True
+    ids, labels = next_token_batch([[*before, *after] for before, after in rows])
+    mask = (labels != -100).long()
+    starts = torch.tensor([len(before) for before, _ in rows])
+    counted = mask.bool() & (torch.arange(width) >= starts[:, None])
     device = next(model.parameters()).device
     ids, mask, counted = ids.to(device), mask.to(device), counted.to(device)
     logits = wide(model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1])
@@ -212,7 +213,6 @@ def tokens(tokenizer: Any, context: str, text: str) -> tuple[list[int], list[int
     Raises:
         ValueError: If a token would reach from the context into the text.
     """
-    bos = tokenizer.bos_token_id
     before = tokenizer(context, add_special_tokens=False)["input_ids"]
     both = tokenizer(context + text, add_special_tokens=False)["input_ids"]
     if both[: len(before)] != before:
@@ -220,13 +220,9 @@ def tokens(tokenizer: Any, context: str, text: str) -> tuple[list[int], list[int
             f"a token reaches from the context {context!r} into the text {text!r}: end contexts at "
             "the end of a word, and begin texts with a space"
         )
-    after = both[len(before) :]
-    if not before or bos != tokenizer.eos_token_id:
-        if bos is not None:
-            before = [bos, *before]
-        elif not before:
-            before, after = after[:1], after[1:]  # the first token has no probability
-    return before, after
+    begun, after = _begun(tokenizer, context), both[len(before) :]
+    # without a BOS the first token has no probability
+    return (begun, after) if begun else (after[:1], after[1:])
 
 
 def read_texts(file: str | Path) -> list[str]:

@@ -97,19 +97,26 @@ def read_annotations(*files: str | Path) -> pd.DataFrame:
     """
     rows = []
     for file in map(Path, files):
-        found = sorted(file.glob("*.tsv")) if file.is_dir() else [file]
-        if not found or not all(path.is_file() for path in found):
+        paths = sorted(file.glob("*.tsv")) if file.is_dir() else [file]
+        if not paths or not all(path.is_file() for path in paths):
             raise FileNotFoundError(f"no annotations, files .tsv, at {file}")
-        for path in found:
+        for path in paths:
             for place, line in enumerate(read_lines(path), 1):
-                number, tab, text = line.partition("\t")
-                if not tab or number.strip() not in map(str, NUMBERS):
+                found = annotation(line)
+                if found is None:
                     raise ValueError(
                         f"{path}, line {place} is no annotation: a number of "
                         f"{', '.join(map(str, NUMBERS))}, a tab and a sentence; got {line[:60]!r}"
                     )
-                rows.append((text.strip(), NUMBERS[int(number)]))
+                rows.append(found)
     return pd.DataFrame(rows, columns=["text", "regard"]).drop_duplicates("text")
+
+
+def annotation(line: str) -> tuple[str, str] | None:
+    """The text and the class of regard of a line; None if it is no annotation."""
+    number, tab, text = line.partition("\t")
+    known = bool(tab) and number.strip() in map(str, NUMBERS)
+    return (text.strip(), NUMBERS[int(number)]) if known else None
 
 
 def fit_regard(annotations: pd.DataFrame, seed: int = 0) -> Regard:
