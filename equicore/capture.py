@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from torch import nn
@@ -45,6 +45,17 @@ def check_submodule(model: Any, name: str) -> None:
             + (" ..." if len(names) > 20 else "")
             + (f"; did you mean {' or '.join(map(repr, near))}?" if near else "")
         )
+
+
+@contextmanager
+def kept_modes(model: nn.Module) -> Iterator[None]:
+    """Whatever happens, all submodules are in the mode that they were in."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def frozen_statistics(

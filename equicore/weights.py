@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from equicore.finetuning import kept_modes
+from equicore.capture import kept_modes
 from equicore.reduce import WeightedMean
 from equicore.symmetrize import Symmetrized
 from equicore.trees import entries, leaves, tree_map

@@ -18,8 +18,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from equicore.applications.images.data import Images
-from equicore.capture import check_submodule, run_and_capture
-from equicore.finetuning import kept_modes
+from equicore.capture import check_submodule, kept_modes, run_and_capture
 from equicore.groups import Group
 from equicore.reduce import Mean
 from equicore.representations import Representation, Tree, Trivial, regular

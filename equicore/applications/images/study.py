@@ -22,7 +22,7 @@ from equicore.applications.images.orbits import (
     rows_under,
     tabulate,
 )
-from equicore.finetuning import kept_modes
+from equicore.capture import kept_modes
 from equicore.lab.store import digest, read_tensors, remembered_tensors
 from equicore.representations import Image, Representation, Trivial
 from equicore.symmetrize import lambda_equitune

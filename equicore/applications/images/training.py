@@ -22,7 +22,8 @@ from equicore.applications.images.networks import (
     Classifier,
     with_new_head,
 )
-from equicore.finetuning import fit, kept_modes
+from equicore.capture import kept_modes
+from equicore.finetuning import fit
 from equicore.lab.store import check_same, digest, read_tensors, remembered_tensors, rounds
 
 

@@ -1,0 +1,84 @@
+"""The choice of the penalty's weight, on data that the model was not fitted to."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The weight of the smallest validation loss, its model, and all (weight, loss) tried."""
+
+    weight: float
+    model: Any
+    trials: list[tuple[float, float]]
+
+
+def select_weight(
+    fine_tune: Callable[[float], Any],
+    validate: Callable[[Any], float],
+    *,
+    low: float = 1e-3,
+    high: float = 1e2,
+    trials: int = 10,
+    seed: int = 0,
+    progress: bool = True,
+) -> Selection:
+    """Choose the weight of the penalty on a validation split, by optuna.
+
+    The first trial is without a penalty; the others are proposed by the tree-structured Parzen
+    estimator on a logarithmic scale.
+
+    Args:
+        fine_tune: Makes and fine-tunes a model with a given weight of the penalty.
+        validate: The loss of a model on the validation split, lower is better. Not the test
+            split: what is chosen here has seen it.
+        low: Smallest positive weight.
+        high: Largest weight.
+        trials: Models to fine-tune, at least 2.
+        seed: Of the proposals.
+        progress: Show a progress bar.
+
+    Raises:
+        ImportError: If optuna is not installed (``pip install "equirl[tune]"``).
+        ValueError: If the range or the number of trials is not usable, or no loss is finite.
+    """
+    if not 0 < low < high < math.inf or trials < 2:
+        raise ValueError(
+            f"expected 0 < low < high and trials >= 2; got low {low}, high {high}, trials {trials}"
+        )
+    try:
+        import optuna
+    except ImportError as error:
+        raise ImportError('select_weight needs optuna: pip install "equirl[tune]"') from error
+    from tqdm import tqdm
+
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    tried: list[tuple[float, float]] = []
+    best: tuple[float, float, Any] | None = None
+    try:
+        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
+        for number in tqdm(range(trials), unit="trial", disable=not progress):
+            trial = study.ask() if number else None
+            weight = trial.suggest_float("weight", low, high, log=True) if trial else 0.0
+            model = fine_tune(weight)
+            measured = validate(model)
+            loss = float(measured.detach() if isinstance(measured, Tensor) else measured)
+            tried.append((weight, loss))
+            if trial:
+                # a diverged model is a bad one, not a missing one
+                study.tell(trial, loss if math.isfinite(loss) else sys.float_info.max)
+            if math.isfinite(loss) and (best is None or loss < best[1]):
+                best = (weight, loss, model)
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+    if best is None:
+        raise ValueError(f"no trial has a finite validation loss: {tried}")
+    return Selection(best[0], best[2], tried)
