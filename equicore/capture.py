@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -31,6 +32,56 @@ def run_and_capture(submodule: nn.Module, name: str, run: Callable[[], Any]) -> 
     if not captured:
         raise ValueError(f"the submodule {name!r} was not called in the model's forward")
     return result, captured[-1]
+
+
+class Observed(nn.Module):
+    """A model that also returns what some of its submodules returned.
+
+    Args:
+        model: Any model.
+        features: Names of its submodules.
+
+    Raises:
+        TypeError: If the names are one string, and no sequence of them.
+        ValueError: If there is no such submodule; one of a similar name is proposed. Or, when it
+            runs, if one was not called.
+
+    >>> import torch
+    >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4, 2))
+    >>> seen = Observed(model, ["0"])(torch.rand(5, 1, 3, 3))
+    >>> {name: tuple(value.shape) for name, value in seen.items()}
+    {'output': (5, 2), '0': (5, 4, 1, 1)}
+    """
+
+    OUTPUT = "output"
+
+    def __init__(self, model: nn.Module, features: Sequence[str]) -> None:
+        super().__init__()
+        if isinstance(features, str):
+            raise TypeError(f"features are names of submodules; got the one string {features!r}")
+        for name in features:
+            check_submodule(model, name)
+        if self.OUTPUT in features:
+            raise ValueError(
+                f"a submodule that is observed cannot be called {self.OUTPUT!r}, as the model's "
+                "output is"
+            )
+        self.model = model
+        self.features = tuple(features)
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Run the model once: its ``output``, and the submodules' by their names."""
+        captured: dict[str, Any] = {}
+
+        def looking(run: Callable[[], Any], name: str) -> Any:
+            output, captured[name] = run_and_capture(self.model.get_submodule(name), name, run)
+            return output
+
+        run = functools.partial(self.model, *args, **kwargs)
+        for name in self.features:
+            run = functools.partial(looking, run, name)
+        output = run()
+        return {self.OUTPUT: output, **{name: captured[name] for name in self.features}}
 
 
 def check_submodule(model: Any, name: str) -> None:

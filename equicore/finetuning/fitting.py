@@ -18,6 +18,7 @@ def fit(
     loss: Callable[[Any, Any], Tensor],
     optimizer: torch.optim.Optimizer,
     *,
+    penalty: Callable[[Any, Any], Tensor] | None = None,
     steps: int | None = None,
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
     progress: bool = True,
@@ -34,12 +35,14 @@ def fit(
         batches: Pairs (input, target); iterated over again until ``steps`` are done.
         loss: Of an output and a target.
         optimizer: Holds the parameters to train.
+        penalty: Of an input and the model's output for it, added to the loss; for instance a
+            multiple of an `EquivarianceLoss`.
         steps: Optimiser steps; one pass over the batches when omitted.
         schedule: Of the learning rate, stepped after each step.
         progress: Show a progress bar.
 
     Returns:
-        The loss of each step, before it.
+        The loss of each step, with its penalty, before it.
 
     Raises:
         ValueError: If the optimiser holds none of the model's parameters, there is no batch,
@@ -63,7 +66,7 @@ def fit(
         tqdm(total=_length(batches, steps), unit="step", disable=not progress) as bar,
     ):
         for x, target in _repeated(batches, steps):
-            losses.append(_step(model, x, target, loss, optimizer, len(losses)))
+            losses.append(_step(model, x, target, loss, penalty, optimizer, len(losses)))
             if schedule is not None:
                 schedule.step()
             bar.set_postfix(loss=f"{losses[-1]:.3g}", refresh=False)
@@ -76,6 +79,7 @@ def _step(
     x: Any,
     target: Any,
     loss: Callable[[Any, Any], Tensor],
+    penalty: Callable[[Any, Any], Tensor] | None,
     optimizer: torch.optim.Optimizer,
     number: int,
 ) -> float:
@@ -84,7 +88,10 @@ def _step(
 
     def evaluate() -> float:
         optimizer.zero_grad()
-        value = loss(model(x), target)
+        output = model(x)
+        value = loss(output, target)
+        if penalty is not None:
+            value = value + penalty(x, output)
         if not value.isfinite():
             raise ValueError(f"the loss is {float(value.detach())} in step {number}")
         value.backward()

@@ -8,8 +8,7 @@ tables as it does on images.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from equicore.applications.images.data import Images
-from equicore.capture import check_submodule, kept_modes, run_and_capture
+from equicore.capture import Observed, kept_modes
 from equicore.groups import Group
 from equicore.reduce import Mean
 from equicore.representations import Representation, Tree, Trivial, regular
@@ -29,7 +28,7 @@ Table = dict[str, Tensor]
 """Of N images and |G| views: ``logits`` (N, |G|, classes) and ``features`` (N, |G|, F)."""
 
 
-class Seen(nn.Module):
+class Seen(Observed):
     """A classifier that also returns features: ``logits`` (B, classes), ``features`` (B, F).
 
     Args:
@@ -42,35 +41,23 @@ class Seen(nn.Module):
     """
 
     def __init__(self, model: nn.Module, features: Sequence[str]) -> None:
-        super().__init__()
         if isinstance(features, str) or not features:
             raise ValueError(
                 f"features is a tuple of one submodule's name or more; got {features!r}"
             )
-        for name in features:
-            check_submodule(model, name)
-        self.model = model
-        self.features = tuple(features)
+        super().__init__(model, features)
 
     def forward(self, images: Tensor) -> Table:
         """Run the model once."""
-        captured: list[Tensor] = []
-
-        def looking(run: Callable[[], Any], name: str) -> Any:
-            output, seen = run_and_capture(self.model.get_submodule(name), name, run)
-            vectors = pooled(leaves(seen)[0])
-            if len(vectors) != len(images):
+        seen = super().forward(images)
+        vectors = {name: pooled(leaves(seen[name])[0]) for name in self.features}
+        for name, features in vectors.items():
+            if len(features) != len(images):
                 raise ValueError(
                     f"the output of {name} is not one for each of {len(images)} images: it has the "
-                    f"shape {tuple(leaves(seen)[0].shape)}"
+                    f"shape {tuple(leaves(seen[name])[0].shape)}"
                 )
-            captured.append(vectors)
-            return output
-
-        run = functools.partial(self.model, images)
-        for name in self.features:
-            run = functools.partial(looking, run, name)
-        return {"logits": run(), "features": torch.cat(captured, dim=1)}
+        return {"logits": seen["output"], "features": torch.cat(list(vectors.values()), dim=1)}
 
 
 def pooled(features: Tensor) -> Tensor:
