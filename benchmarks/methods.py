@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import equicore
-from equicore.applications.images.networks import ResNet, orientation
+from equicore.applications.images.networks import ResNet
 from equicore.lab import command
 from equicore.lab.tables import markdown
+from equicore.weights import conv_weight
 
 BAR = 1.05
 """For lambda-equitune's time and memory beside equitune's."""
@@ -76,7 +77,7 @@ def methods_of(model: nn.Module) -> dict[str, nn.Module]:
         mean_over_tokens = nn.AdaptiveAvgPool2d((1, 192))
         weight = equicore.MLPWeight((1, 192), pool=mean_over_tokens)
     nn.init.normal_(weight.network[-1].weight)  # before it is fitted, all weights are equal
-    look = orientation(8, 3)
+    look = conv_weight(3, 8)
     weighted = partial(equicore.lambda_equitune, model, rotations, invariant)
     symmetrized = {
         "plain": model,

@@ -128,6 +128,29 @@ class MLPWeight(nn.Module):
         return parts
 
 
+def conv_weight(channels: int, width: int = 8) -> nn.Sequential:
+    """A small convolutional weight network for images and fields, before it is fitted.
+
+    Three convolutions with a stride of 2, from ``width`` channels to four times as many: it costs
+    a small part of what most models cost. The log-weights are not 0 at first.
+
+    Args:
+        channels: Of the inputs (N, channels, rows, columns), from 8 x 8 on.
+        width: Channels of the first convolution.
+
+    >>> conv_weight(3)(torch.rand(5, 3, 32, 32)).shape
+    torch.Size([5])
+    """
+    layers: list[nn.Module] = []
+    widths = (channels, width, 2 * width, 4 * width)
+    for width_in, width_out in itertools.pairwise(widths):
+        layers.append(nn.Conv2d(width_in, width_out, 3, 2, 1, bias=False))
+        layers += [nn.BatchNorm2d(width_out), nn.ReLU()]
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16 * width, 1), nn.Flatten(0)
+    )
+
+
 def fit_familiarity(
     symmetrized: Symmetrized,
     inputs: Any,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -21,6 +21,35 @@ def squared_error(actual: Any, wanted: Any) -> Tensor:
     differences = [a - w for a, w in pairs]
     real = [torch.view_as_real(d) if d.is_complex() else d for d in differences]
     return torch.stack([d.square().sum() / d.shape[0] for d in real]).sum()
+
+
+def relative_error(actual: Any, wanted: Any) -> Tensor:
+    """The squared norm of the difference, in parts of that of the two; the mean over a tree.
+
+    Norms are over the batch. Feature maps and dense outputs of any size give numbers of one order:
+    0 if they agree, 1 if they are unrelated, 2 if they are opposite. No gradient flows through
+    what it is divided by, so that larger outputs do not lower it.
+    """
+    terms = []
+    for a, w in zip(leaves(actual), leaves(wanted), strict=True):
+        scale = a.detach().abs().square().sum() + w.detach().abs().square().sum()
+        terms.append((a - w).abs().square().sum() / scale.clamp(min=torch.finfo(a.dtype).tiny))
+    return torch.stack(terms).mean()
+
+
+def by_part(divergences: Mapping[Any, Divergence]) -> Divergence:
+    """A divergence of dicts: the sum over their parts, each by a divergence of its own.
+
+    >>> both = by_part({"logits": kl_divergence, "map": relative_error})
+    >>> same = {"logits": torch.ones(2, 3), "map": torch.ones(2, 4, 5, 5)}
+    >>> float(both(same, same))
+    0.0
+    """
+
+    def divergence(actual: Any, wanted: Any) -> Tensor:
+        return torch.stack([d(actual[n], wanted[n]) for n, d in divergences.items()]).sum()
+
+    return divergence
 
 
 def kl_divergence(actual: Any, wanted: Any) -> Tensor:

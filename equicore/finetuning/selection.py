@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The weight of the smallest validation loss, its model, and all (weight, loss) tried."""
+    """The weight of the smallest validation loss, its model, and all (weight, loss) tried.
+
+    Of cross-validation the losses are means over folds, and there is no model.
+    """
 
     weight: float
     model: Any
@@ -82,3 +86,65 @@ def select_weight(
     if best is None:
         raise ValueError(f"no trial has a finite validation loss: {tried}")
     return Selection(best[0], best[2], tried)
+
+
+def folds(samples: int, count: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """The samples that are fitted and those that validate, for each of so many folds, at random.
+
+    Raises:
+        ValueError: If there are fewer than two folds, or fewer samples than folds.
+    """
+    if count < 2 or samples < count:
+        raise ValueError(
+            f"cross-validation needs 2 folds at least, and a sample for each; got {count} folds of "
+            f"{samples} samples"
+        )
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed))
+    parts = order.tensor_split(count)
+    return [
+        (torch.cat([*parts[:i], *parts[i + 1 :]]).sort().values, part.sort().values)
+        for i, part in enumerate(parts)
+    ]
+
+
+def cross_validate(
+    loss: Callable[[float, int], float],
+    weights: Sequence[float],
+    count: int,
+    *,
+    progress: bool = True,
+) -> Selection:
+    """Choose the weight of the penalty whose validation loss, averaged over folds, is smallest.
+
+    Of equally good weights it is the smallest.
+
+    Args:
+        loss: Fine-tunes a model with a weight on all but the i-th of the `folds`, and returns its
+            loss on that one, lower is better.
+        weights: To choose from, 0 for none.
+        count: How many folds there are.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: If there are no weights, one is negative or not finite, there are fewer than
+            two folds, or no weight has finite losses.
+    """
+    if not weights or min(weights) < 0 or not all(map(math.isfinite, weights)) or count < 2:
+        raise ValueError(
+            f"cross_validate chooses among weights from 0 on, by 2 folds at least; got "
+            f"{list(weights)} and {count}"
+        )
+    from tqdm import tqdm
+
+    tried: list[tuple[float, float]] = []
+    with tqdm(total=len(weights) * count, unit="fit", disable=not progress) as bar:
+        for weight in sorted(weights):
+            total = 0.0
+            for fold in range(count):
+                total += float(loss(weight, fold))
+                bar.update()
+            tried.append((weight, total / count))
+    finite = [(mean, weight) for weight, mean in tried if math.isfinite(mean)]
+    if not finite:
+        raise ValueError(f"no weight has a finite validation loss: {tried}")
+    return Selection(min(finite)[1], None, tried)

@@ -16,12 +16,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from equicore.applications.images import methods
 from equicore.applications.images.data import Images
 from equicore.applications.images.methods import on_tables
-from equicore.applications.images.networks import Classifier, orientation
+from equicore.applications.images.networks import Classifier
 from equicore.applications.images.orbits import Entry, Seen, Table, tabulate
 from equicore.applications.images.study import Study, looks
 from equicore.lab.store import digest, remembered
 from equicore.reduce import Best, Identity, Mean, Reducer, WeightedMean
 from equicore.representations import Representation
+from equicore.weights import conv_weight
 
 COLUMNS = ["dataset", "model", "condition", "group", "method", "seed", "accuracy", "images",
            "forwards", "digest"]  # fmt: skip
@@ -153,7 +154,7 @@ def _forwards(study: Study, name: str, way: Way) -> float:
     if not name.startswith("orientation"):
         return float(order)  # features are known only after all forwards
     width, channels = int(name.split("_")[1]), study.train.shape[0]
-    network = orientation(width, channels).to(study.model.device).eval()  # fitted or not
+    network = conv_weight(channels, width).to(study.model.device).eval()  # fitted or not
     counts = []
     for module in (study.model, network):
         device = next(module.parameters()).device

@@ -240,18 +240,6 @@ class Unit(nn.Module):
         return pixels.float() / 255
 
 
-def orientation(width: int, channels: int) -> nn.Sequential:
-    """Three convolutions that give each view of an image a log-weight, shape (B,)."""
-    layers: list[nn.Module] = []
-    widths = (channels, width, 2 * width, 4 * width)
-    for width_in, width_out in itertools.pairwise(widths):
-        layers.append(nn.Conv2d(width_in, width_out, 3, 2, 1, bias=False))
-        layers += [nn.BatchNorm2d(width_out), nn.ReLU()]
-    return nn.Sequential(
-        *layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16 * width, 1), nn.Flatten(0)
-    )
-
-
 NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
     "small": small,
     "alexnet": alexnet,

@@ -12,7 +12,7 @@ from torch import nn
 
 from equicore.applications.images.data import HELD_OUT, Images
 from equicore.applications.images.methods import GROUPS
-from equicore.applications.images.networks import Classifier, Unit, orientation
+from equicore.applications.images.networks import Classifier, Unit
 from equicore.applications.images.orbits import (
     Looks,
     Seen,
@@ -26,7 +26,7 @@ from equicore.capture import kept_modes
 from equicore.lab.store import digest, read_tensors, remembered_tensors
 from equicore.representations import Image, Representation, Trivial
 from equicore.symmetrize import lambda_equitune
-from equicore.weights import fit_familiarity
+from equicore.weights import conv_weight, fit_familiarity
 
 LEAST = 10
 """Images that familiarity is learned from."""
@@ -141,7 +141,7 @@ class Study:
         """A small network that gives views log-weights (B,), taught which are familiar; kept."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = orientation(width, self.train.pixels.shape[1])
+            network = conv_weight(self.train.pixels.shape[1], width)
         settings = {name: self.settings[name] for name in ("train", "familiar", "group")}
         options: dict[str, Any] = {"steps": self.look_steps, "batch_size": 64, "seed": seed}
         options["learning_rate"] = 3e-3
