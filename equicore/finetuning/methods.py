@@ -51,6 +51,7 @@ class Symmetry:
         target: How it acts on targets; as on outputs when omitted.
         features: Submodules of the model by name, and how it acts on what they return: on feature
             maps (B, channels, rows, columns) as on images.
+        name: What tables call it; the group's name when omitted.
 
     Raises:
         ValueError: If the actions are of different groups, or of a continuous one.
@@ -60,6 +61,7 @@ class Symmetry:
     output: Action
     target: Action | None = None
     features: Mapping[str, Action] = field(default_factory=dict)
+    name: str = ""
 
     def __post_init__(self) -> None:
         """Check them."""

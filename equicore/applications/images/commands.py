@@ -1,4 +1,4 @@
-"""What `equicore images` does: train, evaluate, advise, finetune, table, plot."""
+"""What `equicore images` does: train, evaluate, advise, finetune, adapt, table, plot."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import pandas as pd
 import tyro
 
+from equicore.applications.finetuning.commands import Comparison, compare
 from equicore.applications.images.names import Group, Method, Network
 from equicore.lab import CORES
 from equicore.lab.command import Main, check_least, check_seeds, check_several, check_training
@@ -171,6 +172,36 @@ class Finetune:
 
 
 @dataclasses.dataclass(frozen=True)
+class Adapt:
+    """Fine-tune a classifier to other classes, towards a symmetry, by methods that are compared.
+
+    Its last layer is replaced by two; all of it is trained. Accuracy on test images as they are,
+    under random elements of the group and shifted by up to 4 pixels, and the deviation from
+    equivariance before, during and after. Adds to finetuning.csv; see `equicore finetuning`.
+
+    Example: equicore images adapt --model resnet20-12fca82f.th --data cifar-100-binary
+    """
+
+    images: Data = Data()
+    model: str | None = None
+    """As of `equicore images evaluate`. When omitted, a small network that is trained on the
+    digits now."""
+    label: str | None = None
+    """What tables call the model; its name when omitted."""
+    group: Group = "turns"
+    """Quarter turns, mirrors, or both; cyclic shifts are a second symmetry."""
+    features: tuple[str, ...] = ()
+    """Submodules whose feature maps penalties are on; when omitted, the last that returns maps, of
+    ResNets for CIFAR the last two stages."""
+    whole: int | None = None
+    """Of how many images fractions are parts, where these are a part already; of all when
+    omitted."""
+    tested: int = 2000
+    """Test images, drawn at random."""
+    comparison: Comparison = Comparison()
+
+
+@dataclasses.dataclass(frozen=True)
 class Table:
     """Write zero_shot.md and finetune.md from the CSV files beside them.
 
@@ -189,13 +220,14 @@ class Plot(Table):
     """
 
 
-def run(command: Train | Evaluate | Advise | Finetune | Table | Plot) -> None:
+def run(command: Train | Evaluate | Advise | Finetune | Adapt | Table | Plot) -> None:
     """Classifiers and CLIP that no longer care which way is up."""
     mains: dict[type, Main] = {
         Train: _train,
         Evaluate: _evaluate,
         Advise: _advise,
         Finetune: _tune,
+        Adapt: _adapt,
         Table: _report,
         Plot: _report,
     }
@@ -291,6 +323,25 @@ def _tune(arguments: Finetune) -> None:
     tables = Workers(arguments.experiment.jobs).map(tasks, "finetune")
     add_rows(file, pd.concat(tables), keys)
     print(file)
+
+
+def _adapt(arguments: Adapt) -> None:
+    from equicore.applications.images import loading
+    from equicore.applications.images.adapt import Adaptation
+
+    check_least(arguments, tested=1, whole=1)
+    if arguments.group == "eighths":
+        raise ValueError("--group eighths is approximate, also on feature maps; choose turns")
+    train, test = _both(arguments.images)
+    source = arguments.model
+    if source is None:
+        source = _source(arguments.images, Model(runs=arguments.comparison.runs))
+    model = loading.without_classes(source, test)
+    task = Adaptation(
+        model, arguments.label or _stem(source), train, test, arguments.group,
+        arguments.features or loading.features_of(model, test), arguments.tested, arguments.whole,
+    )  # fmt: skip
+    print(compare(task, arguments.comparison, steps=400, views=64, rate=1e-3))
 
 
 def _report(arguments: Table) -> None:

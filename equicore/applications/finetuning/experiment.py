@@ -1,0 +1,369 @@
+"""Methods of fine-tuning on a task: parts of the data, seeds, the choice of weights, all resumable.
+
+All methods of a seed see the same samples, start from the same model, take as many steps, and run
+the model as often in each: one that runs it on |G| views of a sample takes fewer samples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from equicore.applications.finetuning.names import WEIGHTED
+from equicore.applications.finetuning.names import Method as Name
+from equicore.applications.finetuning.task import Data, Task
+from equicore.capture import kept_modes
+from equicore.finetuning import (
+    Augmentation,
+    Canonicalization,
+    Equitune,
+    LambdaEquitune,
+    Method,
+    Penalty,
+    Plain,
+    Problem,
+    Tuned,
+    cross_validate,
+    deviation,
+    folds,
+)
+from equicore.lab.jobs import Workers
+from equicore.lab.store import digest, remembered, remembered_tensors, rounds, write_tensors
+from equicore.lab.tables import add_rows, check_rows
+
+COLUMNS = ["task", "method", "fraction", "samples", "seed", "steps", "metric", "value", "better",
+           "deviation", "weight", "views", "digest"]  # fmt: skip
+KEYS = ["task", "method", "fraction", "seed", "steps", "metric"]
+DEVIATION = "deviation"
+"""The metric whose value is the deviation under the first symmetry; others have their names."""
+STAGES = (0.0, 0.1, 0.25, 0.5, 1.0)
+"""Parts of the steps after which deviations are measured; metrics after the last."""
+LAST = 0.02
+"""Part of the learning rate that is left at the end of its cosine."""
+RAMP = 0.1
+"""Part of the steps in which the weight of a penalty rises."""
+VERSION = 1
+"""Of what is measured: results of other versions are not found again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """How models are fine-tuned, by Adam, its rate along a cosine."""
+
+    steps: int
+    views: int  # how often a model runs in a step
+    learning_rate: float
+    weights: tuple[float, ...] = (0.1, 1.0, 10.0)  # of penalties, to choose from
+    folds: int = 2  # of cross-validation
+    chosen_in: float = 0.5  # part of the steps that a model takes in it
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for numbers that cannot be."""
+        if self.steps < 1 or self.views < 1 or not 0 < self.learning_rate < math.inf:
+            raise ValueError(
+                "fine-tuning has steps and views from 1 on, and a positive learning rate; got "
+                f"{self.steps}, {self.views} and {self.learning_rate}"
+            )
+        if not self.weights or min(self.weights) <= 0 or len({*self.weights}) < len(self.weights):
+            raise ValueError(f"weights of penalties are positive and differ; got {self.weights}")
+
+
+def method_of(name: Name, weight: float, steps: int) -> Method:
+    """The method of a name; the weight is that of penalties, which rises in the first steps."""
+    ramp = round(RAMP * steps)
+    methods: dict[Name, Method] = {
+        "plain": Plain(),
+        "augmentation": Augmentation(),
+        "penalty": Penalty(weight, ("output",), ramp=ramp),
+        "penalty_features": Penalty(weight, ("features",), ramp=ramp),
+        "penalty_both": Penalty(weight, ("output", "features"), ramp=ramp),
+        "equitune": Equitune(),
+        "lambda_equitune": LambdaEquitune(),
+        "canonicalization": Canonicalization(),
+    }
+    return methods[name]
+
+
+def run(
+    task: Task,
+    methods: Sequence[Name],
+    fractions: Sequence[float],
+    seeds: Sequence[int],
+    tuning: Tuning,
+    file: Path,
+    folder: Path,
+    jobs: int = 1,
+) -> None:
+    """Fine-tune by all methods on all parts of the data, and add rows of `COLUMNS` to a CSV file.
+
+    Rows are added when a fine-tuning is finished. What the file already has, made with the same
+    settings, is not measured again; of what was interrupted the last stage that was finished is
+    kept in ``folder``.
+
+    Raises:
+        ValueError: If a fraction has too few samples or more than there are, a method does not fit
+            the task, or the file has rows of the task that were made with other settings.
+    """
+    check(task, methods, fractions, tuning, file)
+    found = check_rows(file, COLUMNS)
+    known = found[(found.task == task.name) & (found.metric == task.chosen_by)]
+    done = set(zip(known.method, known.fraction, known.seed, strict=True))
+    left = [
+        (fraction, seed, name)
+        for fraction, seed, name in itertools.product(fractions, seeds, methods)
+        if (name, fraction, seed) not in done
+    ]
+    weighted = dict.fromkeys((n, f) for f, _, n in left if n in WEIGHTED)
+    choices = [
+        functools.partial(choose, task, name, fraction, tuning, folder)
+        for name, fraction in weighted
+    ]
+    weights = dict(zip(weighted, Workers(jobs).map(choices, "weights"), strict=True))
+    tasks = [
+        functools.partial(
+            _measured, task, n, fraction, seed, tuning, weights.get((n, fraction)), file, folder
+        )
+        for fraction, seed, n in left
+    ]
+    Workers(jobs).map(tasks, task.name)
+
+
+def check(
+    task: Task, methods: Sequence[Name], fractions: Sequence[float], tuning: Tuning, file: Path
+) -> None:
+    """Raise ValueError for what `run` would refuse, before it trains anything."""
+    for fraction in fractions:
+        _rows(task, fraction, 0)
+        if any(name in WEIGHTED for name in methods):
+            folds(_count(task, fraction), tuning.folds, 0)
+    for name in methods:
+        method = method_of(name, tuning.weights[0], tuning.steps)
+        tuned = method.of(task.model(0), task.problem)
+        batches = task.training[torch.arange(min(2, len(task.training)))].batches(2, 0)
+        tuned.fit(batches, torch.optim.SGD(tuned.parameters(), 0.0), steps=1, progress=False)
+        if method.trained_views(task.problem) > tuning.views:
+            raise ValueError(
+                f"{name} runs the model {method.trained_views(task.problem)} times on each sample, "
+                f"and a step has {tuning.views} views: give more"
+            )
+    found = check_rows(file, COLUMNS)
+    own = found[found.task == task.name]
+    if len(own) and {*own.digest} != {_made_with(task, tuning)}:
+        raise ValueError(
+            f"{file} has rows of {task.name} that were made with another model, other data or "
+            "other settings; delete them, or choose another --output"
+        )
+
+
+def choose(task: Task, name: Name, fraction: float, tuning: Tuning, folder: Path) -> float:
+    """The weight of a penalty for a part of the data, by cross-validation on it; kept.
+
+    On the samples of seed 0. A model takes a part of the steps, and the weight is best by the
+    task's metric for it, averaged over the folds.
+    """
+    settings = {**_settings(task, tuning), "method": name, "fraction": fraction}
+    data = task.training[_rows(task, fraction, 0)]
+    parts = folds(len(data), tuning.folds, 0)
+    steps = max(1, round(tuning.chosen_in * tuning.steps))
+    sign = -1.0 if task.metrics[task.chosen_by] else 1.0
+
+    def loss(weight: float, fold: int) -> float:
+        def made() -> pd.DataFrame:
+            fitted, held_out = (data[rows] for rows in parts[fold])
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(fold)
+                tuned = method_of(name, weight, steps).of(task.model(0), task.problem)
+                short = dataclasses.replace(tuning, steps=steps)
+                _train(tuned, fitted, method_of(name, weight, steps), short, 0, (0, steps), None)
+            with torch.no_grad():
+                value = task.validate(tuned.eval(), held_out)
+            return pd.DataFrame([{"loss": sign * value}])
+
+        key = {**settings, "weight": weight, "fold": fold}
+        table = remembered(folder / f"weight-{digest(key)}.csv", key, made)
+        return float(table.loss.iloc[0])
+
+    return cross_validate(loss, tuning.weights, tuning.folds, progress=False).weight
+
+
+def measure(
+    task: Task,
+    name: Name,
+    fraction: float,
+    seed: int,
+    tuning: Tuning,
+    weight: float | None,
+    folder: Path,
+) -> pd.DataFrame:
+    """Fine-tune by one method, and measure it: a table of `COLUMNS`, kept at each stage."""
+    stem = _stem(task, name, fraction, seed, tuning, weight, folder)
+    settings = {"tuned": stem.name}
+    steps = sorted({round(part * tuning.steps) for part in STAGES})
+    files = [stem.with_name(f"{stem.name}-{step}.csv") for step in steps]
+    resume = stem.with_suffix(".safetensors")
+    method = method_of(name, weight or 0.0, tuning.steps)
+    if not all(file.is_file() for file in files):
+        data = task.training[_rows(task, fraction, seed)]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            tuned = method.of(task.model(seed), task.problem)
+        optimizer = torch.optim.Adam(tuned.parameters(), tuning.learning_rate)
+        stages = list(itertools.pairwise((0, *steps)))
+        for stage in rounds(resume, settings, len(steps), seed, tuned=tuned, optimizer=optimizer):
+            _train(tuned, data, method, tuning, seed, stages[stage], optimizer)
+            last = stage == len(steps) - 1
+            made = functools.partial(_evaluated, task, tuned, steps[stage], last)
+            if last:
+                write_tensors(_model_file(stem), tuned.model.state_dict(), settings)
+            remembered(files[stage], settings, made)
+    tables = [remembered(file, settings, functools.partial(_lost, stem)) for file in files]
+    resume.unlink(missing_ok=True)
+    table = pd.concat(tables)
+    return table.assign(
+        task=task.name,
+        method=name,
+        fraction=fraction,
+        samples=_count(task, fraction),
+        seed=seed,
+        better=["higher" if task.metrics.get(metric) else "lower" for metric in table.metric],
+        weight=weight,
+        views=method.views(task.problem),
+        digest=_made_with(task, tuning),
+    )[COLUMNS]
+
+
+def finetuned(
+    task: Task, name: Name, fraction: float, seed: int, tuning: Tuning, folder: Path
+) -> Tuned:
+    """The model, in eval mode, that `run` fine-tuned; it is trained now if it was not."""
+    weight = choose(task, name, fraction, tuning, folder) if name in WEIGHTED else None
+    stem = _stem(task, name, fraction, seed, tuning, weight, folder)
+    if not _model_file(stem).is_file():
+        measure(task, name, fraction, seed, tuning, weight, folder)
+    tuned = method_of(name, weight or 0.0, tuning.steps).of(task.model(seed), task.problem)
+    tensors = remembered_tensors(_model_file(stem), {}, functools.partial(_lost, stem))
+    tuned.model.load_state_dict(tensors)
+    return tuned.eval()
+
+
+def _measured(
+    task: Task,
+    name: Name,
+    fraction: float,
+    seed: int,
+    tuning: Tuning,
+    weight: float | None,
+    file: Path,
+    folder: Path,
+) -> None:
+    add_rows(file, measure(task, name, fraction, seed, tuning, weight, folder), KEYS)
+
+
+def _train(
+    tuned: Tuned,
+    data: Data,
+    method: Method,
+    tuning: Tuning,
+    seed: int,
+    stage: tuple[int, int],
+    optimizer: torch.optim.Optimizer | None,
+) -> None:
+    """From a step to another one."""
+    first, last = stage
+    if optimizer is None:
+        optimizer = torch.optim.Adam(tuned.parameters(), tuning.learning_rate)
+    size = max(1, tuning.views // method.trained_views(tuned.problem))
+
+    def batches() -> Iterator[tuple[Any, Any]]:
+        endless = itertools.chain.from_iterable(
+            data.batches(size, 1000 * seed + epoch) for epoch in itertools.count()
+        )
+        for step, batch in enumerate(itertools.islice(endless, first, last), first):
+            cosine = (1 + math.cos(math.pi * step / tuning.steps)) / 2
+            for group in optimizer.param_groups:
+                group["lr"] = tuning.learning_rate * (LAST + (1 - LAST) * cosine)
+            yield batch
+
+    if last > first:
+        tuned.train()
+        tuned.fit(batches(), optimizer, steps=last - first, progress=False)
+
+
+@torch.no_grad()
+def _evaluated(task: Task, tuned: Tuned, steps: int, last: bool) -> pd.DataFrame:
+    """The deviation after some steps, and after the last all metrics."""
+    with kept_modes(tuned):
+        tuned.eval()
+        values = task.evaluate(tuned) if last else {}
+        if last and {*values} != {*task.metrics}:
+            raise ValueError(f"{task.name} measures {[*values]}, and says {[*task.metrics]}")
+        off = _deviations(task.problem, tuned, task.probes())
+    rows = [{"metric": name, "value": value} for name, value in {**off, **values}.items()]
+    return pd.DataFrame(rows).assign(steps=steps, deviation=off[DEVIATION])
+
+
+def _deviations(problem: Problem, tuned: Tuned, probes: list[Any]) -> dict[str, float]:
+    """Under each symmetry; those of large groups by a few random elements, always the same."""
+    found = {}
+    for number, symmetry in enumerate(problem.symmetries):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            few = None if symmetry.order <= 8 else 4
+            name = f"{DEVIATION}_{symmetry.name}" if number else DEVIATION
+            found[name] = deviation(tuned, symmetry, probes, few)
+    return found
+
+
+def _stem(
+    task: Task,
+    name: Name,
+    fraction: float,
+    seed: int,
+    tuning: Tuning,
+    weight: float | None,
+    folder: Path,
+) -> Path:
+    """What files of a fine-tuning begin with."""
+    own = {"method": name, "fraction": fraction, "weight": weight, "seed": seed}
+    return folder / f"tuned-{digest({**_settings(task, tuning), **own})}"
+
+
+def _model_file(stem: Path) -> Path:
+    return stem.with_name(f"{stem.name}-model.safetensors")
+
+
+def _settings(task: Task, tuning: Tuning) -> dict[str, Any]:
+    return {**task.settings, **dataclasses.asdict(tuning), "version": VERSION}
+
+
+def _made_with(task: Task, tuning: Tuning) -> str:
+    return digest(_settings(task, tuning))
+
+
+def _count(task: Task, fraction: float) -> int:
+    return round(fraction * task.whole)
+
+
+def _rows(task: Task, fraction: float, seed: int) -> Tensor:
+    """Which samples are a part of the data: those of a smaller part are among a larger one's."""
+    count, there = _count(task, fraction), len(task.training)
+    if not 1 <= count <= there:
+        raise ValueError(
+            f"the fraction {fraction:g} of {task.whole} samples of {task.name} are {count}, and "
+            f"there are {there} to train on"
+        )
+    order = torch.randperm(there, generator=torch.Generator().manual_seed(seed))
+    return order[:count].sort().values
+
+
+def _lost(stem: Path) -> Any:
+    raise FileNotFoundError(f"what was measured of {stem} is lost in part; delete {stem}*")
