@@ -70,9 +70,9 @@ class Symmetry:
             "input, output, target and features",
         )
         if group is None:
-            raise ValueError(
-                "a Symmetry is of a finite group; these actions are of a continuous one"
-            )
+            raise ValueError("a Symmetry is of a finite group; these actions are of none")
+        if not self.name:
+            object.__setattr__(self, "name", group.name)
 
     @property
     def order(self) -> int:
