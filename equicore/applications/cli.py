@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tyro
 
+from equicore.applications.finetuning import commands as finetuning
 from equicore.applications.images import commands as images
 from equicore.applications.scan import commands as scan
 from equicore.applications.text import commands as text
@@ -16,7 +17,12 @@ def main() -> None:
     def dispatch() -> None:
         with numbers:
             tyro.extras.subcommand_cli_from_dict(
-                {"images": images.run, "scan": scan.run, "text": text.run},
+                {
+                    "finetuning": finetuning.run,
+                    "images": images.run,
+                    "scan": scan.run,
+                    "text": text.run,
+                },
                 prog="equicore",
                 description="Applications of equicore: experiments that can be run again.",
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),

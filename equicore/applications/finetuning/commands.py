@@ -14,6 +14,7 @@ from equicore.lab.command import Main, check_least, check_seeds, check_several
 from equicore.lab.store import check_writable
 
 if TYPE_CHECKING:
+    from equicore.applications.finetuning.experiment import Tuning
     from equicore.applications.finetuning.task import Task
 
 RESULTS = Path("results/finetuning")
@@ -78,6 +79,28 @@ def run(command: Table | Plot) -> None:
     mains[type(command)](command)
 
 
+def tuning_of(options: Comparison, *, steps: int, views: int, rate: float) -> Tuning:
+    """How models are fine-tuned, by a command line and an application's own defaults.
+
+    Raises:
+        ValueError: For options that cannot be.
+    """
+    from equicore.applications.finetuning.experiment import Tuning
+
+    check_several(options, "methods", "fractions", "weights")
+    check_seeds(options)
+    check_least(options, steps=1, views=1, folds=2, jobs=1)
+    check_writable(options.output / "finetuning.csv")
+    check_writable(options.runs / "tuned")
+    return Tuning(
+        steps=steps if options.steps is None else options.steps,
+        views=views if options.views is None else options.views,
+        learning_rate=rate if options.learning_rate is None else options.learning_rate,
+        weights=options.weights,
+        folds=options.folds,
+    )
+
+
 def compare(task: Task, options: Comparison, *, steps: int, views: int, rate: float) -> Path:
     """Measure what a command line says on an application's task; its own defaults come with it.
 
@@ -89,19 +112,8 @@ def compare(task: Task, options: Comparison, *, steps: int, views: int, rate: fl
     """
     from equicore.applications.finetuning import experiment
 
-    check_several(options, "methods", "fractions", "weights")
-    check_seeds(options)
-    check_least(options, steps=1, views=1, folds=2, jobs=1)
+    tuning = tuning_of(options, steps=steps, views=views, rate=rate)
     file = options.output / "finetuning.csv"
-    check_writable(file)
-    check_writable(options.runs / "tuned")
-    tuning = experiment.Tuning(
-        steps=steps if options.steps is None else options.steps,
-        views=views if options.views is None else options.views,
-        learning_rate=rate if options.learning_rate is None else options.learning_rate,
-        weights=options.weights,
-        folds=options.folds,
-    )
     experiment.run(
         task, options.methods, options.fractions, options.seeds, tuning, file, options.runs,
         options.jobs,

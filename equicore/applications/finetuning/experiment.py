@@ -241,7 +241,7 @@ def measure(
     )[COLUMNS]
 
 
-def finetuned(
+def fine_tuned(
     task: Task, name: Name, fraction: float, seed: int, tuning: Tuning, folder: Path
 ) -> Tuned:
     """The model, in eval mode, that `run` fine-tuned; it is trained now if it was not."""
