@@ -1,0 +1,242 @@
+"""Methods on a task: what is measured, goes on after a kill, and is refused."""
+
+import dataclasses
+import itertools
+
+import pandas as pd
+import pytest
+import torch
+
+from equicore.applications.finetuning import experiment, report
+from equicore.applications.finetuning.experiment import COLUMNS, Tuning, choose, fine_tuned, measure
+from equicore.applications.finetuning.names import METHODS, WEIGHTED
+from equicore.finetuning import deviation
+
+EXACT = ("equitune", "lambda_equitune", "canonicalization")
+
+
+def run(task, tuning, folder, methods=("plain", "equitune"), fractions=(0.5,), seeds=(0,)):
+    file = folder / "finetuning.csv"
+    experiment.run(task, methods, fractions, seeds, tuning, file, folder / "runs")
+    return pd.read_csv(file)
+
+
+def test_all_methods(task, tuning, tmp_path):
+    table = run(task, tuning, tmp_path, METHODS, (0.2,), (0, 1))
+    assert list(table.columns) == COLUMNS
+    assert len(table) == 8 * 2 * (5 + 3)
+    kinds = table.groupby(["method", "fraction", "seed"])
+    assert all(sorted(some.steps.unique()) == [0, 1, 2, 5, 10] for _, some in kinds)
+    assert {*table[table.fraction == 0.2].samples} == {20}
+    ends = table[table.metric != "deviation"]
+    assert {*ends.steps} == {10} and {*ends.metric} == {*task.metrics}
+    assert {*ends[ends.metric == "loss"].better} == {"lower"}
+    assert {*ends[ends.metric == "accuracy"].better} == {"higher"}
+    off = table[table.metric == "deviation"]
+    assert (off.value == off.deviation).all()
+    exact = off.method.isin(EXACT)
+    assert off[exact].value.max() < 1e-5 and off[~exact].value.min() > 1e-3
+    # all begin with the same model
+    begin = off[(off.steps == 0) & ~exact].pivot_table("value", "method", "seed")
+    assert (begin.nunique() == 1).all()
+    assert {*table[table.method.isin(WEIGHTED)].weight} <= {0.1, 1.0}
+    assert table[~table.method.isin(WEIGHTED)].weight.isna().all()
+    assert {*table[table.method == "equitune"].views} == {8}
+    assert {*table[table.method == "canonicalization"].views} == {1}
+    moved = ends[ends.method.isin(EXACT)].pivot_table(
+        "value", ["method", "fraction", "seed"], "metric"
+    )
+    assert (moved.accuracy == moved.accuracy_moved).all()
+    for write in (report.write_table, report.write_figures):
+        for path in write(tmp_path):
+            assert path.stat().st_size > 1000
+    page = (tmp_path / "finetuning.md").read_text()
+    assert "bars, 20 % of the data (20 samples)" in page and "Difference to plain" in page
+
+
+def test_what_was_measured_is_not_measured_again(task, tuning, tmp_path, monkeypatch):
+    run(task, tuning, tmp_path)
+    monkeypatch.setattr(experiment, "_train", None)
+    again = run(task, tuning, tmp_path)
+    (tmp_path / "finetuning.csv").unlink()
+    # from what runs keep, to the bytes of the table
+    pd.testing.assert_frame_equal(run(task, tuning, tmp_path), again)
+
+
+@pytest.mark.parametrize("method", ["penalty_both", "lambda_equitune", "augmentation"])
+@pytest.mark.parametrize("killed_after", [1, 3])
+def test_a_killed_fine_tuning_goes_on(task, tuning, tmp_path, monkeypatch, method, killed_after):
+    whole = measure(task, method, 0.5, 0, tuning, 0.3, tmp_path / "whole")
+    train, count = experiment._train, itertools.count()
+    stages = []
+
+    def killed(*args):
+        if next(count) == killed_after:
+            raise KeyboardInterrupt
+        stages.append(args[5])
+        train(*args)
+
+    monkeypatch.setattr(experiment, "_train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        measure(task, method, 0.5, 0, tuning, 0.3, tmp_path / "killed")
+    part = measure(task, method, 0.5, 0, tuning, 0.3, tmp_path / "killed")
+    pd.testing.assert_frame_equal(part, whole)
+    assert len(stages) == len({*stages}) == 5  # none is done twice
+
+
+def test_seeds_are_paired(task, tuning, tmp_path, monkeypatch):
+    """Methods of one seed see the same samples, in the same order."""
+    seen = {}
+    train = experiment._train
+
+    def watched(tuned, data, *args):
+        seen.setdefault(type(args[0]).__name__, data.x)
+        train(tuned, data, *args)
+
+    monkeypatch.setattr(experiment, "_train", watched)
+    run(task, tuning, tmp_path, ("plain", "equitune", "augmentation"))
+    plain, *others = seen.values()
+    assert len(others) == 2 and all(torch.equal(plain, other) for other in others)
+    rows = [experiment._rows(task, fraction, 3) for fraction in (0.1, 0.5, 1.0)]
+    assert {*rows[0].tolist()} < {*rows[1].tolist()} < {*rows[2].tolist()}
+
+
+def test_the_weight_is_the_best_one_on_held_out_data(task, tuning, tmp_path):
+    values = {0.1: (0.5, 0.7), 1.0: (0.9, 0.4), 10.0: (0.6, 0.65)}
+    called = []
+
+    def validate(tuned, data):
+        weight = tuned.penalty.weight
+        called.append((weight, {row.numpy().tobytes() for row in data.x}))
+        return values[weight][sum(w == weight for w, _ in called) - 1]
+
+    task.validate = validate
+    tuning = dataclasses.replace(tuning, weights=tuple(values))
+    assert choose(task, "penalty", 0.5, tuning, tmp_path) == 1.0  # .65; the others .6 and .625
+    assert len(called) == 6
+    train = {row.numpy().tobytes() for row in task.training[experiment._rows(task, 0.5, 0)].x}
+    assert called[0][1] | called[1][1] == train and not called[0][1] & called[1][1]
+    assert choose(task, "penalty", 0.5, tuning, tmp_path) == 1.0
+    assert len(called) == 6  # it is kept
+    called.clear()
+    task.metrics = {**task.metrics, "accuracy_moved": False}  # as if lower was better
+    assert choose(task, "penalty", 0.5, tuning, tmp_path / "lower") == 0.1
+
+
+def test_the_fine_tuned_model_is_that_of_the_table(task, tuning, tmp_path):
+    table = run(task, tuning, tmp_path, ("penalty", "lambda_equitune"))
+    for method in ("penalty", "lambda_equitune"):
+        tuned = fine_tuned(task, method, 0.5, 0, tuning, tmp_path / "runs")
+        own = table[(table.method == method) & (table.steps == 10)].set_index("metric").value
+        with torch.no_grad():
+            found = task.evaluate(tuned)
+        assert found == pytest.approx({name: own[name] for name in found}, abs=1e-5)
+        off = deviation(tuned, task.problem.symmetries[0], task.probes())
+        assert off == pytest.approx(own.deviation, abs=1e-5)
+
+
+def test_equal_budgets(task, tuning, tmp_path, monkeypatch):
+    """All methods run the model equally often in a step, up to the rest of a division."""
+    sizes = {}
+    train = experiment._train
+
+    def watched(tuned, data, method, *args):
+        batches = data.batches
+
+        def counted(size, seed):
+            sizes[type(method).__name__, size * method.trained_views(task.problem)] = size
+            return batches(size, seed)
+
+        data.batches = counted
+        train(tuned, data, method, *args)
+
+    monkeypatch.setattr(experiment, "_train", watched)
+    run(task, tuning, tmp_path, ("plain", "penalty", "equitune", "augmentation"))
+    assert {views for _, views in sizes} == {16}
+    assert {size for size in sizes.values()} == {16, 8, 2}
+
+
+def test_rows_of_other_settings_are_refused(task, tuning, tmp_path):
+    run(task, tuning, tmp_path)
+    with pytest.raises(ValueError, match="rows of bars that were made with another model"):
+        run(task, dataclasses.replace(tuning, steps=11), tmp_path)
+    task.settings = {"images": "others"}
+    with pytest.raises(ValueError, match="other data"):
+        run(task, tuning, tmp_path)
+    task.name = "other bars"
+    assert {*run(task, tuning, tmp_path).task} == {"bars", "other bars"}
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.5, 0.001, 1.01])
+def test_parts_that_cannot_be(task, tuning, tmp_path, fraction):
+    with pytest.raises(ValueError, match="fraction .* of 100 samples of bars"):
+        run(task, tuning, tmp_path, fractions=(fraction,))
+    assert not (tmp_path / "finetuning.csv").exists()
+
+
+def test_a_search_without_validation_data(task, tuning, tmp_path):
+    with pytest.raises(ValueError, match="2 folds of 1 samples"):
+        run(task, tuning, tmp_path, ("penalty",), (0.01,))
+
+
+def test_a_budget_that_is_too_small(task, tuning, tmp_path):
+    small = dataclasses.replace(tuning, views=7)
+    with pytest.raises(ValueError, match=r"equitune runs the model 8 times .* has 7 views"):
+        run(task, small, tmp_path)
+
+
+def test_a_submodule_that_is_not_there_is_refused_before_training(task, tuning, tmp_path):
+    turns = task.problem.symmetries[0]
+    for name, message in (("5", "'5' is none of"), ("3", r"'3' returns the shape \(2, 2\)")):
+        symmetry = dataclasses.replace(turns, features={name: turns.input})
+        task.problem = dataclasses.replace(task.problem, symmetries=(symmetry,))
+        with pytest.raises(ValueError, match=message):
+            run(task, tuning, tmp_path, ("plain", "penalty_features"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_task_that_measures_something_else(task, tuning, tmp_path):
+    task.metrics = {"accuracy_moved": True}
+    with pytest.raises(ValueError, match="bars measures"):
+        run(task, tuning, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [{"steps": 0}, {"views": 0}, {"learning_rate": 0.0}, {"learning_rate": float("nan")},
+     {"weights": ()}, {"weights": (0.0, 1.0)}, {"weights": (1.0, 1.0)}],
+)  # fmt: skip
+def test_numbers_that_cannot_be(tuning, numbers):
+    with pytest.raises(ValueError):
+        dataclasses.replace(tuning, **numbers)
+
+
+def test_a_table_of_other_methods(task, tuning, tmp_path):
+    table = run(task, tuning, tmp_path)
+    table.assign(method="magic").to_csv(tmp_path / "finetuning.csv", index=False)
+    with pytest.raises(ValueError, match="'magic'"):
+        report.write_table(tmp_path)
+    with pytest.raises(FileNotFoundError, match="equicore images adapt"):
+        report.write_figures(tmp_path / "nowhere")
+
+
+def test_the_table_says_what_is_worse():
+    """Higher and lower are better, as the columns say."""
+    rows = []
+    for method, shift in (("plain", 0.0), ("augmentation", 0.1)):
+        for seed in range(3):
+            for metric, better in (
+                ("rmse", "lower"),
+                ("accuracy", "higher"),
+                ("deviation", "lower"),
+            ):
+                value = 0.5 + 0.01 * seed + shift + 0.001 * (seed == 1) * (method == "plain")
+                rows.append(
+                    dict(task="a", method=method, fraction=1.0, samples=9, seed=seed, steps=5,
+                         metric=metric, value=value, better=better, deviation=0.1, weight=None,
+                         views=1, digest="x")
+                )  # fmt: skip
+    table = pd.DataFrame(rows)
+    line = report._differences(table, "plain").splitlines()[-1]
+    assert "(worse) | **+0.100" in line
+    assert Tuning(1, 1, 1.0).folds == 2
