@@ -101,16 +101,17 @@ def tuning_of(options: Comparison, *, steps: int, views: int, rate: float) -> Tu
     )
 
 
-def compare(task: Task, options: Comparison, *, steps: int, views: int, rate: float) -> Path:
+def compare(task: Task, options: Comparison, *, steps: int, views: int, rate: float) -> list[Path]:
     """Measure what a command line says on an application's task; its own defaults come with it.
 
     Returns:
-        The CSV file, to which rows were added.
+        The CSV file, to which rows were added, and pictures of feature maps.
 
     Raises:
         ValueError: For options that cannot be, before anything is trained.
     """
     from equicore.applications.finetuning import experiment
+    from equicore.applications.finetuning.responses import write_responses
 
     tuning = tuning_of(options, steps=steps, views=views, rate=rate)
     file = options.output / "finetuning.csv"
@@ -118,7 +119,9 @@ def compare(task: Task, options: Comparison, *, steps: int, views: int, rate: fl
         task, options.methods, options.fractions, options.seeds, tuning, file, options.runs,
         options.jobs,
     )  # fmt: skip
-    return file
+    runs, fraction = options.runs, options.fractions[0]
+    drawn = write_responses(task, options.methods, fraction, tuning, runs, options.output)
+    return [file, *drawn]
 
 
 def _report(arguments: Table) -> None:

@@ -38,9 +38,9 @@ def test_a_mirror_turns_the_sign_of_vorticity_and_of_one_component():
 
 
 @pytest.mark.parametrize("name", flows.FAMILIES)
-def test_families_have_a_direction(name):
+def test_families_have_a_direction(name, tmp_path):
     """By their mean Reynolds stress; jets are fastest where they go to the right."""
-    u = flows.simulate(name, 40, 2, 16, seed=0)
+    u = flows.simulated(name, 40, 1, 2, 16, tmp_path).train
     assert u.shape == (40, 2, 2, 16, 16) and u.dtype == torch.float32
     assert divergence(u).abs().max() < 1e-4
     assert torch.allclose(u[:, 0].square().sum(1).mean((-2, -1)).sqrt(), torch.ones(40), rtol=0.02)
@@ -138,12 +138,9 @@ def test_symmetrized_networks_are_equivariant():
     equicore.assert_equivariant(equicore.equitune(network, field, field), field, field, x)
 
 
-@pytest.mark.parametrize("arguments, shape, message", [
-    ({"padding": "reflect"}, None, "circular.*zeros.*'reflect'"),
-    ({"channels": 0}, None, "at least 1 channel"),
-    ({}, (1, 2, 8, 9), "square grid"),
-    ({}, (1, 3, 8, 8), r"\.\.\., 2, n, n"),
-])  # fmt: skip
-def test_networks_refuse_what_does_not_fit(arguments, shape, message):
-    with pytest.raises(ValueError, match=message):
-        FlowNet(**arguments)(torch.zeros(shape or (1, 2, 8, 8)))
+@pytest.mark.parametrize("shape", [(1, 2, 8, 9), (1, 3, 8, 8), (2, 8)])
+def test_networks_refuse_what_is_no_velocity(shape):
+    with pytest.raises(ValueError, match=r"expected \(\.\.\., 2, n, n\)"):
+        FlowNet()(torch.zeros(shape))
+    with pytest.raises(ValueError, match="circular.*periodic"):
+        FlowNet("periodic")
