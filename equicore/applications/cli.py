@@ -5,8 +5,10 @@ from __future__ import annotations
 import tyro
 
 from equicore.applications.finetuning import commands as finetuning
+from equicore.applications.fluids import commands as fluids
 from equicore.applications.images import commands as images
 from equicore.applications.scan import commands as scan
+from equicore.applications.so2 import commands as so2
 from equicore.applications.text import commands as text
 from equicore.lab.command import numbers, report_errors
 
@@ -19,8 +21,10 @@ def main() -> None:
             tyro.extras.subcommand_cli_from_dict(
                 {
                     "finetuning": finetuning.run,
+                    "fluids": fluids.run,
                     "images": images.run,
                     "scan": scan.run,
+                    "so2": so2.run,
                     "text": text.run,
                 },
                 prog="equicore",

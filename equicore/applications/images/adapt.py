@@ -61,7 +61,7 @@ class Adaptation(Task):
         test: Images,
         group: str = "turns",
         features: Sequence[str] = (),
-        tested: int = 2000,
+        tested: int = 1000,
         whole: int | None = None,
     ) -> None:
         check_square(train, group)
