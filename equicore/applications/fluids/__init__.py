@@ -1,0 +1,1 @@
+"""Flows on a periodic square, and networks that predict them."""
