@@ -341,7 +341,7 @@ def _adapt(arguments: Adapt) -> None:
         model, arguments.label or _stem(source), train, test, arguments.group,
         arguments.features or loading.features_of(model, test), arguments.tested, arguments.whole,
     )  # fmt: skip
-    print(*compare(task, arguments.comparison, steps=300, views=64, rate=1e-3), sep="\n")
+    print(*compare(task, arguments.comparison, steps=150, views=64, rate=1e-3), sep="\n")
 
 
 def _report(arguments: Table) -> None:
