@@ -9,11 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
-def run_and_capture(submodule: nn.Module, name: str, run: Callable[[], Any]) -> tuple[Any, Any]:
+def run_and_capture(
+    submodule: nn.Module, name: str, run: Callable[[], Any], copy: bool = False
+) -> tuple[Any, Any]:
     """The result of ``run()``, and what a submodule returned in it, at last if called repeatedly.
+
+    A copy stays as it was returned, also where later layers change it in place.
 
     Raises:
         ValueError: If the submodule was not called.
@@ -24,7 +28,9 @@ def run_and_capture(submodule: nn.Module, name: str, run: Callable[[], Any]) -> 
     # be traced by torch.compile, and its dict is shared by the replicas of DataParallel
     place = -1 - len(hooks)  # handles count from 0; nested runs add one each
     submodule._forward_hooks = OrderedDict(hooks)
-    submodule._forward_hooks[place] = lambda _module, _inputs, y: captured.append(y)
+    submodule._forward_hooks[place] = lambda _module, _inputs, y: captured.append(
+        y.clone() if copy and isinstance(y, Tensor) else y
+    )
     try:
         result = run()
     finally:
@@ -74,7 +80,9 @@ class Observed(nn.Module):
         captured: dict[str, Any] = {}
 
         def looking(run: Callable[[], Any], name: str) -> Any:
-            output, captured[name] = run_and_capture(self.model.get_submodule(name), name, run)
+            output, captured[name] = run_and_capture(
+                self.model.get_submodule(name), name, run, copy=True
+            )
             return output
 
         run = functools.partial(self.model, *args, **kwargs)

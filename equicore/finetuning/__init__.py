@@ -7,7 +7,7 @@ for an equivariant model: it adds nothing to the model's cost afterwards, and no
 """
 
 from equicore.capture import Observed, kept_modes
-from equicore.finetuning.fitting import fit
+from equicore.finetuning.fitting import Diverged, fit
 from equicore.finetuning.methods import (
     Augmentation,
     Canonicalization,

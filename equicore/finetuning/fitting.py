@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from equicore.capture import kept_modes
 
 
+class Diverged(ValueError):
+    """A loss is not finite."""
+
+
 def fit(
     model: nn.Module,
     batches: Iterable[tuple[Any, Any]],
@@ -45,8 +49,9 @@ def fit(
         The loss of each step, with its penalty, before it.
 
     Raises:
-        ValueError: If the optimiser holds none of the model's parameters, there is no batch,
-            ``steps`` is negative, or the loss is not finite; the message names the step.
+        ValueError: If the optimiser holds none of the model's parameters, there is no batch, or
+            ``steps`` is negative.
+        Diverged: If the loss is not finite; the message names the step.
 
     >>> import equicore
     >>> flip = equicore.Permutation(equicore.cyclic(2), [[0, 1], [1, 0]])
@@ -93,7 +98,7 @@ def _step(
         if penalty is not None:
             value = value + penalty(x, output)
         if not value.isfinite():
-            raise ValueError(f"the loss is {float(value.detach())} in step {number}")
+            raise Diverged(f"the loss is {float(value.detach())} in step {number}")
         value.backward()
         values.append(float(value.detach()))
         return values[-1]

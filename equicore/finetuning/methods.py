@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -50,7 +50,8 @@ class Symmetry:
         output: How it acts on outputs.
         target: How it acts on targets; as on outputs when omitted.
         features: Submodules of the model by name, and how it acts on what they return: on feature
-            maps (B, channels, rows, columns) as on images.
+            maps (B, channels, rows, columns) as on images; where channels come last, on
+            ``axes=(-3, -2)``.
         name: What tables call it; the group's name when omitted.
 
     Raises:
@@ -122,19 +123,24 @@ class Tuned(nn.Module):
         self,
         model: nn.Module,
         problem: Problem,
-        penalty: nn.Module | None = None,
+        penalty: _Ramped | _Prior | None = None,
         augment: Callable[[Any, Any], tuple[Any, Any]] | None = None,
-        runs: Observed | None = None,
+        observed: Observed | None = None,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model: nn.Module = model
         self.problem = problem
         self.penalty = penalty
         self._augment = augment
-        self._runs: nn.Module = model if runs is None else runs
-        self._observed = runs is not None
+        self._runs = Observed(model, ()) if observed is None else observed
         if (parameter := next(model.parameters(), None)) is not None:
             self.to(parameter.device)
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """Modules that hold its whole state, each once: what to keep of a training."""
+        ramp = {"ramp": self.penalty.ramp} if isinstance(self.penalty, _Ramped) else {}
+        return {"model": self.model, **ramp}
 
     def forward(self, x: Any) -> Any:
         """The model's output."""
@@ -150,16 +156,11 @@ class Tuned(nn.Module):
         progress: bool = True,
     ) -> list[float]:
         """Train it; arguments, result and errors are those of `equicore.finetuning.fit`."""
+        moved = batches if self._augment is None else _Augmented(batches, self._augment)
         return fit(
-            self._runs, self._moved(batches), self._loss, optimizer, penalty=self.penalty,
-            steps=steps, schedule=schedule, progress=progress,
+            self._runs, moved, lambda y, target: self.problem.loss(y[Observed.OUTPUT], target),
+            optimizer, penalty=self.penalty, steps=steps, schedule=schedule, progress=progress,
         )  # fmt: skip
-
-    def _loss(self, output: Any, target: Any) -> Tensor:
-        return self.problem.loss(output[Observed.OUTPUT] if self._observed else output, target)
-
-    def _moved(self, batches: Batches) -> Batches:
-        return batches if self._augment is None else _Augmented(batches, self._augment)
 
 
 @dataclass(frozen=True)
@@ -251,15 +252,17 @@ class Penalty(Method):
         names = names if "features" in self.on else []
         if "features" in self.on and not names:
             raise ValueError(
-                "a penalty on features needs a Symmetry that names some: features={name: action}"
+                "a penalty on features needs a Symmetry that names some, features={name: action}; "
+                "else leave this method out"
             )
         observed = Observed(model, names)
-        penalties = [
-            self._of(observed, symmetry, problem.divergence)
-            for symmetry in problem.symmetries
-            if names or "output" in self.on
-        ]
-        return Tuned(model, problem, _Ramped(penalties, self.weight, self.ramp), runs=observed)
+        penalties = [self._of(observed, s, problem.divergence) for s in self._penalised(problem)]
+        penalty = _Ramped(penalties, self.weight, _Ramp(self.ramp))
+        return Tuned(model, problem, penalty, observed=observed)
+
+    def _penalised(self, problem: Problem) -> list[Symmetry]:
+        """The symmetries that it has something of."""
+        return [s for s in problem.symmetries if "output" in self.on or s.features]
 
     def _of(
         self, observed: Observed, symmetry: Symmetry, divergence: Divergence
@@ -277,7 +280,7 @@ class Penalty(Method):
         )
 
     def trained_views(self, problem: Problem) -> int:
-        return 1 + self.samples * len(problem.symmetries)
+        return 1 + self.samples * len(self._penalised(problem))
 
 
 @dataclass(frozen=True)
@@ -304,7 +307,7 @@ class LambdaEquitune(Equitune):
 
     def of(self, model: nn.Module, problem: Problem) -> Tuned:
         symmetry = problem.symmetries[0]
-        weight = _look(problem)
+        weight = _look(problem, model)
         return Tuned(lambda_equitune(model, symmetry.input, symmetry.output, weight), problem)
 
 
@@ -323,9 +326,16 @@ class Canonicalization(Method):
 
     prior: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Raise ValueError if the prior is not positive."""
+        if not 0 < self.prior < float("inf"):
+            raise ValueError(f"the prior's factor is positive; got {self.prior}")
+
     def of(self, model: nn.Module, problem: Problem) -> Tuned:
         symmetry = problem.symmetries[0]
-        canonical = lambda_equitune(model, symmetry.input, symmetry.output, _look(problem), top_k=1)
+        canonical = lambda_equitune(
+            model, symmetry.input, symmetry.output, _look(problem, model), top_k=1
+        )
         return Tuned(canonical, problem, _Prior(canonical, self.prior))
 
 
@@ -344,7 +354,8 @@ def deviation(
         samples: So many random elements for each sample; None for all elements.
 
     Returns:
-        0 for an equivariant model, 1 where f(g x) and g f(x) are as far apart as unrelated outputs.
+        0 for an equivariant model, 1 where f(g x) and g f(x) are as far apart as unrelated outputs
+        of mean 0. A constant in all outputs lowers it: of logits take away the mean over classes.
 
     Raises:
         ValueError: If there is no batch.
@@ -368,39 +379,72 @@ class _OnMaps(Action):
         self.action = action
 
     def act_each(self, elements: Elements, x: Any) -> Any:
-        shape = tuple(leaves(x)[0].shape)
-        # words and patches (B, N, channels) would be taken for pictures
-        if {-1, -2} <= {*self.axes} and len(shape) < 4:
-            raise ValueError(
-                f"the submodule {self.name!r} returns the shape {shape}, and its action is on maps "
-                "(B, channels, rows, columns); name a submodule that returns such maps"
-            )
         try:
             return self.action.act_each(elements, x)
         except (ValueError, TypeError) as error:
+            shape = tuple(leaves(x)[0].shape)
             raise ValueError(
                 f"the submodule {self.name!r} returns the shape {shape}, on which the action given "
                 f"for it cannot act: {error}"
             ) from error
 
+    def check(self, x: Any, shape: tuple[int, ...]) -> None:
+        """Raise ValueError if an action on rows and columns is given for what is no map of them."""
+        if not {-1, -2} <= {*self.axes}:
+            return
+        image = isinstance(x, Tensor) and x.ndim > 3
+        # words and patches (B, N, channels), or maps with channels last, would be taken for maps
+        if len(shape) < 4 or (image and not _alike(x.shape[-2:], shape[-2:])):
+            raise ValueError(
+                f"the submodule {self.name!r} returns the shape {shape}, and its action is on maps "
+                "(B, channels, rows, columns); name a submodule that returns such maps, or, where "
+                "channels come last, an action on axes=(-3, -2)"
+            )
+
+
+def _check_maps(x: Any, output: Any, penalties: Iterable[Any]) -> None:
+    for penalty in penalties:
+        for name, action in zip(penalty.output_rep.names, penalty.output_rep.parts, strict=True):
+            if isinstance(action, _OnMaps):
+                for leaf in leaves(output[name]):
+                    action.check(x, tuple(leaf.shape))
+
+
+def _alike(image: Sequence[int], cells: Sequence[int]) -> bool:
+    """Whether cells are about squares of an image's pixels."""
+    high, wide = (side / count for side, count in zip(image, cells, strict=True))
+    return max(high, wide) <= 1.5 * min(high, wide)
+
+
+class _Ramp(nn.Module):
+    """How far a weight has risen, which counts the steps."""
+
+    done: Tensor
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+        self.register_buffer("done", torch.zeros((), dtype=torch.long))
+
+    def forward(self) -> float:
+        """Its part in the next step; steps without gradients do not count."""
+        self.done += torch.is_grad_enabled()
+        return min(1.0, int(self.done) / self.steps) if self.steps else 1.0
+
 
 class _Ramped(nn.Module):
-    """A multiple of the sum of penalties, which rises in the first steps; it counts its steps."""
+    """A multiple of the sum of penalties, which rises in the first steps."""
 
-    steps: Tensor
-
-    def __init__(self, penalties: list[EquivarianceLoss], weight: float, ramp: int) -> None:
+    def __init__(self, penalties: list[EquivarianceLoss], weight: float, ramp: _Ramp) -> None:
         super().__init__()
         self.penalties = nn.ModuleList(penalties)
         self.weight = weight
-        self.ramp = ramp
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.ramp: _Ramp = ramp
 
     def forward(self, x: Any, output: Any) -> Tensor:
         """For a batch and what the model returned for it."""
-        self.steps += 1
-        part = min(1.0, int(self.steps) / self.ramp) if self.ramp else 1.0
-        return self.weight * part * torch.stack([p(x, output) for p in self.penalties]).sum()
+        _check_maps(x, output, self.penalties)
+        return self.weight * self.ramp() * torch.stack([p(x, output) for p in self.penalties]).sum()
 
 
 class _Prior(nn.Module):
@@ -428,10 +472,12 @@ class _Augmented:
         return (self.augment(x, target) for x, target in self.batches)
 
 
-def _look(problem: Problem) -> nn.Module:
+def _look(problem: Problem, model: nn.Module) -> nn.Module:
     if problem.look is None:
         raise ValueError(
             "lambda-equitune and canonicalization need a network that looks at the views: give "
             "Problem(look=...), for instance equicore.weights.conv_weight"
         )
-    return problem.look()
+    network = problem.look()
+    like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    return network if like is None else network.to(like)

@@ -27,12 +27,12 @@ def relative_error(actual: Any, wanted: Any) -> Tensor:
     """The squared norm of the difference, in parts of that of the two; the mean over a tree.
 
     Norms are over the batch. Feature maps and dense outputs of any size give numbers of one order:
-    0 if they agree, 1 if they are unrelated, 2 if they are opposite. No gradient flows through
-    what it is divided by, so that larger outputs do not lower it.
+    0 if they agree, 1 if they are unrelated and of mean 0 (less if their means agree), 2 if they
+    are opposite. It has no unit: neither larger nor smaller outputs lower it.
     """
     terms = []
     for a, w in zip(leaves(actual), leaves(wanted), strict=True):
-        scale = a.detach().abs().square().sum() + w.detach().abs().square().sum()
+        scale = a.abs().square().sum() + w.abs().square().sum()
         terms.append((a - w).abs().square().sum() / scale.clamp(min=torch.finfo(a.dtype).tiny))
     return torch.stack(terms).mean()
 
@@ -52,19 +52,31 @@ def by_part(divergences: Mapping[Any, Divergence]) -> Divergence:
     return divergence
 
 
-def kl_divergence(actual: Any, wanted: Any) -> Tensor:
-    """KL(softmax(wanted) || softmax(actual)) of the last axis, in nats, averaged over the rest.
+def kl_divergence(actual: Any, wanted: Any, dim: int | None = None) -> Tensor:
+    """KL(softmax(wanted) || softmax(actual)) over the classes, in nats, averaged over the rest.
+
+    Args:
+        actual: Logits, or a tree of them.
+        wanted: The same.
+        dim: The axis of the classes; the last of (B, classes) and (B, words, classes) when omitted.
 
     Raises:
-        ValueError: If a tensor has one number for each sample, and no axis of logits.
+        ValueError: If a tensor has one number for each sample and no axis of logits, or it has
+            four axes or more, and which is that of the classes is not said.
     """
     pairs = zip(leaves(actual), leaves(wanted), strict=True)
     terms = []
     for a, w in pairs:
         if a.ndim < 2:
             raise ValueError(f"logits have the shape (B, ..., classes); got {tuple(a.shape)}")
-        log_actual, log_wanted = a.log_softmax(-1), w.log_softmax(-1)
-        terms.append((log_wanted.exp() * (log_wanted - log_actual)).sum(-1).mean())
+        if a.ndim > 3 and dim is None:
+            raise ValueError(
+                f"logits have the shape {tuple(a.shape)}; say which axis is that of the classes, "
+                "as in functools.partial(kl_divergence, dim=1)"
+            )
+        axis = -1 if dim is None else dim
+        log_actual, log_wanted = a.log_softmax(axis), w.log_softmax(axis)
+        terms.append((log_wanted.exp() * (log_wanted - log_actual)).sum(axis).mean())
     return torch.stack(terms).sum()
 
 
@@ -72,7 +84,8 @@ class EquivarianceLoss(nn.Module):
     """The mean over g of the divergence between f(g x) and g f(x).
 
     The identity is left out, as it costs a forward and adds nothing. Gradients flow through both
-    sides.
+    sides. In training, BatchNorm's statistics are of f(g x) too, and dropout of both is drawn
+    apart.
 
     Args:
         model: The model f.

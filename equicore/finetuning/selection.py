@@ -108,9 +108,9 @@ def folds(samples: int, count: int, seed: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def cross_validate(
-    loss: Callable[[float, int], float],
+    loss: Callable[[float, Tensor, Tensor], float],
     weights: Sequence[float],
-    count: int,
+    parts: Sequence[tuple[Tensor, Tensor]],
     *,
     progress: bool = True,
 ) -> Selection:
@@ -119,31 +119,31 @@ def cross_validate(
     Of equally good weights it is the smallest.
 
     Args:
-        loss: Fine-tunes a model with a weight on all but the i-th of the `folds`, and returns its
-            loss on that one, lower is better.
+        loss: Of a weight and two sets of samples: fine-tunes a model on the first, and returns its
+            loss on the second, lower is better, or NaN where it diverged.
         weights: To choose from, 0 for none.
-        count: How many folds there are.
+        parts: The two sets of each fold, see `folds`.
         progress: Show a progress bar.
 
     Raises:
         ValueError: If there are no weights, one is negative or not finite, there are fewer than
             two folds, or no weight has finite losses.
     """
-    if not weights or min(weights) < 0 or not all(map(math.isfinite, weights)) or count < 2:
+    if not weights or min(weights) < 0 or not all(map(math.isfinite, weights)) or len(parts) < 2:
         raise ValueError(
             f"cross_validate chooses among weights from 0 on, by 2 folds at least; got "
-            f"{list(weights)} and {count}"
+            f"{list(weights)} and {len(parts)}"
         )
     from tqdm import tqdm
 
     tried: list[tuple[float, float]] = []
-    with tqdm(total=len(weights) * count, unit="fit", disable=not progress) as bar:
+    with tqdm(total=len(weights) * len(parts), unit="fit", disable=not progress) as bar:
         for weight in sorted(weights):
             total = 0.0
-            for fold in range(count):
-                total += float(loss(weight, fold))
+            for fitted, held_out in parts:
+                total += float(loss(weight, fitted, held_out))
                 bar.update()
-            tried.append((weight, total / count))
+            tried.append((weight, total / len(parts)))
     finite = [(mean, weight) for weight, mean in tried if math.isfinite(mean)]
     if not finite:
         raise ValueError(f"no weight has a finite validation loss: {tried}")

@@ -119,8 +119,10 @@ def compare(task: Task, options: Comparison, *, steps: int, views: int, rate: fl
         task, options.methods, options.fractions, options.seeds, tuning, file, options.runs,
         options.jobs,
     )  # fmt: skip
-    runs, fraction = options.runs, options.fractions[0]
-    drawn = write_responses(task, options.methods, fraction, tuning, runs, options.output)
+    drawn = write_responses(
+        task, options.methods, options.fractions[0], options.seeds[0], tuning, options.runs,
+        options.output,
+    )  # fmt: skip
     return [file, *drawn]
 
 

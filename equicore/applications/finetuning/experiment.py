@@ -1,16 +1,16 @@
 """Methods of fine-tuning on a task: parts of the data, seeds, the choice of weights, all resumable.
 
 All methods of a seed see the same samples, start from the same model, take as many steps, and run
-the model as often in each: one that runs it on |G| views of a sample takes fewer samples.
+the model as often in each: one that runs it on |G| views of a sample takes |G| times fewer samples.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import math
 from collections.abc import Iterator, Sequence
+from itertools import count, islice, pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,12 @@ from equicore.capture import kept_modes
 from equicore.finetuning import (
     Augmentation,
     Canonicalization,
+    Diverged,
     Equitune,
     LambdaEquitune,
     Method,
     Penalty,
     Plain,
-    Problem,
     Tuned,
     cross_validate,
     deviation,
@@ -39,9 +39,10 @@ from equicore.finetuning import (
 from equicore.lab.jobs import Workers
 from equicore.lab.store import digest, remembered, remembered_tensors, rounds, write_tensors
 from equicore.lab.tables import add_rows, check_rows
+from equicore.trees import leaves, tree_map
 
 COLUMNS = ["task", "method", "fraction", "samples", "seed", "steps", "metric", "value", "better",
-           "deviation", "weight", "views", "digest"]  # fmt: skip
+           "deviation", "weight", "tried", "folds", "views", "digest"]  # fmt: skip
 KEYS = ["task", "method", "fraction", "seed", "steps", "metric"]
 DEVIATION = "deviation"
 """The metric whose value is the deviation under the first symmetry; others have their names."""
@@ -51,7 +52,11 @@ LAST = 0.02
 """Part of the learning rate that is left at the end of its cosine."""
 RAMP = 0.1
 """Part of the steps in which the weight of a penalty rises."""
-VERSION = 1
+MANY, FEW = 8, 4
+"""Under groups of more elements deviations are of a few for each input, drawn at random."""
+DIGITS = 6
+"""Of fractions."""
+VERSION = 2
 """Of what is measured: results of other versions are not found again."""
 
 
@@ -73,8 +78,17 @@ class Tuning:
                 "fine-tuning has steps and views from 1 on, and a positive learning rate; got "
                 f"{self.steps}, {self.views} and {self.learning_rate}"
             )
-        if not self.weights or min(self.weights) <= 0 or len({*self.weights}) < len(self.weights):
+        if (
+            not self.weights
+            or not all(0 < weight < math.inf for weight in self.weights)
+            or len({*self.weights}) < len(self.weights)
+        ):
             raise ValueError(f"weights of penalties are positive and differ; got {self.weights}")
+        if self.folds < 2 or not 0 < self.chosen_in <= 1:
+            raise ValueError(
+                "weights are chosen by 2 folds or more, in a part of the steps; got "
+                f"{self.folds} and {self.chosen_in}"
+            )
 
 
 def method_of(name: Name, weight: float, steps: int) -> Method:
@@ -113,13 +127,14 @@ def run(
         ValueError: If a fraction has too few samples or more than there are, a method does not fit
             the task, or the file has rows of the task that were made with other settings.
     """
+    fractions = [round(fraction, DIGITS) for fraction in fractions]  # as the file has them
     check(task, methods, fractions, tuning, file)
     found = check_rows(file, COLUMNS)
     known = found[(found.task == task.name) & (found.metric == task.chosen_by)]
     done = set(zip(known.method, known.fraction, known.seed, strict=True))
     left = [
         (fraction, seed, name)
-        for fraction, seed, name in itertools.product(fractions, seeds, methods)
+        for fraction, seed, name in product(fractions, seeds, methods)
         if (name, fraction, seed) not in done
     ]
     weighted = dict.fromkeys((n, f) for f, _, n in left if n in WEIGHTED)
@@ -145,54 +160,60 @@ def check(
         _rows(task, fraction, 0)
         if any(name in WEIGHTED for name in methods):
             folds(_count(task, fraction), tuning.folds, 0)
-    for name in methods:
-        method = method_of(name, tuning.weights[0], tuning.steps)
-        tuned = method.of(task.model(0), task.problem)
-        batches = task.training[torch.arange(min(2, len(task.training)))].batches(2, 0)
-        tuned.fit(batches, torch.optim.SGD(tuned.parameters(), 0.0), steps=1, progress=False)
-        if method.trained_views(task.problem) > tuning.views:
-            raise ValueError(
-                f"{name} runs the model {method.trained_views(task.problem)} times on each sample, "
-                f"and a step has {tuning.views} views: give more"
-            )
+    with torch.random.fork_rng(devices=[]):
+        for name in methods:
+            method = method_of(name, tuning.weights[0], tuning.steps)
+            tuned = method.of(task.model(0), task.problem)
+            batches = task.training[torch.arange(min(2, len(task.training)))].batches(2, 0)
+            tuned.fit(batches, torch.optim.SGD(tuned.parameters(), 0.0), steps=1, progress=False)
+            if (runs := method.trained_views(task.problem)) > tuning.views:
+                raise ValueError(
+                    f"{name} runs the model {runs} times on each sample, and a step has "
+                    f"{tuning.views} views: give more"
+                )
     found = check_rows(file, COLUMNS)
-    own = found[found.task == task.name]
-    if len(own) and {*own.digest} != {_made_with(task, tuning)}:
-        raise ValueError(
-            f"{file} has rows of {task.name} that were made with another model, other data or "
-            "other settings; delete them, or choose another --output"
-        )
+    for name in methods:
+        own = found[(found.task == task.name) & (found.method == name)]
+        if len(own) and {*own.digest} != {_made_with(task, name, tuning)}:
+            raise ValueError(
+                f"{file} has rows of {task.name} and {name} that were made with another model, "
+                "other data or other settings; delete them, or choose another --output"
+            )
 
 
 def choose(task: Task, name: Name, fraction: float, tuning: Tuning, folder: Path) -> float:
     """The weight of a penalty for a part of the data, by cross-validation on it; kept.
 
     On the samples of seed 0. A model takes a part of the steps, and the weight is best by the
-    task's metric for it, averaged over the folds.
+    task's metric for it, averaged over the folds; one with which training diverges is not taken.
     """
-    settings = {**_settings(task, tuning), "method": name, "fraction": fraction}
+    settings = {**_settings(task, name, tuning), "method": name, "fraction": fraction}
     data = task.training[_rows(task, fraction, 0)]
-    parts = folds(len(data), tuning.folds, 0)
     steps = max(1, round(tuning.chosen_in * tuning.steps))
+    short = dataclasses.replace(tuning, steps=steps)
     sign = -1.0 if task.metrics[task.chosen_by] else 1.0
 
-    def loss(weight: float, fold: int) -> float:
+    def loss(weight: float, fitted: Tensor, held_out: Tensor) -> float:
         def made() -> pd.DataFrame:
-            fitted, held_out = (data[rows] for rows in parts[fold])
+            method = method_of(name, weight, steps)
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(fold)
-                tuned = method_of(name, weight, steps).of(task.model(0), task.problem)
-                short = dataclasses.replace(tuning, steps=steps)
-                _train(tuned, fitted, method_of(name, weight, steps), short, 0, (0, steps), None)
+                torch.manual_seed(0)
+                tuned = method.of(task.model(0), task.problem)
+                adam = torch.optim.Adam(tuned.parameters(), tuning.learning_rate)
+                try:
+                    _train(tuned, data[fitted], method, short, 0, (0, steps), adam)
+                except Diverged:
+                    return pd.DataFrame([{"loss": math.nan}])
             with torch.no_grad():
-                value = task.validate(tuned.eval(), held_out)
+                value = task.validate(tuned.eval(), data[held_out])
             return pd.DataFrame([{"loss": sign * value}])
 
-        key = {**settings, "weight": weight, "fold": fold}
-        table = remembered(folder / f"weight-{digest(key)}.csv", key, made)
+        key = {**settings, "weight": weight, "held_out": held_out.tolist()}
+        table = remembered(folder / f"weight-{digest(key)}.csv", {"weight": weight}, made)
         return float(table.loss.iloc[0])
 
-    return cross_validate(loss, tuning.weights, tuning.folds, progress=False).weight
+    parts = folds(len(data), tuning.folds, 0)
+    return cross_validate(loss, tuning.weights, parts, progress=False).weight
 
 
 def measure(
@@ -217,8 +238,9 @@ def measure(
             torch.manual_seed(seed)
             tuned = method.of(task.model(seed), task.problem)
         optimizer = torch.optim.Adam(tuned.parameters(), tuning.learning_rate)
-        stages = list(itertools.pairwise((0, *steps)))
-        for stage in rounds(resume, settings, len(steps), seed, tuned=tuned, optimizer=optimizer):
+        stages = list(pairwise((0, *steps)))
+        states: dict[str, Any] = {**tuned.parts, "optimizer": optimizer}
+        for stage in rounds(resume, settings, len(steps), seed, **states):
             _train(tuned, data, method, tuning, seed, stages[stage], optimizer)
             last = stage == len(steps) - 1
             made = functools.partial(_evaluated, task, tuned, steps[stage], last)
@@ -236,8 +258,10 @@ def measure(
         seed=seed,
         better=["higher" if task.metrics.get(metric) else "lower" for metric in table.metric],
         weight=weight,
+        tried=" ".join(f"{w:g}" for w in tuning.weights) if name in WEIGHTED else "",
+        folds=tuning.folds if name in WEIGHTED else math.nan,
         views=method.views(task.problem),
-        digest=_made_with(task, tuning),
+        digest=_made_with(task, name, tuning),
     )[COLUMNS]
 
 
@@ -275,19 +299,14 @@ def _train(
     tuning: Tuning,
     seed: int,
     stage: tuple[int, int],
-    optimizer: torch.optim.Optimizer | None,
+    optimizer: torch.optim.Optimizer,
 ) -> None:
     """From a step to another one."""
     first, last = stage
-    if optimizer is None:
-        optimizer = torch.optim.Adam(tuned.parameters(), tuning.learning_rate)
     size = max(1, tuning.views // method.trained_views(tuned.problem))
 
     def batches() -> Iterator[tuple[Any, Any]]:
-        endless = itertools.chain.from_iterable(
-            data.batches(size, 1000 * seed + epoch) for epoch in itertools.count()
-        )
-        for step, batch in enumerate(itertools.islice(endless, first, last), first):
+        for step, batch in enumerate(islice(_whole(data, size, seed), first, last), first):
             cosine = (1 + math.cos(math.pi * step / tuning.steps)) / 2
             for group in optimizer.param_groups:
                 group["lr"] = tuning.learning_rate * (LAST + (1 - LAST) * cosine)
@@ -298,6 +317,21 @@ def _train(
         tuned.fit(batches(), optimizer, steps=last - first, progress=False)
 
 
+def _whole(data: Data, size: int, seed: int) -> Iterator[tuple[Any, Any]]:
+    """Batches of one size without end: what is left of a pass over the data opens the next one."""
+    left: Any = None
+    for epoch in count():
+        empty = True
+        for batch in data.batches(size, 1000 * seed + epoch):
+            empty = False
+            left = batch if left is None else tree_map(lambda a, b: torch.cat([a, b]), left, batch)
+            while left is not None and (samples := len(leaves(left)[0])) >= size:
+                yield tree_map(lambda t: t[:size], left)
+                left = tree_map(lambda t: t[size:], left) if samples > size else None
+        if empty:
+            raise ValueError(f"{len(data)} samples gave no batch")
+
+
 @torch.no_grad()
 def _evaluated(task: Task, tuned: Tuned, steps: int, last: bool) -> pd.DataFrame:
     """The deviation after some steps, and after the last all metrics."""
@@ -306,20 +340,20 @@ def _evaluated(task: Task, tuned: Tuned, steps: int, last: bool) -> pd.DataFrame
         values = task.evaluate(tuned) if last else {}
         if last and {*values} != {*task.metrics}:
             raise ValueError(f"{task.name} measures {[*values]}, and says {[*task.metrics]}")
-        off = _deviations(task.problem, tuned, task.probes())
+        off = _deviations(task, tuned)
     rows = [{"metric": name, "value": value} for name, value in {**off, **values}.items()]
     return pd.DataFrame(rows).assign(steps=steps, deviation=off[DEVIATION])
 
 
-def _deviations(problem: Problem, tuned: Tuned, probes: list[Any]) -> dict[str, float]:
+def _deviations(task: Task, tuned: Tuned) -> dict[str, float]:
     """Under each symmetry; those of large groups by a few random elements, always the same."""
     found = {}
-    for number, symmetry in enumerate(problem.symmetries):
+    for number, symmetry in enumerate(task.problem.symmetries):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            few = None if symmetry.order <= 8 else 4
+            few = None if symmetry.order <= MANY else FEW
             name = f"{DEVIATION}_{symmetry.name}" if number else DEVIATION
-            found[name] = deviation(tuned, symmetry, probes, few)
+            found[name] = deviation(lambda x: task.compared(tuned(x)), symmetry, task.probes(), few)
     return found
 
 
@@ -334,19 +368,25 @@ def _stem(
 ) -> Path:
     """What files of a fine-tuning begin with."""
     own = {"method": name, "fraction": fraction, "weight": weight, "seed": seed}
-    return folder / f"tuned-{digest({**_settings(task, tuning), **own})}"
+    return folder / f"tuned-{digest({**_settings(task, name, tuning), **own})}"
 
 
 def _model_file(stem: Path) -> Path:
     return stem.with_name(f"{stem.name}-model.safetensors")
 
 
-def _settings(task: Task, tuning: Tuning) -> dict[str, Any]:
-    return {**task.settings, **dataclasses.asdict(tuning), "version": VERSION}
+def _settings(task: Task, name: Name, tuning: Tuning) -> dict[str, Any]:
+    """What decides a method's results, but for the seed, the part of the data and the weight."""
+    how = dataclasses.asdict(tuning)
+    if name not in WEIGHTED:
+        how = {k: v for k, v in how.items() if k not in ("weights", "folds", "chosen_in")}
+    symmetries = [[s.name, s.order, sorted(s.features)] for s in task.problem.symmetries]
+    own = {"metrics": dict(task.metrics), "chosen_by": task.chosen_by, "symmetries": symmetries}
+    return {"task": {**task.settings}, **own, "tuning": how, "version": VERSION}
 
 
-def _made_with(task: Task, tuning: Tuning) -> str:
-    return digest(_settings(task, tuning))
+def _made_with(task: Task, name: Name, tuning: Tuning) -> str:
+    return digest(_settings(task, name, tuning))
 
 
 def _count(task: Task, fraction: float) -> int:

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from equicore.applications.finetuning.experiment import COLUMNS, DEVIATION
+from equicore.applications.finetuning.experiment import COLUMNS, DEVIATION, KEYS
 from equicore.applications.finetuning.names import Method
 from equicore.lab import figures
 from equicore.lab.statistics import Estimate, t_interval
@@ -44,15 +44,21 @@ PAGE = """\
 
 Made by `equicore finetuning table` from finetuning.csv, to which `equicore images adapt`,
 `equicore detection finetune` and `equicore fluids finetune` added. Means over seeds, [95 % interval
-by Student's t over seeds]. Differences are paired: methods of a seed see the same samples, start
-from the same model, and run the model equally often in each of equally many steps. "moved": test
-inputs under random elements of the task's group.
+by Student's t over seeds]: where all of the data are taken, seeds differ in new layers and in the
+order of samples alone. Differences are paired: methods of a seed see the same samples, start from
+the same model, and run the model equally often in each of equally many steps. In bold what is
+better, by its interval alone: of twenty comparisons of equals one is expected to look so. "moved":
+test inputs under random elements of the task's group.
 
 The deviation from equivariance is the root of ||f(g x) - g f(x)||² / (||f(g x)||² + ||g f(x)||²),
-over all g and test inputs: 0 for an equivariant model, 1 where both are unrelated. The weight of a
-penalty is the one with the best validation metric among a few, by cross-validation on the training
-data of seed 0 with half of the steps; test data are not looked at. Views: how often the model runs
-on an input afterwards.
+over some test inputs and all g but the identity, under large groups a few for each input: 0 for an
+equivariant model, 1 where both are unrelated. Of logits their mean over classes is taken away.
+
+The weight of a penalty is the one of those tried with the best validation metric, on moved inputs,
+by cross-validation on the training data of seed 0 with half of the steps; test data are not
+looked at. Penalties alone are given such a search; all else is the same for all methods. One at
+the end of those tried is marked by *: a smaller or larger one may be better. Views: how often the
+model runs on an input afterwards.
 """
 NOTE = "Bands: 95 % intervals by Student's t over seeds."
 
@@ -87,6 +93,9 @@ def _read(folder: Path) -> pd.DataFrame:
             f"{folder / 'finetuning.csv'} has the method {unknown[0]!r}, which this version does "
             "not know"
         )
+    if (twice := table.duplicated(KEYS)).any():
+        row = " ".join(map(str, table[twice].iloc[0][KEYS]))
+        raise ValueError(f"{folder / 'finetuning.csv'} has duplicate rows, such as {row}")
     return table
 
 
@@ -111,7 +120,8 @@ def _metrics(table: pd.DataFrame) -> list[str]:
 def _last(table: pd.DataFrame, method: str, metric: str) -> pd.Series:
     """Of a method after its last step, by seed."""
     own = table[(table.method == method) & (table.metric == metric)]
-    return own[own.steps == own.steps.max()].set_index("seed").value
+    own = own[own.steps == own.steps.max()]
+    return own.set_index("seed").value
 
 
 def _values(some: pd.DataFrame) -> str:
@@ -120,7 +130,7 @@ def _values(some: pd.DataFrame) -> str:
     for method in _methods(some):
         own = some[some.method == method]
         first = own[(own.steps == 0) & (own.metric == DEVIATION)].value.mean()
-        weights = {f"{w:g}" for w in own.weight.dropna().unique()}
+        weights = {_weight(*pair) for pair in zip(own.weight, own.tried, strict=True)} - {""}
         rows.append(
             [
                 LABELS[method],
@@ -133,6 +143,15 @@ def _values(some: pd.DataFrame) -> str:
         )
     head = ["method", *map(_said, metrics), "deviation before", "weight", "views", "seeds"]
     return markdown(head, rows, ".3f")
+
+
+def _weight(weight: float, tried: str) -> str:
+    """A weight among those tried, marked where it is at their end."""
+    if np.isnan(weight):
+        return ""
+    others = [float(other) for other in str(tried).split()]
+    edge = len(others) > 1 and weight in (min(others), max(others))
+    return f"{weight:g}{'*' if edge else ''} of {', '.join(str(tried).split())}"
 
 
 def _differences(some: pd.DataFrame, baseline: str) -> str | None:

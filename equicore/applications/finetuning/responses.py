@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from equicore.applications.finetuning.experiment import Tuning, fine_tuned
+from equicore.applications.finetuning.experiment import Tuning, fine_tuned, method_of
 from equicore.applications.finetuning.names import Method
 from equicore.applications.finetuning.report import LABELS
 from equicore.applications.finetuning.task import Task
@@ -25,6 +25,7 @@ def write_responses(
     task: Task,
     methods: Sequence[Method],
     fraction: float,
+    seed: int,
     tuning: Tuning,
     runs: Path,
     folder: Path,
@@ -32,27 +33,26 @@ def write_responses(
     """Draw g^-1 F(g x) of a feature map F for some g: all alike where F is equivariant.
 
     Of the first test input and the last submodule that the first symmetry names, the channel of
-    the largest variance; before fine-tuning, and after it by methods that have such a map. Nothing
-    is drawn where the symmetry names none.
+    the largest variance; before fine-tuning, and after it by methods that add nothing to the model.
+    Nothing is drawn where the symmetry names no submodule, or inputs are no tensors.
     """
-    symmetry = task.problem.symmetries[0]
-    if not symmetry.features:
+    symmetry, inputs = task.problem.symmetries[0], task.probes()[0]
+    alone = [m for m in methods if method_of(m, 1.0, tuning.steps).views(task.problem) == 1]
+    alone = [m for m in alone if m != "canonicalization"]
+    if not symmetry.features or not isinstance(inputs, Tensor) or not alone:
         return []
-    name, x = list(symmetry.features)[-1], task.probes()[0][:1]
-    models: dict[str, nn.Module] = {"before": task.model(0).eval()}
-    for method in methods:
-        tuned = fine_tuned(task, method, fraction, 0, tuning, runs)
-        if name in {n for n, _ in tuned.model.named_modules()}:
-            models[LABELS[method]] = tuned.model
+    name, x = list(symmetry.features)[-1], inputs[:1]
+    models: dict[str, nn.Module] = {"before": task.model(seed).eval()}
+    for method in alone:
+        models[LABELS[method]] = fine_tuned(task, method, fraction, seed, tuning, runs).model
     found = {label: _responses(model, symmetry, name, x) for label, model in models.items()}
     count = len(next(iter(found.values())))
     figure, axes = figures.grid(len(found), count, (1.5 * count + 0.8, 1.5 * len(found) + 0.7))
     for row, (label, maps) in zip(axes, found.items(), strict=True):
-        channel = maps[0].flatten(1).var(1).argmax()
-        shown = maps[:, channel]
+        shown = maps[:, maps[0].flatten(1).var(1).argmax()].numpy()
         off = [float((view - maps[0]).norm() / maps[0].norm()) for view in maps]
         for g, axis in enumerate(row):
-            axis.imshow(shown[g].numpy(), cmap="gray", vmin=float(shown.min()), vmax=float(shown.max()))
+            axis.imshow(shown[g], cmap="gray", vmin=shown.min(), vmax=shown.max())
             axis.set(xticks=[], yticks=[])
             axis.set_title(f"off by {100 * off[g]:.0f} %" if g else "F(x)", fontsize=8, pad=2)
         row[0].set_ylabel(label.replace(" on ", "\non "), fontsize=8)

@@ -33,7 +33,7 @@ class Task(ABC):
     Attributes:
         name: What tables call it.
         settings: Plain values that decide what is measured, beside the method, the part of the
-            data and the seed: digests of the model and the data, sizes.
+            data, the seed and the metrics: digests of the model and the data, sizes, groups.
         problem: The loss, the symmetries, and the network that looks at views.
         training: The data to fine-tune on, of which nothing is tested on.
         whole: Of how many samples fractions are parts; of all to train on as a rule.
@@ -65,6 +65,13 @@ class Task(ABC):
     @abstractmethod
     def validate(self, model: nn.Module, data: Data) -> float:
         """The metric ``chosen_by`` of a model in eval mode, on data held out of ``training``."""
+
+    def compared(self, output: Any) -> Any:
+        """What deviations from equivariance are measured of, from a model's output.
+
+        Of logits those less their mean over classes: a constant in all of them says nothing.
+        """
+        return output
 
     @abstractmethod
     def probes(self) -> list[Any]:

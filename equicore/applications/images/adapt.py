@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,7 +73,7 @@ class Adaptation(Task):
         self.test = test.split(min(1.0, tested / len(test)), seed=0)[1]
         self.group = group
         self.rep = GROUPS[group]()
-        self.name = f"{train.name} from {name}"
+        self.name = f"{train.name} from {name}" + ("" if group == "turns" else f", {group}")
         self._whole = whole
         self.settings = {
             "model": model.digest(),
@@ -110,6 +111,10 @@ class Adaptation(Task):
         assert isinstance(data, Images)
         return _right(model, data[slice(0, VALIDATED)].moved(self.rep, seed=1))
 
+    def compared(self, output: Tensor) -> Tensor:
+        """Logits less their mean over classes."""
+        return output - output.mean(-1, keepdim=True)
+
     def probes(self) -> list[Tensor]:
         """The first test images."""
         return [x for x, _ in self.test[slice(0, PROBES)].batches(64)]
@@ -128,13 +133,25 @@ class Adaptation(Task):
                     f"the maps of {name} have {maps[name][-2:]} cells, which do not divide images "
                     f"of {rows} x {columns} pixels into squares; name other --features"
                 )
-        step = max(cells.values(), default=PADDING)
+        step = max(cells.values(), default=math.gcd(rows, columns, PADDING))
+        if wrong := [name for name, side in cells.items() if step % side]:
+            raise ValueError(
+                f"cells of {wrong[0]}, of {cells[wrong[0]]} pixels, do not divide those of other "
+                f"--features, of {step}"
+            )
         shifts = image_shifts(rows, columns, step)
         moved = {
             name: image_shifts(rows // side, columns // side, step // side)
             for name, side in cells.items()
         }
         return turned, Symmetry(shifts, Trivial(shifts.group), features=moved, name="shifts")
+
+
+@torch.no_grad()
+def maps_of(model: nn.Module, features: Sequence[str], images: Images) -> tuple[str, ...]:
+    """Those submodules, of some, that return maps (B, channels, rows, columns) for images."""
+    seen = Observed(model.eval(), features)(images[slice(0, 2)].inputs())
+    return tuple(name for name in features if leaves(seen[name])[0].ndim == 4)
 
 
 @torch.no_grad()

@@ -192,7 +192,7 @@ class Adapt:
     """Quarter turns, mirrors, or both; cyclic shifts are a second symmetry."""
     features: tuple[str, ...] = ()
     """Submodules whose feature maps penalties are on; when omitted, the last that returns maps, of
-    ResNets for CIFAR the last two stages."""
+    ResNets for CIFAR the last two stages, and none of transformers."""
     whole: int | None = None
     """Of how many images fractions are parts, where these are a part already; of all when
     omitted."""
@@ -327,7 +327,7 @@ def _tune(arguments: Finetune) -> None:
 
 def _adapt(arguments: Adapt) -> None:
     from equicore.applications.images import loading
-    from equicore.applications.images.adapt import Adaptation
+    from equicore.applications.images.adapt import Adaptation, maps_of
 
     check_least(arguments, tested=1, whole=1)
     if arguments.group == "eighths":
@@ -339,7 +339,8 @@ def _adapt(arguments: Adapt) -> None:
     model = loading.without_classes(source, test)
     task = Adaptation(
         model, arguments.label or _stem(source), train, test, arguments.group,
-        arguments.features or loading.features_of(model, test), arguments.tested, arguments.whole,
+        arguments.features or maps_of(model, loading.features_of(model, test), test),
+        arguments.tested, arguments.whole,
     )  # fmt: skip
     print(*compare(task, arguments.comparison, steps=150, views=64, rate=1e-3), sep="\n")
 

@@ -1,15 +1,18 @@
 """Methods on a task: what is measured, goes on after a kill, and is refused."""
 
+import copy
 import dataclasses
 import itertools
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from equicore.applications.finetuning import experiment, report
-from equicore.applications.finetuning.experiment import COLUMNS, Tuning, choose, fine_tuned, measure
+from equicore.applications.finetuning.experiment import COLUMNS, choose, fine_tuned, measure
 from equicore.applications.finetuning.names import METHODS, WEIGHTED
+from equicore.applications.finetuning.responses import write_responses
 from equicore.finetuning import deviation
 
 EXACT = ("equitune", "lambda_equitune", "canonicalization")
@@ -85,18 +88,32 @@ def test_a_killed_fine_tuning_goes_on(task, tuning, tmp_path, monkeypatch, metho
 
 
 def test_seeds_are_paired(task, tuning, tmp_path, monkeypatch):
-    """Methods of one seed see the same samples, in the same order."""
-    seen = {}
+    """Methods of one seed see the same samples in the same order, and start from one model."""
+    seen, begun = {}, {}
     train = experiment._train
 
-    def watched(tuned, data, *args):
-        seen.setdefault(type(args[0]).__name__, data.x)
-        train(tuned, data, *args)
+    def watched(tuned, data, method, *args):
+        name = type(method).__name__
+        begun.setdefault(name, copy.deepcopy([p for p in tuned.model.parameters()]))
+        fit = tuned.fit
+
+        def noted(batches, *more, **options):
+            batches = list(batches)
+            seen.setdefault(name, []).extend(labels for _, labels in batches)
+            return fit(batches, *more, **options)
+
+        tuned.fit = noted
+        train(tuned, data, method, *args)
+        tuned.fit = fit
 
     monkeypatch.setattr(experiment, "_train", watched)
     run(task, tuning, tmp_path, ("plain", "equitune", "augmentation"))
-    plain, *others = seen.values()
-    assert len(others) == 2 and all(torch.equal(plain, other) for other in others)
+    drawn = [torch.cat(labels) for labels in seen.values()]
+    shortest = min(map(len, drawn))
+    assert all(torch.equal(drawn[0][:shortest], other[:shortest]) for other in drawn)
+    first, *others = begun.values()
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
     rows = [experiment._rows(task, fraction, 3) for fraction in (0.1, 0.5, 1.0)]
     assert {*rows[0].tolist()} < {*rows[1].tolist()} < {*rows[2].tolist()}
 
@@ -120,7 +137,14 @@ def test_the_weight_is_the_best_one_on_held_out_data(task, tuning, tmp_path):
     assert len(called) == 6  # it is kept
     called.clear()
     task.metrics = {**task.metrics, "accuracy_moved": False}  # as if lower was better
-    assert choose(task, "penalty", 0.5, tuning, tmp_path / "lower") == 0.1
+    assert choose(task, "penalty", 0.5, tuning, tmp_path) == 0.1
+
+
+def test_a_weight_that_diverges_is_not_taken(task, tuning, tmp_path):
+    tuning = dataclasses.replace(tuning, weights=(0.1, 1e39))
+    assert choose(task, "penalty", 0.5, tuning, tmp_path) == 0.1
+    with pytest.raises(ValueError, match="no weight has a finite"):
+        choose(task, "penalty", 0.5, dataclasses.replace(tuning, weights=(1e39,)), tmp_path)
 
 
 def test_the_fine_tuned_model_is_that_of_the_table(task, tuning, tmp_path):
@@ -135,30 +159,107 @@ def test_the_fine_tuned_model_is_that_of_the_table(task, tuning, tmp_path):
         assert off == pytest.approx(own.deviation, abs=1e-5)
 
 
-def test_equal_budgets(task, tuning, tmp_path, monkeypatch):
-    """All methods run the model equally often in a step, up to the rest of a division."""
-    sizes = {}
-    train = experiment._train
+@pytest.mark.parametrize("fraction", [0.07, 0.5])
+def test_equal_budgets(task, tuning, tmp_path, monkeypatch, fraction):
+    """All methods run the model equally often in all steps, also with fewer samples than views."""
+    counts = []
+    make = task.model
 
-    def watched(tuned, data, method, *args):
-        batches = data.batches
+    def counted(seed):
+        model = make(seed)
+        model[0].register_forward_hook(
+            lambda layer, x, _: counts.append(len(x[0]) if layer.training else 0)
+        )
+        return model
 
-        def counted(size, seed):
-            sizes[type(method).__name__, size * method.trained_views(task.problem)] = size
-            return batches(size, seed)
+    task.model = counted
+    found = {}
+    for name in METHODS:
+        counts.clear()
+        measure(task, name, fraction, 0, tuning, 1.0, tmp_path)
+        found[name] = sum(counts)
+    assert set(found.values()) == {16 * 10}, found
 
-        data.batches = counted
-        train(tuned, data, method, *args)
 
-    monkeypatch.setattr(experiment, "_train", watched)
-    run(task, tuning, tmp_path, ("plain", "penalty", "equitune", "augmentation"))
-    assert {views for _, views in sizes} == {16}
-    assert {size for size in sizes.values()} == {16, 8, 2}
+def test_batches_of_one_size(task):
+    """Seven samples in batches of three: what is left of a pass opens the next."""
+    data = task.training[torch.arange(7)]
+    drawn = list(itertools.islice(experiment._whole(data, 3, seed=2), 7))
+    assert {len(labels) for _, labels in drawn} == {3}
+    x = torch.cat([images for images, _ in drawn])
+    for part in x.split(7):
+        assert {one.numpy().tobytes() for one in part} == {i.numpy().tobytes() for i in data.x}
+    whole = list(itertools.islice(experiment._whole(data, 20, seed=2), 2))
+    assert [len(labels) for _, labels in whole] == [20, 20]
+    data.batches = lambda size, seed: iter(())
+    with pytest.raises(ValueError, match="7 samples gave no batch"):
+        next(experiment._whole(data, 3, seed=2))
+
+
+@pytest.mark.parametrize("fraction", [1 / 3, 0.1234567])
+def test_fractions_with_many_digits(task, tuning, tmp_path, fraction):
+    first = run(task, tuning, tmp_path, fractions=(fraction,))
+    assert run(task, tuning, tmp_path, fractions=(fraction,)).equals(first)
+    assert not first.duplicated(experiment.KEYS).any()
+    twice = pd.concat([first, first])
+    twice.to_csv(tmp_path / "finetuning.csv", index=False)
+    with pytest.raises(ValueError, match="duplicate"):
+        report.write_table(tmp_path)
+
+
+def test_settings_of_a_task_do_not_hide_those_of_the_tuning(task, tuning):
+    made_with = experiment._made_with
+    task.settings = {"steps": 5, "version": 1, "method": "plain"}
+    first = made_with(task, "plain", tuning)
+    assert first != made_with(task, "plain", dataclasses.replace(tuning, steps=11))
+    assert first == made_with(task, "plain", dataclasses.replace(tuning, weights=(3.0,)))
+    assert made_with(task, "penalty", tuning) != made_with(
+        task, "penalty", dataclasses.replace(tuning, weights=(3.0,))
+    )
+    task.metrics = {**task.metrics, "loss": True}
+    assert first != made_with(task, "plain", tuning)
+
+
+def test_the_caller_s_random_state_is_left_alone(task, tuning, tmp_path):
+    torch.manual_seed(3)
+    state = torch.random.get_rng_state()
+    run(task, tuning, tmp_path, ("penalty", "lambda_equitune"))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_responses_are_drawn_of_the_first_seed(task, tuning, tmp_path):
+    run(task, tuning, tmp_path, ("plain", "penalty", "equitune"), seeds=(5,))
+    kept = {path.name for path in (tmp_path / "runs").iterdir()}
+    drawn = write_responses(
+        task, ("plain", "penalty", "equitune"), 0.5, 5, tuning, tmp_path / "runs", tmp_path
+    )
+    assert drawn and all(path.is_file() for path in drawn)
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == kept  # nothing is trained
+    nothing = write_responses(
+        task, ("equitune",), 0.5, 5, tuning, tmp_path / "runs", tmp_path / "none"
+    )
+    assert nothing == []
+
+
+def test_a_constant_in_all_logits_is_no_equivariance(task, tuning, tmp_path):
+    """Deviations are of what the task compares."""
+    task.compared = lambda logits: logits - logits.mean(-1, keepdim=True)
+    plain = measure(task, "plain", 0.5, 0, tuning, None, tmp_path / "plain").deviation
+    make = task.model
+
+    def moved(seed):
+        model = make(seed)
+        model[3].bias.data += 1000
+        return model
+
+    task.model = moved
+    far = measure(task, "plain", 0.5, 0, tuning, None, tmp_path / "far").deviation
+    assert plain.to_numpy() == pytest.approx(far.to_numpy(), rel=1e-2)
 
 
 def test_rows_of_other_settings_are_refused(task, tuning, tmp_path):
     run(task, tuning, tmp_path)
-    with pytest.raises(ValueError, match="rows of bars that were made with another model"):
+    with pytest.raises(ValueError, match="rows of bars and plain that were made with another"):
         run(task, dataclasses.replace(tuning, steps=11), tmp_path)
     task.settings = {"images": "others"}
     with pytest.raises(ValueError, match="other data"):
@@ -204,7 +305,8 @@ def test_a_task_that_measures_something_else(task, tuning, tmp_path):
 @pytest.mark.parametrize(
     "numbers",
     [{"steps": 0}, {"views": 0}, {"learning_rate": 0.0}, {"learning_rate": float("nan")},
-     {"weights": ()}, {"weights": (0.0, 1.0)}, {"weights": (1.0, 1.0)}],
+     {"weights": ()}, {"weights": (0.0, 1.0)}, {"weights": (1.0, 1.0)}, {"weights": (1.0, np.nan)},
+     {"weights": (1.0, np.inf)}, {"folds": 1}, {"chosen_in": 0.0}, {"chosen_in": 9.0}],
 )  # fmt: skip
 def test_numbers_that_cannot_be(tuning, numbers):
     with pytest.raises(ValueError):
@@ -234,9 +336,8 @@ def test_the_table_says_what_is_worse():
                 rows.append(
                     dict(task="a", method=method, fraction=1.0, samples=9, seed=seed, steps=5,
                          metric=metric, value=value, better=better, deviation=0.1, weight=None,
-                         views=1, digest="x")
+                         tried="", folds=None, views=1, digest="x")
                 )  # fmt: skip
     table = pd.DataFrame(rows)
     line = report._differences(table, "plain").splitlines()[-1]
     assert "(worse) | **+0.100" in line
-    assert Tuning(1, 1, 1.0).folds == 2

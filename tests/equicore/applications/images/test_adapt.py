@@ -10,7 +10,7 @@ import torch
 from equicore.applications import cli
 from equicore.applications.finetuning.experiment import Tuning, check, measure
 from equicore.applications.images import commands
-from equicore.applications.images.adapt import Adaptation
+from equicore.applications.images.adapt import Adaptation, maps_of
 from equicore.finetuning import Penalty, deviation
 
 TINY = Tuning(steps=4, views=24, learning_rate=1e-3)
@@ -60,11 +60,28 @@ def test_new_layers_depend_on_the_seed_alone(task):
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
-def test_fractions_of_a_whole_that_is_larger(model, digits):
-    task = Adaptation(model, "small", *digits, features=("network.0.4",), whole=14_000)
-    assert task.whole == 14_000
-    table = [round(f * task.whole) for f in (0.02, 0.1)]
-    assert table == [280, 1400] and len(task.training) == 1400
+def test_fractions_of_a_whole_that_is_larger(model, digits, tmp_path):
+    task = Adaptation(model, "small", *digits, features=("network.0.4",), whole=14_000, tested=20)
+    table = measure(task, "plain", 0.02, 0, TINY, None, tmp_path)
+    assert {*table.samples} == {280} and {*table.fraction} == {0.02}
+    with pytest.raises(ValueError, match="fraction 0.2 of 14000 .* are 2800, and there are 1400"):
+        check(task, ("plain",), (0.2,), TINY, tmp_path / "finetuning.csv")
+
+
+def test_models_without_maps(model, digits):
+    """Transformers: all methods but a penalty on maps."""
+    train, test = digits
+    assert maps_of(model, ("network.0.4", "network.1"), test) == ("network.0.4",)
+    task = Adaptation(model, "small", train, test)
+    assert [len(s.features) for s in task.problem.symmetries] == [0, 0]
+    assert task.problem.symmetries[1].order == 4  # shifts by 4 pixels
+    with pytest.raises(ValueError, match="leave this method out"):
+        Penalty(1.0, ("features",)).of(task.model(0), task.problem)
+
+
+def test_groups_are_told_apart(model, digits):
+    names = [Adaptation(model, "small", *digits, group=group).name for group in ("turns", "mirror")]
+    assert names == ["digits from small", "digits from small, mirror"]
 
 
 @pytest.mark.parametrize(
