@@ -41,7 +41,7 @@ class Comparison:
     """How often a model runs in a step: equal for all methods, whatever they do with it."""
     learning_rate: float | None = None
     """Adam's, which falls along a cosine."""
-    weights: tuple[float, ...] = (0.1, 1.0, 10.0)
+    weights: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0)
     """Of penalties, to choose from by cross-validation on the training data of the part."""
     folds: int = 2
     """Of cross-validation."""

@@ -67,7 +67,7 @@ class Tuning:
     steps: int
     views: int  # how often a model runs in a step
     learning_rate: float
-    weights: tuple[float, ...] = (0.1, 1.0, 10.0)  # of penalties, to choose from
+    weights: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0)  # of penalties, to choose from
     folds: int = 2  # of cross-validation
     chosen_in: float = 0.5  # part of the steps that a model takes in it
 
