@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import tyro
 
+import equicore.applications.text.commands as text
 from equicore.applications.finetuning import commands as finetuning
 from equicore.applications.fluids import commands as fluids
 from equicore.applications.images import commands as images
 from equicore.applications.scan import commands as scan
 from equicore.applications.so2 import commands as so2
-from equicore.applications.text import commands as text
 from equicore.lab.command import numbers, report_errors
 
 
