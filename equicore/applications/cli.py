@@ -5,6 +5,7 @@ from __future__ import annotations
 import tyro
 
 import equicore.applications.text.commands as text
+from equicore.applications.detection import commands as detection
 from equicore.applications.finetuning import commands as finetuning
 from equicore.applications.fluids import commands as fluids
 from equicore.applications.images import commands as images
@@ -20,6 +21,7 @@ def main() -> None:
         with numbers:
             tyro.extras.subcommand_cli_from_dict(
                 {
+                    "detection": detection.run,
                     "finetuning": finetuning.run,
                     "fluids": fluids.run,
                     "images": images.run,
