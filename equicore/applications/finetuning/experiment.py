@@ -164,7 +164,8 @@ def check(
         for name in methods:
             method = method_of(name, tuning.weights[0], tuning.steps)
             tuned = method.of(task.model(0), task.problem)
-            batches = task.training[torch.arange(min(2, len(task.training)))].batches(2, 0)
+            some = task.training[torch.arange(min(2, len(task.training)))].batches(2, 0)
+            batches = (_beside(tuned, batch) for batch in some)
             tuned.fit(batches, torch.optim.SGD(tuned.parameters(), 0.0), steps=1, progress=False)
             if (runs := method.trained_views(task.problem)) > tuning.views:
                 raise ValueError(
@@ -310,7 +311,7 @@ def _train(
             cosine = (1 + math.cos(math.pi * step / tuning.steps)) / 2
             for group in optimizer.param_groups:
                 group["lr"] = tuning.learning_rate * (LAST + (1 - LAST) * cosine)
-            yield batch
+            yield _beside(tuned, batch)
 
     if last > first:
         tuned.train()
@@ -348,13 +349,20 @@ def _evaluated(task: Task, tuned: Tuned, steps: int, last: bool) -> pd.DataFrame
 def _deviations(task: Task, tuned: Tuned) -> dict[str, float]:
     """Under each symmetry; those of large groups by a few random elements, always the same."""
     found = {}
+    probes = [_beside(tuned, x) for x in task.probes()]
     for number, symmetry in enumerate(task.problem.symmetries):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             few = None if symmetry.order <= MANY else FEW
             name = f"{DEVIATION}_{symmetry.name}" if number else DEVIATION
-            found[name] = deviation(lambda x: task.compared(tuned(x)), symmetry, task.probes(), few)
+            found[name] = deviation(lambda x: task.compared(tuned(x)), symmetry, probes, few)
     return found
+
+
+def _beside(tuned: Tuned, tree: Any) -> Any:
+    """On the model's device."""
+    device = next(tuned.parameters()).device
+    return tree_map(lambda t: t.to(device), tree)
 
 
 def _stem(

@@ -56,7 +56,10 @@ class Task(ABC):
 
     @abstractmethod
     def model(self, seed: int) -> nn.Module:
-        """The pretrained model, a new copy; the seed is that of layers that are new in it."""
+        """The pretrained model, a new copy; the seed is that of layers that are new in it.
+
+        Its device is that of all computations; batches and probes are brought there.
+        """
 
     @abstractmethod
     def evaluate(self, model: nn.Module) -> dict[str, float]:

@@ -37,7 +37,7 @@ class Adaptation(Task):
     Its symmetries are a group of `GROUPS`, and cyclic shifts by whole cells of its feature maps.
 
     Args:
-        model: Pretrained.
+        model: Pretrained, on the device that all is computed on.
         name: Of the model.
         train: Images to fine-tune on.
         test: Images to test on, of which ``tested`` are drawn at random.
@@ -95,7 +95,7 @@ class Adaptation(Task):
 
     def model(self, seed: int) -> nn.Module:
         """The classifier with two new layers at its end."""
-        example = self.training[slice(0, 2)].inputs()
+        example = self.training[slice(0, 2)].inputs().to(self.base.device)
         return with_new_head(self.base, self.training.classes, example, seed)[0]
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
@@ -122,7 +122,7 @@ class Adaptation(Task):
     def _symmetries(self, features: Sequence[str]) -> tuple[Symmetry, ...]:
         """Of turns or mirrors, and of shifts."""
         rows, columns = self.training.shape[1:]
-        maps = _shapes(self.model(0), features, self.training[slice(0, 2)].inputs())
+        maps = _shapes(self.model(0), features, self.training[slice(0, 2)])
         own: Representation = self.rep
         maps_too = dict.fromkeys(features, own)
         turned = Symmetry(own, Trivial(own.group), features=maps_too, name=self.group)
@@ -150,14 +150,16 @@ class Adaptation(Task):
 @torch.no_grad()
 def maps_of(model: nn.Module, features: Sequence[str], images: Images) -> tuple[str, ...]:
     """Those submodules, of some, that return maps (B, channels, rows, columns) for images."""
-    seen = Observed(model.eval(), features)(images[slice(0, 2)].inputs())
+    seen = _seen(model, features, images[slice(0, 2)])
     return tuple(name for name in features if leaves(seen[name])[0].ndim == 4)
 
 
 @torch.no_grad()
-def _shapes(model: nn.Module, features: Sequence[str], x: Tensor) -> dict[str, tuple[int, ...]]:
+def _shapes(
+    model: nn.Module, features: Sequence[str], images: Images
+) -> dict[str, tuple[int, ...]]:
     """The shapes of the maps that submodules return, or ValueError if they return others."""
-    seen = Observed(model.eval(), features)(x)
+    seen = _seen(model, features, images)
     shapes = {name: tuple(leaves(seen[name])[0].shape) for name in features}
     for name, shape in shapes.items():
         if len(shape) != 4:
@@ -168,13 +170,18 @@ def _shapes(model: nn.Module, features: Sequence[str], x: Tensor) -> dict[str, t
     return shapes
 
 
+def _seen(model: nn.Module, features: Sequence[str], images: Images) -> dict[str, Any]:
+    device = next(model.parameters()).device
+    return Observed(model.eval(), features)(images.inputs().to(device))
+
+
 @torch.no_grad()
 def _right(model: nn.Module, images: Images, shifted: bool = False) -> float:
     """The part of images whose label has the largest logit."""
-    count = 0
+    count, device = 0, next(model.parameters()).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for inputs, labels in images.batches(250):
-            x: Any = augmented(inputs, PADDING, mirror=False) if shifted else inputs
-            count += int((model(x).argmax(-1) == labels).sum())
+            x = augmented(inputs, PADDING, mirror=False) if shifted else inputs
+            count += int((model(x.to(device)).argmax(-1).cpu() == labels).sum())
     return count / len(images)

@@ -198,6 +198,8 @@ class Adapt:
     omitted."""
     tested: int = 1000
     """Test images, drawn at random."""
+    device: str = "cpu"
+    """Where the model is computed: cpu, cuda, mps."""
     comparison: Comparison = Comparison()
 
 
@@ -328,15 +330,17 @@ def _tune(arguments: Finetune) -> None:
 def _adapt(arguments: Adapt) -> None:
     from equicore.applications.images import loading
     from equicore.applications.images.adapt import Adaptation, maps_of
+    from equicore.lab.devices import check_device
 
     check_least(arguments, tested=1, whole=1)
+    check_device(arguments.device)
     if arguments.group == "eighths":
         raise ValueError("--group eighths is approximate, also on feature maps; choose turns")
     train, test = _both(arguments.images)
     source = arguments.model
     if source is None:
         source = _source(arguments.images, Model(runs=arguments.comparison.runs))
-    model = loading.without_classes(source, test)
+    model = loading.without_classes(source, test).to(arguments.device)
     task = Adaptation(
         model, arguments.label or _stem(source), train, test, arguments.group,
         arguments.features or maps_of(model, loading.features_of(model, test), test),
