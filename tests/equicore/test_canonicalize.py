@@ -520,7 +520,14 @@ def test_exported_with_a_batch_of_any_size(name):
 @pytest.mark.filterwarnings(
     r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning"
 )
-@pytest.mark.parametrize("name", [n for n in ROBUST if n not in ("axes", "centred")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        n if n == "sum" else pytest.param(n, marks=pytest.mark.slow)
+        for n in ROBUST
+        if n not in ("axes", "centred")
+    ],
+)
 def test_through_onnx_with_a_batch_of_any_size(name, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

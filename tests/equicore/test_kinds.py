@@ -107,7 +107,7 @@ def test_a_tree_that_an_act_of_ones_own_returns():
     assert_equivariant(f, rep, rep, pair())
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_random_exchanges_are_representations(groups, representations, data):
     """Entries moved as the group moves cosets, acted on by a random representation, with signs."""

@@ -126,6 +126,7 @@ def test_rows_of_other_models_stay(monkeypatch, quick, tmp_path):
     assert call(monkeypatch, "evaluate", *changed, "--seeds", 2, "--groups", "flip") == 2
 
 
+@pytest.mark.slow
 def test_a_label_may_look_like_a_number_or_have_dots(monkeypatch, capsys, quick, tmp_path):
     out = tmp_path / "out"
     labels = {"5": ("flip",), "v1.0": ("flip", "mirror")}
@@ -297,6 +298,7 @@ def test_train_says_what_it_reached(monkeypatch, capsys, tmp_path):
     assert "does not take images of 8 x 8 pixels" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_images_without_a_natural_orientation(monkeypatch, capsys, tmp_path):
     options = ["--under", "turns", "--runs", tmp_path, "--fit-steps", 100]
     assert call(monkeypatch, "advise", *options) == 0

@@ -92,6 +92,7 @@ def test_what_methods_cost(measured):
     assert cost["orientation_4_top2_scored"] == cost["orientation_4_top2"]
 
 
+@pytest.mark.slow
 def test_without_orientation_networks_the_rest_is_the_same(study, measured, tmp_path):
     """Also by the digest, so that networks of more widths can join a table later."""
     table = measure(dataclasses.replace(study, looks=(), folder=tmp_path), 0)

@@ -134,6 +134,7 @@ def test_a_clip_of_hugging_face_classifies_by_text(small_clip, colours):
         )
 
 
+@pytest.mark.slow
 def test_a_hub_id_without_a_network(monkeypatch, colours):
     def refuse(*_, **__):
         raise OSError("no network")
