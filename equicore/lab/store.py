@@ -213,6 +213,16 @@ def digest(content: bytes | Settings) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
+def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Sixteen characters that are others for other tensors, names, types or shapes."""
+    parts = [
+        f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
+        + tensor.detach().cpu().contiguous().numpy().tobytes()
+        for name, tensor in tensors.items()
+    ]
+    return digest(b" ".join(parts))
+
+
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Settings) -> None:
     """Write tensors and a JSON header as one safetensors file, whole or not at all."""
     import safetensors.torch

@@ -183,6 +183,13 @@ def _read(of: Model, runs: Path, fitting: bool = True) -> tuple[Detector, str, S
             raise ValueError("known images would be those to report; name --known-split, or others")
         known = data.read(*source, of.side, of.known_split)
         test = data.read(of.images, of.annotations, of.side, of.split, known.classes)
+    if shared := {p.numpy().tobytes() for p in known.pixels} & {
+        p.numpy().tobytes() for p in test.pixels
+    }:
+        raise ValueError(
+            f"{len(shared)} images are among both those to learn from and those to report; name "
+            "others, or another --known-split"
+        )
     if fitting and network.classes != len(known.classes):
         raise ValueError(
             f"{of.detector} knows {network.classes} classes, the images show {len(known.classes)}; "

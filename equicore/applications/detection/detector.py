@@ -18,6 +18,8 @@ from torch.nn.utils.rnn import pad_sequence
 from equicore.representations import Boxes, DirectSum, Image, Matrix, TensorProduct, Tree, Trivial
 from equicore.representations import vector_field as vectors
 
+EMPTY = {"boxes": 0.0, "scores": 0.0, "labels": -1}
+"""What batches of detections are padded with."""
 Detections = dict[str, Tensor]
 """``boxes`` (B, N, 4), ``scores`` (B, N) and ``labels`` (B, N)."""
 Outputs = Callable[[Any, Sequence[int]], Detections]
@@ -50,7 +52,15 @@ class Detector(nn.Module):
         """Detect; raise ValueError for what is no batch of images, and for labels of no class."""
         if images.ndim != 4 or images.shape[1] != 3 or not len(images):
             raise ValueError(f"images have the shape (B, 3, rows, columns); got {images.shape}")
-        found = self.outputs(self.network(images), images.shape[-2:])
+        raw = self.network(images)
+        if self.outputs is of_queries and raw.logits.shape[-1] != len(self.classes) + 1:
+            raise ValueError(
+                f"of_queries takes logits of {len(self.classes)} classes and of no object; got "
+                f"{raw.logits.shape[-1]}: for heads without it, outputs is a function of your own"
+            )
+        found = self.outputs(raw, images.shape[-2:])
+        if not (found["boxes"].isfinite().all() and found["scores"].isfinite().all()):
+            raise ValueError("the network's boxes or scores are not finite")
         shape, count = tuple(found["labels"].shape), len(self.classes)
         if shape[0] != len(images) or (found["labels"] >= count).any():
             raise ValueError(
@@ -141,8 +151,7 @@ def to_head_map(boxes: Tensor, labels: Tensor, classes: int, side: int, cells: i
 
 def of_torchvision(found: Sequence[Mapping[str, Tensor]], size: Sequence[int]) -> Detections:
     """What torchvision's detectors return: for each image a dict of boxes, scores and labels."""
-    empty = {"boxes": 0.0, "scores": 0.0, "labels": -1}
-    return {name: pad_sequence([one[name] for one in found], True, e) for name, e in empty.items()}
+    return {name: pad_sequence([one[name] for one in found], True, e) for name, e in EMPTY.items()}
 
 
 def of_queries(found: Any, size: Sequence[int]) -> Detections:
@@ -155,6 +164,23 @@ def of_queries(found: Any, size: Sequence[int]) -> Detections:
     ends = torch.cat([middle - sides / 2, middle + sides / 2], -1).clamp(0, 1)
     boxes = ends * ends.new_tensor([size[1], size[0]] * 2)
     return {"boxes": boxes, "scores": scores, "labels": labels}
+
+
+def joined(parts: Sequence[Detections], dim: int = 0) -> Detections:
+    """Detections of several batches as one, padded to the largest number of boxes.
+
+    The axis of the images is ``dim``, that of the boxes the next one.
+    """
+    most = max(part["scores"].shape[dim + 1] for part in parts)
+
+    def padded(part: Detections, name: str) -> Tensor:
+        tensor = part[name]
+        if tensor.ndim < dim + 2 or name not in EMPTY:
+            return tensor
+        room = [0, 0] * (tensor.ndim - dim - 2) + [0, most - tensor.shape[dim + 1]]
+        return nn.functional.pad(tensor, room, value=EMPTY[name])
+
+    return {name: torch.cat([padded(part, name) for part in parts], dim) for name in parts[0]}
 
 
 def listed(found: Detections) -> list[Detections]:

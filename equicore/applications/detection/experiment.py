@@ -21,6 +21,7 @@ from equicore.applications.detection.detector import (
     Detector,
     detections_rep,
     head_rep,
+    joined,
     of_head_map,
 )  # fmt: skip
 from equicore.applications.detection.finetune import detected, known
@@ -59,7 +60,7 @@ FOLDS = 5
 """Parts of the known images, each weighed by a network that is fitted to the others."""
 SHIFTS = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Of images, in cells of the head map."""
-VERSION = 1
+VERSION = 2
 """Of what is measured: to be raised with every change."""
 
 
@@ -136,7 +137,7 @@ class Study:
                 maps = functional.adaptive_avg_pool2d(found[self.features], 2).flatten(1)
                 part = {**found[Observed.OUTPUT], "features": maps}
                 parts.append({name: t.unflatten(0, orbit.shape[:2]) for name, t in part.items()})
-            return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
+            return joined(parts, 1)
 
         return remembered_tensors(self._file("views", {}, "safetensors"), self.settings, made)
 
@@ -166,7 +167,7 @@ class Study:
         """How far boxes in shifted test images are from shifted boxes, by the shift in pixels.
 
         Down and to the right; what comes in repeats the edge. Boxes whose middle is less than a
-        cell from it, or leaves, do not count.
+        cell from it, or leaves, do not count, and images without others neither.
         """
         side, cell = self.test.side, self.test.cell
 
@@ -181,9 +182,10 @@ class Study:
             for shift in tqdm(steps, "shifts", disable=None):
                 wide = functional.pad(self.test.pixels.float(), (shift, 0, shift, 0), "replicate")
                 moved = dataclasses.replace(self.test, pixels=wide[..., :side, :side])
-                wanted = {**still, "boxes": still["boxes"] + shift}
+                # boxes are cut off at the image's edge
+                wanted = {**still, "boxes": (still["boxes"] + shift).clamp(max=side)}
                 off = deviation(inner(detected(self.detector, moved), shift), inner(wanted, shift))
-                found = dataclasses.asdict(t_interval(off))
+                found = dataclasses.asdict(t_interval(off[~np.isnan(off)]))
                 rows.append({"shift": shift, "cells": shift / cell, **found})
             return pd.DataFrame(rows)
 
@@ -205,7 +207,8 @@ class Study:
         rep = detections_rep(self.grid, (scenes.side, scenes.side))
         for method, (boxes, some) in shown.items():
             by = elements * (some is moved)
-            off = deviation(boxes, rep.act_each(by, upright[method])).mean()
+            apart = deviation(boxes, rep.act_each(by, upright[method]))
+            off = np.nanmean(apart[(elements != 0).numpy()])  # the identity tells nothing
             matches = matched(boxes, some)
             for part, chosen in zip(PARTS, (first, ~first, first | True), strict=True):
                 (ap,) = average_precision(matches, counts[:1] * chosen)

@@ -21,6 +21,7 @@ from equicore.applications.detection.detector import (
     Detector,
     corners,
     head_rep,
+    joined,
     unweighed,
     weighed,
 )  # fmt: skip
@@ -28,11 +29,13 @@ from equicore.applications.detection.metrics import FIFTY, average_precision, ma
 from equicore.applications.finetuning.task import Data, Task
 from equicore.capture import Observed
 from equicore.finetuning import Problem, Symmetry, fit, relative_error
-from equicore.lab.store import digest, rounds
+from equicore.lab.store import digest, digest_tensors, rounds
 from equicore.representations import Image, image_dihedral, image_shifts
 from equicore.weights import conv_weight
 
 TINY = 1e-6
+BOXES, SURE = 8.0, 16.0
+"""FastestDet's weights of the loss of boxes and of objectness, beside that of classes."""
 RATE = 3e-3
 """Of learning from scratch, in the first epoch."""
 PROBES = 4
@@ -40,10 +43,11 @@ PROBES = 4
 
 
 def detection_loss(found: Tensor, wanted: Tensor) -> Tensor:
-    """The loss of head maps, much like FastestDet's, for each cell that shows a box.
+    """The loss of head maps, much like FastestDet's: of boxes, objectness and classes.
 
     Of boxes the generalised intersection over union (Rezatofighi et al., CVPR 2019); as objectness
-    a cell learns how well its box overlaps with the one that it is to show.
+    a cell learns how well its box overlaps with the one that it is to show. Objectness is the mean
+    over all cells, the others over those that show a box: images without boxes weigh as others do.
     """
     shown = wanted[:, 0] > 0
     one, other = corners(found), corners(wanted)
@@ -57,7 +61,8 @@ def detection_loss(found: Tensor, wanted: Tensor) -> Tensor:
     sure, good = found[:, 0].clamp(TINY, 1 - TINY), (overlap * shown).detach().clamp(0, 1)
     known = functional.binary_cross_entropy(sure, good, reduction="none")
     kinds = -(wanted[:, 5:] * unweighed(found)[:, 5:].clamp(min=TINY).log()).sum(1)
-    return (known + shown * (2 * apart + kinds)).sum() / shown.sum().clamp(min=1)
+    boxes = (shown * (BOXES * apart + kinds)).sum() / shown.sum().clamp(min=1)
+    return SURE * known.mean() + boxes
 
 
 class Small(nn.Module):
@@ -181,11 +186,10 @@ class Detection(Task):
 @torch.no_grad()
 def detected(detector: nn.Module, scenes: Scenes) -> Detections:
     """What a detector finds in images, a few at a time."""
-    parts = [detector(x) for x, _ in scenes.batches(16)]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return joined([detector(pixels / 255) for pixels in scenes.pixels.split(16)])
 
 
 def known(detector: Detector) -> str:
     """Sixteen characters that are others for other parameters, or another suppression."""
-    state = [tensor.numpy().tobytes() for tensor in detector.state_dict().values()]
-    return digest(b"".join(state) + repr((detector.classes, detector.suppress)).encode())
+    of = detector.classes, detector.suppress, detector.network, detector.outputs.__qualname__
+    return digest(repr(of).encode() + digest_tensors(detector.state_dict()).encode())

@@ -33,7 +33,7 @@ class Matches(NamedTuple):
 def matched(found: Detections, scenes: Scenes) -> list[Matches]:
     """What is right of detections, for each class that some image shows.
 
-    Raises ValueError if there is not one set of boxes for each image.
+    Raises ValueError if there is not one set of boxes for each image, or no image has boxes.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -65,6 +65,8 @@ def matched(found: Detections, scenes: Scenes) -> list[Matches]:
                 for name in ("dtMatches", "dtIgnore")
             )
             made.append(Matches(right & ~ignored, ~ignored, image, wanted))
+    if not made:
+        raise ValueError(f"{scenes.name} has no boxes that could be found")
     return made
 
 
@@ -112,6 +114,7 @@ def average_precision(
         precision = right / np.maximum(every, 1e-12)
         precision = np.maximum.accumulate(precision[..., ::-1], -1)[..., ::-1]
         recall = right / np.maximum(wanted, 1e-12)[:, None, None]
+        recall[recall > 1 - 1e-9] = 1  # both are sums of the same numbers, in other orders
         # each level counts with the precision of the detection that reaches it first
         reached = np.searchsorted(LEVELS, recall.ravel(), "right").reshape(recall.shape)
         precisions = (np.diff(reached, axis=-1, prepend=0) * precision).sum(-1) / len(LEVELS)
@@ -123,6 +126,8 @@ def average_precision(
 def deviation(one: Detections, other: Detections) -> NDArray[np.float64]:
     """How far sets of boxes are apart, image by image: 0 if they are equal, 1 if none overlap.
 
+    NaN where both sets are empty, which tells nothing.
+
     Boxes of one class are paired so that the sum of the overlap (intersection over union) times the
     smaller score is largest; the deviation is 1 minus this sum's part of the mean sum of scores.
     """
@@ -132,5 +137,5 @@ def deviation(one: Detections, other: Detections) -> NDArray[np.float64]:
         alike = (a["labels"][:, None] == b["labels"]).numpy() * np.minimum(x[:, None], y)
         alike = alike * overlaps(a["boxes"].double().numpy(), b["boxes"].double().numpy())
         shared, whole = alike[linear_sum_assignment(-alike)].sum(), (x.sum() + y.sum()) / 2
-        found.append(1 - shared / whole if whole else 0.0)
+        found.append(1 - shared / whole if whole else np.nan)
     return np.array(found)

@@ -15,7 +15,7 @@ from equicore.applications.fluids.flows import Flows
 from equicore.applications.fluids.network import Trajectories
 from equicore.applications.fluids.solver import check_grid, spectrum
 from equicore.finetuning import Problem, Symmetry, relative_error
-from equicore.lab.store import digest
+from equicore.lab.store import digest_tensors
 from equicore.representations import Image, image_dihedral, image_shifts, vector_field
 from equicore.weights import conv_weight
 
@@ -59,9 +59,12 @@ class Prediction(Task):
     ) -> None:
         self.name, self.base = name, model
         self.training, self.test = Trajectories(flows.train), Trajectories(flows.test)
-        tensors = [*model.state_dict().values(), flows.train, flows.test]
-        made_of = digest(b"".join(tensor.numpy().tobytes() for tensor in tensors))
-        self.settings = {"made_of": made_of, "features": list(features), "shifts": shifts}
+        self.settings = {
+            "model": digest_tensors(model.state_dict()) + str(model),
+            "flows": digest_tensors({"train": flows.train, "test": flows.test}),
+            "features": list(features),
+            "shifts": shifts,
+        }
         side = check_grid(flows.test, 2)
         symmetries = [_symmetry("mirrors and turns", image_dihedral(), features)]
         if shifts:

@@ -23,6 +23,8 @@ from equicore.applications.fluids.solver import Solver, check_grid, velocity
 from equicore.lab.store import remembered_tensors
 from equicore.representations import Image, Matrix, TensorProduct
 
+VERSION = 1
+"""Of what is simulated: to be raised with every change."""
 INTERVAL, STEPS = 0.5, 20
 """Time between two states of a trajectory, and steps of the solver in it."""
 
@@ -81,6 +83,7 @@ def simulated(name: str, train: int, test: int, times: int, side: int, folder: P
     draw, viscosity = FAMILIES[name]
     sizes = {"train": train, "test": test, "times": times, "side": side}
     settings = {"viscosity": viscosity, "interval": INTERVAL, "steps": STEPS, **sizes}
+    settings["version"] = VERSION
 
     def make() -> dict[str, Tensor]:
         start = draw(train + test, side, torch.Generator().manual_seed(0))

@@ -96,7 +96,7 @@ def pretrained(
         model = FlowNet(padding)
     optimizer = torch.optim.Adam(model.parameters())
     settings = {
-        "velocities": digest(velocities.numpy().tobytes()), "channels": CHANNELS, "batch": BATCH,
+        "velocities": digest(velocities.numpy().tobytes()), "network": str(model), "batch": BATCH,
         "learning_rate": LEARNING_RATE, "round": ROUND,
     }  # fmt: skip
     file = folder / f"network-{name}-{padding}.safetensors"

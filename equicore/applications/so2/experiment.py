@@ -24,6 +24,7 @@ LEARNING_RATE = 2e-3  # Adam's; it falls along a cosine
 AT_ONCE = 500  # inputs that are measured
 ROUND = 10  # epochs, after which the state is kept
 TEST_SIZE = 10_000
+VERSION = 1  # of what is measured: to be raised with every change
 POSES = 1000  # random elements that augmentation draws from
 NEAR = 0.05  # second moments that differ by less, relative to the largest, are nearly equal
 KEYS = ["task", "model", "group", "samples", "seed", "train_size", "batch_size", "epochs"]
@@ -98,7 +99,7 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """Plain values that decide what is measured."""
         own = {name: value for name, value in dataclasses.asdict(self).items() if name != "folder"}
-        return {**own, "learning_rate": LEARNING_RATE, "test_size": TEST_SIZE}
+        return {**own, "learning_rate": LEARNING_RATE, "test_size": TEST_SIZE, "version": VERSION}
 
     def measure(self) -> pd.DataFrame:
         """A row of `KEYS` and `MEASURED`: measured now, or found again in the folder.

@@ -156,16 +156,18 @@ def test_a_study_refuses_what_does_not_fit(small, scenes, tmp_path):
 
 @pytest.fixture
 def photographs(tmp_path):
-    """Two images of COCO, with one category."""
+    """An image of COCO to learn from and one to report, with one category; and both again."""
     from PIL import Image
 
-    for name in ("a", "b"):
-        Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / f"{name}.png")
-    images = [{"id": n, "file_name": f"{n}.png", "width": 60, "height": 40} for n in "ab"]
-    boxes = [{"id": 1, "image_id": "a", "category_id": 1, "bbox": [1, 1, 20, 20]}]
-    content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "cat"}]}
-    for name in ("train", "val"):
+    for value, (name, places) in enumerate((("train", "a"), ("val", "b"), ("both", "ab"))):
+        images = [{"id": n, "file_name": f"{n}.png", "width": 60, "height": 40} for n in places]
+        boxes = [{"id": 1, "image_id": places[0], "category_id": 1, "bbox": [1, 1, 20, 20]}]
+        kinds = [{"id": 1, "name": "cat"}]
+        content = {"images": images, "annotations": boxes, "categories": kinds}
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        if len(places) == 1:
+            pixels = np.full((40, 60, 3), 40 * value, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"{places}.png")
     return tmp_path
 
 
@@ -178,6 +180,10 @@ def test_bad_input_is_refused(photographs, weights, capsys):
         (images, "--detector, --images and --annotations are given together"),
         (ours, "known images would be those to report"),
         ([*ours, *known], "knows 80 classes, the images show 1; for others it is fine-tuned"),
+        (
+            [*ours, "--known-annotations", photographs / "both.json"],
+            "1 images are among both those to learn from and those to report",
+        ),
         ([*ours, *known, "--side", 8], "--side must be at least 32"),
         (["--detector", photographs / "a.png", *images, *known], "does not hold the weights"),
         (["--drawn", 0, 5], "--drawn are numbers of scenes from 1 on"),

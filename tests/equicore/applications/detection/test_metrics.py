@@ -72,9 +72,14 @@ def test_perfect_and_no_boxes(scenes):
     assert metrics.average_precision(metrics.matched(perfect, some)) == pytest.approx(1.0)
     nothing = {**perfect, "labels": perfect["labels"] * 0 - 1}
     assert metrics.average_precision(metrics.matched(nothing, some)) == 0
+    generator = np.random.default_rng(0)  # in whatever order sums are rounded
+    counts = generator.exponential(size=(300, len(some)))
+    perfect_in = metrics.average_precision(metrics.matched(perfect, some), counts)
+    assert perfect_in == pytest.approx(np.ones(300), abs=1e-12)
     bare = drawn(2, 0)
     bare.labels.fill_(-1)
-    assert metrics.average_precision(metrics.matched(nothing_of(bare), bare)) == 0
+    with pytest.raises(ValueError, match="no boxes that could be found"):
+        metrics.matched(nothing_of(bare), bare)
     with pytest.raises(ValueError, match="sets of boxes for 3 images"):
         metrics.matched(perfect, some[:3])
 
@@ -92,4 +97,4 @@ def test_deviation():
     assert metrics.deviation(one, third) == pytest.approx(1 - (1 / 3 + 0) / 2)
     assert metrics.deviation(one, {**one, "labels": one["labels"] + 2}) == 1
     absent = {**one, "labels": one["labels"] * 0 - 1}
-    assert metrics.deviation(one, absent) == 1 and metrics.deviation(absent, absent) == 0
+    assert metrics.deviation(one, absent) == 1 and np.isnan(metrics.deviation(absent, absent))
