@@ -27,11 +27,11 @@ evaluate` wrote. AP50 and AP (COCO's, from .5 to .95) in %, by pycocotools, of i
 under a random element of the group: mean over seeds, of the elements and of what is fitted, [95 %
 interval over images, by Bayesian bootstrap, paired; a reweighted sample of images has a higher AP50
 on average than all of them, so that most of an interval is above its value]. Share: in % of the
-AP50 of the plain detector on upright images. Known images are those that familiarity is learned from,
-without labels and never for the same images, and that the **method** is chosen by; the detector
-itself may have been trained on them, as the small one of drawn scenes was. Deviation: how far the
-boxes in an image that a turn or a mirror moved are from the moved boxes, from 0 to 1. Forwards: of
-the detector, for one image.
+AP50 of the plain detector on upright images. Known images are those that familiarity is learned
+from, without labels and never for the same images, and that the **method** is chosen by; the
+detector itself may have been trained on them, as the small one of drawn scenes was. Deviation: how
+far the boxes in an image that a turn or a mirror moved are from the moved boxes, from 0 to 1.
+Forwards: of the detector, for one image.
 """
 SHIFTS = """\
 ## Under shifts
