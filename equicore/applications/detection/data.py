@@ -141,6 +141,13 @@ def read(
         raise ValueError(f"{annotations} is not usable: {error}") from error
     if len(known) < len(content["images"]) or not known or side < 1:
         raise ValueError(f"{annotations} has no images, or one id twice, or side is {side}")
+    for what, values in (
+        ("one image file", [file for file, *_ in known.values()]),
+        ("one category's id", [c["id"] for c in content["categories"]]),
+        ("one category's name", [c["name"] for c in content["categories"]]),
+    ):
+        if len({*values}) < len(values):
+            raise ValueError(f"{annotations} has {what} twice; each is to stand once")
     names = tuple(kinds[number] for number in sorted(kinds)) if classes is None else tuple(classes)
     whole = annotations.parent.name if annotations.is_dir() else annotations.stem
     made = _empty(len(known), side, names, f"{whole}-{split}" if split else whole)

@@ -70,6 +70,9 @@ def test_coco(pictures):
         ({"annotations__image_id": 3}, "has no 3"),
         ({"images__width": 41}, "a.png is 40 x 20 pixels, and its annotation says 41 x 20"),
         ({"images__id": 8}, "has no"),
+        ({"images__file_name": "b.png"}, "has one image file twice"),
+        ({"categories__id": 2, "annotations__category_id": 2}, "has one category's id twice"),
+        ({"categories__name": "dog"}, "has one category's name twice"),
     ],
 )
 def test_annotations_that_do_not_fit_are_refused(pictures, changes, message):
