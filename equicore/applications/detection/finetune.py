@@ -151,7 +151,7 @@ class Detection(Task):
         moves = Symmetry(shifts(1), head, features=maps, name="shifts")
         self.problem = Problem(detection_loss, (turns, moves), relative_error, look)
 
-    def model(self, seed: int) -> nn.Module:
+    def model(self, seed: int, data: Data | None = None) -> nn.Module:
         """The network, with a new layer for the classes if it has others."""
         network: Any = self.detector.network
         count = len(self.training.classes)

@@ -199,7 +199,7 @@ def choose(task: Task, name: Name, fraction: float, tuning: Tuning, folder: Path
             method = method_of(name, weight, steps)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                tuned = method.of(task.model(0), task.problem)
+                tuned = method.of(task.model(0, data[fitted]), task.problem)
                 adam = torch.optim.Adam(tuned.parameters(), tuning.learning_rate)
                 try:
                     _train(tuned, data[fitted], method, short, 0, (0, steps), adam)
@@ -237,7 +237,7 @@ def measure(
         data = task.training[_rows(task, fraction, seed)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            tuned = method.of(task.model(seed), task.problem)
+            tuned = method.of(task.model(seed, data), task.problem)
         optimizer = torch.optim.Adam(tuned.parameters(), tuning.learning_rate)
         stages = list(pairwise((0, *steps)))
         states: dict[str, Any] = {**tuned.parts, "optimizer": optimizer}

@@ -55,10 +55,11 @@ class Task(ABC):
         return len(self.training)
 
     @abstractmethod
-    def model(self, seed: int) -> nn.Module:
+    def model(self, seed: int, data: Data | None = None) -> nn.Module:
         """The pretrained model, a new copy; the seed is that of layers that are new in it.
 
-        Its device is that of all computations; batches and probes are brought there.
+        A task may first fit new layers to the data that the model is fine-tuned on. The model's
+        device is that of all computations; batches and probes are brought there.
         """
 
     @abstractmethod

@@ -72,7 +72,7 @@ class Prediction(Task):
         look = functools.partial(conv_weight, 2)
         self.problem = Problem(functional.mse_loss, tuple(symmetries), relative_error, look)
 
-    def model(self, seed: int) -> nn.Module:
+    def model(self, seed: int, data: Data | None = None) -> nn.Module:
         """The pretrained model, which has no new layers."""
         return copy.deepcopy(self.base)
 

@@ -16,7 +16,7 @@ from equicore.applications.images.data import Images
 from equicore.applications.images.methods import GROUPS
 from equicore.applications.images.networks import Classifier, with_new_head
 from equicore.applications.images.study import check_square
-from equicore.applications.images.training import augmented
+from equicore.applications.images.training import augmented, fit_head
 from equicore.capture import Observed
 from equicore.finetuning import Problem, Symmetry, kl_divergence
 from equicore.representations import Representation, Trivial, image_shifts
@@ -27,8 +27,10 @@ PADDING = 4
 """Shifted images are shifted by so many pixels at most, and what comes in is black."""
 VALIDATED = 1000
 """Held-out images that weights of penalties are chosen by, at most."""
-PROBES = 256
+PROBES = 64
 """Test images that deviations are measured on."""
+FITTED, HEAD_STEPS = 10_000, 2000
+"""New layers are first fitted to features of so many images at most, in so many steps."""
 
 
 class Adaptation(Task):
@@ -70,7 +72,7 @@ class Adaptation(Task):
             raise ValueError("there are no images to fine-tune on, or none to test on")
         self.base = model
         self.training = train
-        self.test = test.split(min(1.0, tested / len(test)), seed=0)[1]
+        self.test = _some(test, tested)
         self.group = group
         self.rep = GROUPS[group]()
         self.name = f"{train.name} from {name}" + ("" if group == "turns" else f", {group}")
@@ -82,6 +84,7 @@ class Adaptation(Task):
             "group": group,
             "features": list(features),
             "whole": self.whole,
+            "head": [FITTED, HEAD_STEPS],
         }
         look = functools.partial(conv_weight, train.shape[0])
         self.problem = Problem(
@@ -93,10 +96,13 @@ class Adaptation(Task):
         """How many images the fraction 1 stands for."""
         return len(self.training) if self._whole is None else self._whole
 
-    def model(self, seed: int) -> nn.Module:
-        """The classifier with two new layers at its end."""
+    def model(self, seed: int, data: Data | None = None) -> nn.Module:
+        """The classifier with two new layers at its end, fitted to features of the data."""
         example = self.training[slice(0, 2)].inputs().to(self.base.device)
-        return with_new_head(self.base, self.training.classes, example, seed)[0]
+        model, head = with_new_head(self.base, self.training.classes, example, seed)
+        if isinstance(data, Images):
+            fit_head(model, head, _some(data, FITTED), HEAD_STEPS, seed)
+        return model
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """The part that is right of images as they are, under random elements, and shifted."""
@@ -109,7 +115,7 @@ class Adaptation(Task):
     def validate(self, model: nn.Module, data: Data) -> float:
         """The part that is right of so many held-out images at most, under random elements."""
         assert isinstance(data, Images)
-        return _right(model, data[slice(0, VALIDATED)].moved(self.rep, seed=1))
+        return _right(model, _some(data, VALIDATED).moved(self.rep, seed=1))
 
     def compared(self, output: Tensor) -> Tensor:
         """Logits less their mean over classes."""
@@ -145,6 +151,11 @@ class Adaptation(Task):
             for name, side in cells.items()
         }
         return turned, Symmetry(shifts, Trivial(shifts.group), features=moved, name="shifts")
+
+
+def _some(images: Images, count: int) -> Images:
+    """So many of them at most, at random; always the same."""
+    return images.split(min(1.0, count / len(images)), seed=0)[1]
 
 
 @torch.no_grad()

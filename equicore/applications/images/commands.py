@@ -175,9 +175,10 @@ class Finetune:
 class Adapt:
     """Fine-tune a classifier to other classes, towards a symmetry, by methods that are compared.
 
-    Its last layer is replaced by two; all of it is trained. Accuracy on test images as they are,
-    under random elements of the group and shifted by up to 4 pixels, and the deviation from
-    equivariance before, during and after. Adds to finetuning.csv; see `equicore finetuning`.
+    Its last layer is replaced by two, which are first fitted to features of the images; then all of
+    it is trained. Accuracy on test images as they are, under random elements of the group and
+    shifted by up to 4 pixels, and the deviation from equivariance before, during and after. Adds to
+    finetuning.csv; see `equicore finetuning`.
 
     Example: equicore images adapt --model resnet20-12fca82f.th --data cifar-100-binary
     """
@@ -346,7 +347,7 @@ def _adapt(arguments: Adapt) -> None:
         arguments.features or maps_of(model, loading.features_of(model, test), test),
         arguments.tested, arguments.whole,
     )  # fmt: skip
-    print(*compare(task, arguments.comparison, steps=150, views=64, rate=1e-3), sep="\n")
+    print(*compare(task, arguments.comparison, steps=200, views=64, rate=3e-3), sep="\n")
 
 
 def _report(arguments: Table) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,6 +63,8 @@ RECIPES = {
     "resnet56": Recipe(20),
 }
 CAPTIONS = Recipe(18, 3e-3, weight_decay=0.05, adam=True)
+HEAD_BATCH = 128
+"""Images in a step of layers that are fitted to features."""
 
 
 def augmented(images: Tensor, padding: int, mirror: bool) -> Tensor:
@@ -203,6 +206,34 @@ def train(
     return float(read_tensors(file)[1]["seconds"])
 
 
+def fit_head(model: Classifier, head: nn.Module, images: Images, steps: int, seed: int) -> None:
+    """Fit the last layers of a classifier to images, in place, by Adam, its rate along a cosine.
+
+    The rest of it stays as it is, in eval mode: what it gives for an image is computed once.
+    """
+    seen: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        with kept_modes(model), torch.no_grad():
+            model.eval()
+            for inputs, _ in images.batches(256, device=model.device):
+                model(inputs)
+    finally:
+        hook.remove()
+    features, labels = torch.cat(seen), images.labels.to(model.device)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for epoch in itertools.count():
+            generator = torch.Generator().manual_seed(1000 * seed + epoch)
+            for rows in torch.randperm(len(images), generator=generator).split(HEAD_BATCH):
+                yield features[rows], labels[rows]
+
+    optimizer = torch.optim.Adam(head.parameters(), 1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    loss = functional.cross_entropy
+    fit(head, batches(), loss, optimizer, steps=steps, schedule=schedule, progress=False)
+
+
 def probed(model: Classifier, images: Images, folder: str | Path, seed: int = 0) -> Classifier:
     """A copy of a classifier with its last layer replaced by two, fitted to upright images.
 
@@ -216,16 +247,7 @@ def probed(model: Classifier, images: Images, folder: str | Path, seed: int = 0)
     found, head = with_new_head(model, images.classes, example, seed)
 
     def fitted_head() -> dict[str, Tensor]:
-        optimizer = torch.optim.Adam(head.parameters(), 1e-3)
-        steps = 10 * math.ceil(len(fitted) / 128)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        batches = (
-            pair
-            for epoch in range(10)
-            for pair in fitted.batches(128, 1000 * seed + epoch, model.device)
-        )
-        loss = functional.cross_entropy
-        fit(found, batches, loss, optimizer, steps=steps, schedule=schedule, progress=False)
+        fit_head(found, head, fitted, 10 * math.ceil(len(fitted) / HEAD_BATCH), seed)
         return found.state_dict()
 
     file = Path(folder) / f"probe-{digest(settings)}.safetensors"
