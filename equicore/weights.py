@@ -167,7 +167,8 @@ def fit_familiarity(
     x among ``inputs``. The model is not changed.
 
     Args:
-        symmetrized: Of `lambda_equitune`; its weight network is trained in place.
+        symmetrized: Of `lambda_equitune`, or with boxes that are `equicore.boxes.Fused` by weights;
+            its weight network is trained in place.
         inputs: What the model was trained on or has visited, shape (N, ...), N >= 10, or a tree.
         steps: Optimiser steps (Adam, cosine schedule).
         batch_size: Inputs in a step.
@@ -185,6 +186,7 @@ def fit_familiarity(
             hold NaN or infinity.
     """
     reduce = getattr(symmetrized, "reduce", None)
+    reduce = getattr(reduce, "weigh", reduce)  # of views whose boxes are fused
     if not isinstance(reduce, WeightedMean):
         raise TypeError(
             f"only lambda_equitune has weights to fit; got {type(symmetrized).__name__}"

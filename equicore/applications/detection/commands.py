@@ -134,7 +134,6 @@ def _evaluate(arguments: Evaluate) -> None:
         detector, name, known, test, arguments.group, f"network.{features}", arguments.runs,
         arguments.fit_steps,
     )  # fmt: skip
-    assert study.views  # computed once, for all processes
     work = [functools.partial(study.measure, seed) for seed in arguments.seeds]
     Workers(arguments.jobs).map(work, "evaluate")
     add_rows(files["zero_shot"], study.table(arguments.seeds), experiment.KEYS["zero_shot"])
@@ -165,7 +164,7 @@ def _read(of: Model, runs: Path, fitting: bool = True) -> tuple[Detector, str, S
     """
     from equicore.applications.detection import data, fastestdet, finetune
     from equicore.applications.detection.detector import Detector, of_head_map
-    from equicore.applications.detection.fusion import Fusion
+    from equicore.boxes import Fusion
 
     check_writable(runs / "network")
     check_least(of, side=32)

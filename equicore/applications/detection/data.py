@@ -26,7 +26,10 @@ SLACK = 1.0
 """Pixels by which boxes may stand out of an image; they are cut off."""
 MOST = 100
 """Boxes of an image."""
-DRAWN = ("house", "tree", "mushroom")
+ROOF, STEM = [(0, 0.55), (0.5, 0), (1, 0.55)], [(0.4, 0.55), (0.6, 0.55), (0.6, 1), (0.4, 1)]
+WALLS, CAP = [(0, 0.55), (1, 0.55), (1, 1), (0, 1)], [(0, 0.55), (0.2, 0), (0.8, 0), (1, 0.55)]
+DRAWN: dict[str, Any] = {"house": (WALLS, ROOF), "tree": (ROOF, STEM), "mushroom": (STEM, CAP)}
+"""What is drawn: a light and a dark polygon each, in parts of the box."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +231,8 @@ def _voc(folder: Path, split: str | None) -> dict[str, Any]:
 
 def drawn(count: int, seed: int, side: int = 64) -> Scenes:
     """Scenes of houses, trees and mushrooms that stand upright, on a ground under a sky."""
-    generator, made = np.random.default_rng(seed), _empty(count, side, DRAWN, f"drawn-{side}", 8)
+    generator = np.random.default_rng(seed)
+    made = _empty(count, side, tuple(DRAWN), f"drawn-{side}", 8)
     for place in range(count):
         sky, ground = generator.uniform(90, 255, 3), generator.uniform(0, 140, 3)
         noise = np.kron(generator.normal(0, 14, (side // 4, side // 4, 3)), np.ones((4, 4, 1)))
@@ -241,24 +245,13 @@ def drawn(count: int, seed: int, side: int = 64) -> Scenes:
             beside = (x > b[2] or x + wide < b[0] or y > b[3] or y + tall < b[1] for b in taken)
             if all(beside):
                 kind, box = int(generator.integers(len(DRAWN))), [x, y, x + wide, y + tall]
-                colours = generator.uniform((130,) * 3, 255), generator.uniform((0,) * 3, 110)
-                light, dark = (tuple(map(int, c)) for c in colours)
-                _draw(ImageDraw.Draw(picture), DRAWN[kind], box, light, dark)
+                light, dark = generator.uniform(130, 255, 3), generator.uniform(0, 110, 3)
+                polygons = [*DRAWN.values()][kind]
+                for polygon, fill in zip(polygons, (light, dark), strict=True):
+                    corners = [(x + a * wide, y + b * tall) for a, b in polygon]
+                    ImageDraw.Draw(picture).polygon(corners, fill=tuple(fill.astype(int)))
                 made.boxes[place, len(taken)] = torch.tensor(box)
                 made.labels[place, len(taken)] = kind
                 taken.append(box)
         made.pixels[place] = torch.from_numpy(np.array(picture)).movedim(-1, 0)
     return made
-
-
-def _draw(draw: ImageDraw.ImageDraw, kind: str, box: list[float], light: Any, dark: Any) -> None:
-    """A shape that fills a box."""
-    x0, y0, x1, y1 = box
-    middle, waist, stem = (x0 + x1) / 2, y0 + 0.55 * (y1 - y0), (x1 - x0) / 8
-    lower = [x0, waist, x1, y1] if kind == "house" else [middle - stem, waist, middle + stem, y1]
-    draw.rectangle(lower, fill=dark if kind == "tree" else light)
-    if kind == "mushroom":
-        draw.pieslice([x0, y0, x1, 2 * waist - y0], 180, 360, fill=dark)
-    else:
-        roof = [(x0, waist), (middle, y0), (x1, waist)]
-        draw.polygon(roof, fill=light if kind == "tree" else dark)

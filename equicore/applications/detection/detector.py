@@ -1,8 +1,6 @@
 """Detectors as functions from images to boxes, scores and labels, and how a group acts on these.
 
-The convention is torchvision's: corners (x, y, x, y) in pixels, the origin in the upper left corner
-of the image, a score from 0 to 1, a label. As images have several numbers of boxes, a batch of
-`Detections` is padded with boxes of score 0 and label -1.
+What they find are `equicore.boxes.Detections`.
 """
 
 from __future__ import annotations
@@ -15,13 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from equicore.representations import Boxes, DirectSum, Image, Matrix, TensorProduct, Tree, Trivial
+from equicore.boxes import EMPTY, Detections
+from equicore.representations import DirectSum, Image, Matrix, TensorProduct
 from equicore.representations import vector_field as vectors
 
-EMPTY = {"boxes": 0.0, "scores": 0.0, "labels": -1}
-"""What batches of detections are padded with."""
-Detections = dict[str, Tensor]
-"""``boxes`` (B, N, 4), ``scores`` (B, N) and ``labels`` (B, N)."""
 Outputs = Callable[[Any, Sequence[int]], Detections]
 """From what a network returned, and the size (rows, columns) of the images, to detections."""
 
@@ -34,7 +29,7 @@ class Detector(nn.Module):
         outputs: `of_torchvision`, `of_queries`, `of_head_map`, or a function of your own.
         classes: The names of the labels.
         suppress: Leaves one box of several that overlap, where the network does not do so itself:
-            `equicore.applications.detection.fusion.Fusion`.
+            `equicore.boxes.Fusion`.
     """
 
     def __init__(
@@ -70,21 +65,6 @@ class Detector(nn.Module):
         if self.suppress is None:
             return found
         return self.suppress({name: t[None] for name, t in found.items()}, images.shape[-2:])
-
-
-def detections_rep(grid: Image, size: Sequence[int]) -> Tree:
-    """How turns and mirrors act on `Detections` in images of a size (rows, columns).
-
-    Raises ValueError if there are quarter turns and images are not square, or there are shifts.
-
-    >>> from equicore import image_rotations
-    >>> found = {"boxes": torch.tensor([[[10.0, 20, 40, 30]]]), "scores": torch.ones(1, 1),
-    ...          "labels": torch.zeros(1, 1)}
-    >>> detections_rep(image_rotations(), (100, 100)).act(1, found)["boxes"]
-    tensor([[[20., 60., 30., 90.]]])
-    """
-    same = Trivial(grid.group)
-    return Tree({"boxes": Boxes(grid, "corners", size), "scores": same, "labels": same})
 
 
 def head_rep(grid: Image, classes: int) -> DirectSum:
@@ -164,26 +144,3 @@ def of_queries(found: Any, size: Sequence[int]) -> Detections:
     ends = torch.cat([middle - sides / 2, middle + sides / 2], -1).clamp(0, 1)
     boxes = ends * ends.new_tensor([size[1], size[0]] * 2)
     return {"boxes": boxes, "scores": scores, "labels": labels}
-
-
-def joined(parts: Sequence[Detections], dim: int = 0) -> Detections:
-    """Detections of several batches as one, padded to the largest number of boxes.
-
-    The axis of the images is ``dim``, that of the boxes the next one.
-    """
-    most = max(part["scores"].shape[dim + 1] for part in parts)
-
-    def padded(part: Detections, name: str) -> Tensor:
-        tensor = part[name]
-        if tensor.ndim < dim + 2 or name not in EMPTY:
-            return tensor
-        room = [0, 0] * (tensor.ndim - dim - 2) + [0, most - tensor.shape[dim + 1]]
-        return nn.functional.pad(tensor, room, value=EMPTY[name])
-
-    return {name: torch.cat([padded(part, name) for part in parts], dim) for name in parts[0]}
-
-
-def listed(found: Detections) -> list[Detections]:
-    """For each image its own boxes, scores and labels, without the padding."""
-    kept = found["labels"] >= 0
-    return [{name: t[i][kept[i]] for name, t in found.items()} for i in range(len(kept))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -11,35 +12,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
 
 from equicore.applications.detection.data import Scenes
-from equicore.applications.detection.detector import (
-    Detections,
-    Detector,
-    detections_rep,
-    head_rep,
-    joined,
-    of_head_map,
-)  # fmt: skip
+from equicore.applications.detection.detector import Detector, head_rep, of_head_map
 from equicore.applications.detection.finetune import detected, known
-from equicore.applications.detection.fusion import Fused, Fusion, surest
-from equicore.applications.detection.metrics import FIFTY, average_precision, deviation, matched
+from equicore.applications.detection.metrics import average_precision, deviation, judged
+from equicore.boxes import Detections, Fused, Fusion, detections_rep, joined, surest
 from equicore.capture import Observed
 from equicore.lab.statistics import t_interval
-from equicore.lab.store import digest, remembered, remembered_tensors
-from equicore.reduce import Best, Identity, Reducer, WeightedMean
-from equicore.representations import (
-    Image,
-    Trivial,
-    image_dihedral,
-    image_flips,
-    image_rotations,
-    regular,
-)  # fmt: skip
-from equicore.symmetrize import equitune, lambda_equitune
+from equicore.lab.store import digest, remembered
+from equicore.reduce import Best, WeightedMean
+from equicore.representations import Image, image_dihedral, image_flips, image_rotations
+from equicore.symmetrize import Symmetrized, equitune
 from equicore.weights import MLPWeight, fit_familiarity
 
 GROUPS: dict[str, Callable[[], Image]] = {
@@ -55,32 +42,34 @@ KEYS = {
 """The columns by which rows of the tables are told apart."""
 PLAIN, UPRIGHT, MAPS = "plain", "plain, upright images", "equitune: mean of head maps"
 PARTS = ("known", "test", "all")
-RESAMPLES = 300
-FOLDS = 5
-"""Parts of the known images, each weighed by a network that is fitted to the others."""
+RESAMPLES, LEAST = 200, 10
 SHIFTS = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Of images, in cells of the head map."""
-VERSION = 2
+VERSION = 3
 """Of what is measured: to be raised with every change."""
 
 
-def methods(size: Sequence[int]) -> dict[str, Reducer]:
-    """What reduces the aligned detections of all views, by name.
-
-    Those of lambda-equitune take log-weights (n, B, 1) for what they see.
-    """
-    nms, given = Fusion(), WeightedMean(nn.Flatten(0))
-    both = WeightedMean(nn.Flatten(0), score=surest)
-    return {
-        PLAIN: Identity(),
+def methods(
+    detector: Detector, grid: Image, size: Sequence[int], familiar: WeightedMean
+) -> dict[str, nn.Module]:
+    """The detector, plain and equivariant in every way, by name; ``familiar`` weighs views."""
+    nms, rep = Fusion(), detections_rep(grid, size)
+    sure = WeightedMean(familiar.weight, score=surest, features=familiar.features)
+    ways = {
         "equitune: union, NMS": Fused(nms, size),
         "equitune: weighted boxes fusion": Fused(Fusion("weighted", 0.55), size),
         "equizero: the surest view": Fused(nms, size, Best(surest), heaviest=True),
         "views weighed by how sure": Fused(nms, size, Best(surest)),
-        "lambda: the most familiar view": Fused(nms, size, given, heaviest=True),
-        "lambda: views weighed": Fused(nms, size, given),
-        "lambda: views weighed, also by how sure": Fused(nms, size, both),
+        "lambda: the most familiar view": Fused(nms, size, familiar, heaviest=True),
+        "lambda: views weighed": Fused(nms, size, familiar),
+        "lambda: views weighed, also by how sure": Fused(nms, size, sure),
     }
+    made: dict[str, nn.Module] = {PLAIN: detector}
+    made |= {name: Symmetrized(detector, grid, rep, way) for name, way in ways.items()}
+    if detector.outputs is of_head_map:
+        mean = equitune(detector.network, grid, head_rep(grid, len(detector.classes)))
+        made[MAPS] = Detector(mean, of_head_map, detector.classes, detector.suppress)
+    return made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +78,7 @@ class Study:
 
     detector: Detector  # in eval mode
     name: str  # of the detector
-    known: Scenes  # to choose methods by, and to learn from, without labels, what is familiar
+    known: Scenes  # to choose methods by
     test: Scenes  # to report
     group: str  # one of GROUPS
     features: str  # submodule of the detector whose maps the weights of lambda-equitune see
@@ -105,13 +94,11 @@ class Study:
                     f"the detector has {len(self.detector.classes)} classes, known images have "
                     f"sides of {self.known.side}"
                 )
-        if len(self.known) < 2 * FOLDS:
-            raise ValueError(f"known images are at least {2 * FOLDS}; got {len(self.known)}")
-
-    @functools.cached_property
-    def scenes(self) -> Scenes:
-        """All images, the known ones first."""
-        return self.known + self.test
+            if len(scenes) < LEAST:
+                raise ValueError(
+                    f"from fewer than {LEAST} images nothing familiar is learned; {scenes.name} "
+                    f"has {len(scenes)}"
+                )
 
     @functools.cached_property
     def grid(self) -> Image:
@@ -121,40 +108,36 @@ class Study:
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
         """Plain values that tell it from all others, but for names."""
-        of = {"detector": known(self.detector), "scenes": self.scenes.digest, "version": VERSION}
-        return {**of, "known": len(self.known), "group": self.group, "features": self.features}
+        sets = {"known": self.known.digest, "test": self.test.digest}
+        of = {"detector": known(self.detector), **sets, "version": VERSION}
+        return {**of, "group": self.group, "features": self.features}
 
-    @functools.cached_property
-    def views(self) -> Detections:
-        """What the detector finds in all views g x of all images, (|G|, B, ...), and features."""
-
-        @torch.no_grad()
-        def made() -> dict[str, Tensor]:
-            seen, parts = Observed(self.detector, [self.features]), []
-            for x, _ in tqdm(self.scenes.batches(8), "views", len(self.scenes) // 8, disable=None):
-                orbit = self.grid.orbit(x)
-                found = seen(orbit.flatten(0, 1))
-                maps = functional.adaptive_avg_pool2d(found[self.features], 2).flatten(1)
-                part = {**found[Observed.OUTPUT], "features": maps}
-                parts.append({name: t.unflatten(0, orbit.shape[:2]) for name, t in part.items()})
-            return joined(parts, 1)
-
-        return remembered_tensors(self._file("views", {}, "safetensors"), self.settings, made)
+    def familiar(self, scenes: Scenes, seed: int) -> WeightedMean:
+        """Weights of views by how familiar they look, learned from images without their boxes."""
+        images, size = scenes.pixels / 255, (scenes.side, scenes.side)
+        with torch.no_grad():
+            width = Observed(self.detector, [self.features])(images[:1])[self.features].shape[1]
+        weight = MLPWeight((width, 2, 2), (100,), nn.AdaptiveAvgPool2d(2), seed)
+        weigh = WeightedMean(weight, features=self.features)
+        rep, fused = detections_rep(self.grid, size), Fused(Fusion(), size, weigh)
+        learner = Symmetrized(self.detector, self.grid, rep, fused)
+        fit_familiarity(learner, images, steps=self.fit_steps, batch_size=64, seed=seed)
+        return weigh
 
     def measure(self, seed: int) -> pd.DataFrame:
-        """AP50, in all resamples, AP and the deviation, under random elements of a seed; kept."""
+        """AP, AP50 in all resamples, and deviations, under random elements of a seed; kept."""
         more = {"seed": seed, "fit_steps": self.fit_steps}
         file = self._file("zero_shot", more)
         return remembered(file, {**self.settings, **more}, lambda: self._measured(seed))
 
     def table(self, seeds: Sequence[int]) -> pd.DataFrame:
         """What was measured, as means over seeds, with 95 % intervals by resampling images."""
-        every, rows = pd.concat([self.measure(seed) for seed in seeds]), []
-        mean = every.groupby(["method", "part", "draw"], sort=False).mean()
-        for method, part in dict.fromkeys(zip(every.method, every.part, strict=True)):
-            some, best = mean.loc[method, part], mean.loc[UPRIGHT, part].ap50.to_numpy()
-            row: dict[str, Any] = {"method": method, "part": part, "ap": some.ap.iloc[0]}
-            values = some.ap50.to_numpy()
+        every = pd.concat([self.measure(seed) for seed in seeds])
+        mean = every.groupby(["method", "part", "draw"], sort=False).mean().reset_index()
+        upright, rows = mean[mean.method == UPRIGHT], []
+        for (method, part), some in mean.groupby(["method", "part"], sort=False):
+            row = {"method": method, "part": part, "ap": some.ap.iloc[0]}
+            values, best = some.ap50.to_numpy(), upright[upright.part == part].ap50.to_numpy()
             for what, numbers in (("ap50", values), ("share", values / best)):
                 low, high = np.quantile(numbers[1:], [0.025, 0.975])
                 row |= {what: numbers[0], f"{what}_low": low, f"{what}_high": high}
@@ -193,71 +176,34 @@ class Study:
         return found.assign(dataset=self.test.name, model=self.name)
 
     def _measured(self, seed: int) -> pd.DataFrame:
-        scenes, group, rows = self.scenes, self.grid.group, []
-        generator = torch.Generator().manual_seed(seed)
-        elements = torch.randint(len(group), (len(scenes),), generator=generator)
-        moved, log_weights = scenes.moved(self.grid, elements), self._log_weights(seed)
-        upright = self._found(scenes, elements * 0, log_weights)
-        found = self._found(moved, elements, log_weights)
-        shown = {name: (boxes, moved) for name, boxes in found.items()}
-        shown[UPRIGHT], upright[UPRIGHT] = (upright[PLAIN], scenes), upright[PLAIN]
-        # a Bayesian bootstrap (Rubin, 1981): if images were left out, so would be whole classes
-        counts = np.random.default_rng(0).exponential(size=(1 + RESAMPLES, len(scenes)))
-        counts[0], first = 1, np.arange(len(scenes)) < len(self.known)
-        rep = detections_rep(self.grid, (scenes.side, scenes.side))
-        for method, (boxes, some) in shown.items():
-            by = elements * (some is moved)
-            apart = deviation(boxes, rep.act_each(by, upright[method]))
-            off = np.nanmean(apart[(elements != 0).numpy()])  # the identity tells nothing
-            matches = matched(boxes, some)
-            for part, chosen in zip(PARTS, (first, ~first, first | True), strict=True):
-                (ap,) = average_precision(matches, counts[:1] * chosen)
-                draws = average_precision(matches, counts * chosen, FIFTY)
-                rows += [(method, part, off, ap, draw, ap50) for draw, ap50 in enumerate(draws)]
-        return pd.DataFrame(rows, columns=["method", "part", "deviation", "ap", "draw", "ap50"])
+        """Each set of images is seen by weights that have learned from the other one."""
+        generator, size = torch.Generator().manual_seed(seed), (self.test.side, self.test.side)
+        rep, both = detections_rep(self.grid, size), []
+        found, apart = collections.defaultdict(list), collections.defaultdict(list)
+        for own, other in ((self.known, self.test), (self.test, self.known)):
+            elements = torch.randint(len(self.grid.group), (len(own),), generator=generator)
+            both.append(moved := own.moved(self.grid, elements))
+            models = methods(self.detector, self.grid, size, self.familiar(other, seed))
+            for name, model in models.items():
+                boxes, still = detected(model, moved), detected(model, own)
+                off = deviation(boxes, rep.act_each(elements, still))[(elements != 0).numpy()]
+                found[name].append(boxes)
+                apart[name].append(off)  # under the identity nothing would be
+                if name == PLAIN:
+                    found[UPRIGHT].append(still)
+                    apart[UPRIGHT].append(off * 0)
+        upright, moved = self.known + self.test, both[0] + both[1]
+        split, count, rows = len(self.known), len(moved), []
+        parts = dict(zip(PARTS, (np.arange(split), np.arange(split, count), np.arange(count)),
+                         strict=True))  # fmt: skip
+        for name, sets in found.items():
+            judge = judged(joined(sets), upright if name == UPRIGHT else moved)
+            off = np.nanmean(np.concatenate(apart[name]))
+            for part, images in parts.items():
+                draws = np.random.default_rng(0).choice(images, (RESAMPLES, len(images)))
+                for draw, some in enumerate([images, *draws]):
+                    rows.append((name, part, draw, off, *average_precision(judge, some)))
+        return pd.DataFrame(rows, columns=["method", "part", "draw", "deviation", "ap", "ap50"])
 
-    def _found(self, scenes: Scenes, elements: Tensor, weights: Tensor) -> dict[str, Detections]:
-        """What each method finds in images that are moved by elements."""
-        # the view g (h x) of a moved image is the view (g h) x of the upright one
-        place = torch.tensor(self.grid.group.table).long()[:, elements], torch.arange(len(scenes))
-        raw = {name: self.views[name][place] for name in ("boxes", "scores", "labels")}
-        size, seen = (scenes.side, scenes.side), weights[place].unsqueeze(-1)
-        stack, ways = detections_rep(self.grid, size).align(raw), methods(size)
-        found = {name: way.whole(stack, way.scores(seen, raw)) for name, way in ways.items()}
-        if self.detector.outputs is of_head_map:
-            heads = head_rep(self.grid, len(scenes.classes))
-            mean = equitune(self.detector.network, self.grid, heads)
-            whole = Detector(mean, of_head_map, scenes.classes, self.detector.suppress)
-            found[MAPS] = detected(whole, scenes)
-        return found
-
-    def _log_weights(self, seed: int) -> Tensor:
-        """How familiar each view is, (|G|, B), learned without labels from known images.
-
-        The networks that weigh a known image have not learned from it.
-        """
-        features, group = self.views["features"], self.grid.group
-        place, found = torch.arange(features.shape[1]), torch.empty(features.shape[:2])
-        fold = torch.where(place < len(self.known), place % FOLDS, FOLDS)
-        # row h of an image's table is of the view h^-1 x, so that the group exchanges the rows
-        tables = features[torch.tensor(group.inverses).long()].transpose(0, 1)
-        options: dict[str, Any] = {"steps": self.fit_steps, "batch_size": 64, "seed": seed}
-        for own in range(FOLDS + 1):
-            weight = MLPWeight(features.shape[2:], (100,), _First(), seed)
-            model = lambda_equitune(_First(), regular(group, -2), Trivial(group), weight)
-            fit_familiarity(model, tables[(fold != own) & (fold < FOLDS)], **options)
-            with torch.no_grad():
-                asked = features[:, fold == own]
-                found[:, fold == own] = weight(asked.flatten(0, 1)[:, None]).view(asked.shape[:2])
-        return found
-
-    def _file(self, name: str, more: dict[str, Any], suffix: str = "csv") -> Path:
-        return Path(self.folder) / f"{name}-{digest({**self.settings, **more})}.{suffix}"
-
-
-class _First(nn.Module):
-    """The first row of tables (B, |G|, F)."""
-
-    def forward(self, table: Tensor) -> Tensor:
-        """Shape (B, F)."""
-        return table[:, 0]
+    def _file(self, name: str, more: dict[str, Any]) -> Path:
+        return Path(self.folder) / f"{name}-{digest({**self.settings, **more})}.csv"

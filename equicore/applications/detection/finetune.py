@@ -17,16 +17,15 @@ from tqdm import tqdm
 
 from equicore.applications.detection.data import Scenes
 from equicore.applications.detection.detector import (
-    Detections,
     Detector,
     corners,
     head_rep,
-    joined,
     unweighed,
     weighed,
 )  # fmt: skip
-from equicore.applications.detection.metrics import FIFTY, average_precision, matched
+from equicore.applications.detection.metrics import average_precision, judged
 from equicore.applications.finetuning.task import Data, Task
+from equicore.boxes import Detections, joined
 from equicore.capture import Observed
 from equicore.finetuning import Problem, Symmetry, fit, relative_error
 from equicore.lab.store import digest, digest_tensors, rounds
@@ -168,9 +167,8 @@ class Detection(Task):
         elements = torch.randint(order, (len(scenes),), generator=generator)
         parts = self.detector.outputs, self.training.classes, self.detector.suppress
         for end, some in (("", scenes), ("_moved", scenes.moved(image_dihedral(), elements))):
-            matches = matched(detected(Detector(model, *parts), some), some)
-            found[f"AP50{end}"] = float(average_precision(matches, None, FIFTY)[0])
-            found[f"AP{end}"] = float(average_precision(matches)[0])
+            judge = judged(detected(Detector(model, *parts), some), some)
+            found[f"AP{end}"], found[f"AP50{end}"] = average_precision(judge)
         return found
 
     def validate(self, model: nn.Module, data: Data) -> float:

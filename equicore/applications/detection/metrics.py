@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from equicore.applications.detection.data import Scenes
-from equicore.applications.detection.detector import Detections, listed
-from equicore.applications.detection.fusion import overlaps
+from equicore.boxes import Detections, listed, overlaps
 
-LEVELS = np.linspace(0, 1, 101)
-"""Recalls at which precision is averaged, as in COCO."""
-FIFTY = slice(1)
-"""The first of the thresholds .5, .55, ... .95: that of AP50."""
+if TYPE_CHECKING:
+    from pycocotools.cocoeval import COCOeval
 
 
-class Matches(NamedTuple):
-    """Which of D detections of one class, best first, are right, by COCO's rules."""
-
-    right: NDArray[np.bool_]  # (thresholds, D)
-    counted: NDArray[np.bool_]  # (thresholds, D)
-    image: NDArray[np.int64]  # of which image each is, (D,)
-    wanted: NDArray[np.int64]  # how many boxes are to be found in each image, (images,)
-
-
-def matched(found: Detections, scenes: Scenes) -> list[Matches]:
-    """What is right of detections, for each class that some image shows.
+def judged(found: Detections, scenes: Scenes) -> COCOeval:
+    """Which detections are right, for each image and class, by COCO's rules.
 
     Raises ValueError if there is not one set of boxes for each image, or no image has boxes.
     """
@@ -40,6 +29,8 @@ def matched(found: Detections, scenes: Scenes) -> list[Matches]:
 
     if len(found["scores"]) != len(scenes):
         raise ValueError(f"{len(found['scores'])} sets of boxes for {len(scenes)} images")
+    if not ((scenes.labels >= 0) & ~scenes.crowds).any():
+        raise ValueError(f"{scenes.name} has no boxes that could be found")
     shown = {name: getattr(scenes, name) for name in ("boxes", "labels", "crowds")}
     truth, given = COCO(), COCO()
     with contextlib.redirect_stdout(io.StringIO()):
@@ -50,24 +41,31 @@ def matched(found: Detections, scenes: Scenes) -> list[Matches]:
             coco.createIndex()
         judge = COCOeval(truth, given, "bbox")
         judge.params.areaRng, judge.params.areaRngLbl = judge.params.areaRng[:1], ["all"]
+        judge.params.maxDets = judge.params.maxDets[-1:]
         judge.evaluate()
-    made = []
-    for start in range(0, len(judge.evalImgs), len(scenes)):
-        own = [(i, one) for i, one in enumerate(judge.evalImgs[start : start + len(scenes)]) if one]
-        wanted = np.zeros(len(scenes), np.int64)
-        for i, one in own:
-            wanted[i] = np.count_nonzero(one["gtIgnore"] == 0)
-        if wanted.any():
-            order = np.argsort(-np.concatenate([o["dtScores"] for _, o in own]), kind="mergesort")
-            image = np.repeat([i for i, _ in own], [len(o["dtScores"]) for _, o in own])[order]
-            right, ignored = (
-                np.concatenate([o[name] for _, o in own], 1)[:, order] > 0
-                for name in ("dtMatches", "dtIgnore")
-            )
-            made.append(Matches(right & ~ignored, ~ignored, image, wanted))
-    if not made:
-        raise ValueError(f"{scenes.name} has no boxes that could be found")
-    return made
+    return judge
+
+
+def average_precision(
+    judge: COCOeval, images: Sequence[int] | NDArray[Any] | None = None
+) -> tuple[float, float]:
+    """COCO's AP, from .5 to .95, and AP50: means over the classes that images show.
+
+    Args:
+        judge: Of `judged`.
+        images: Places of those that count, in which some may repeat; all when omitted.
+    """
+    count, some = len(judge.params.imgIds), copy.copy(judge)
+    images = range(count) if images is None else images
+    starts = range(0, len(judge.evalImgs), count)  # of each class
+    some.evalImgs = [judge.evalImgs[start + image] for start in starts for image in images]
+    some.params = copy.copy(judge.params)
+    some.params.imgIds, some._paramsEval = range(len(images)), some.params
+    with contextlib.redirect_stdout(io.StringIO()):
+        some.accumulate()
+    precision = some.eval["precision"].squeeze((-2, -1))  # (thresholds, recalls, classes)
+    shown = precision[:, :, (precision > -1).all((0, 1))]
+    return float(shown.mean()), float(shown[0].mean())
 
 
 def _coco(boxes: Detections) -> list[dict[str, Any]]:
@@ -87,40 +85,6 @@ def _coco(boxes: Detections) -> list[dict[str, Any]]:
     corner = zip(ends[:, :2].tolist(), sides.tolist(), strict=True)
     return [{"id": n, "bbox": [*at, *wide], **dict(zip(columns, row, strict=True))}
             for n, (row, (at, wide)) in enumerate(zip(rows, corner, strict=True), 1)]  # fmt: skip
-
-
-def average_precision(
-    matches: Sequence[Matches], counts: NDArray[Any] | None = None, thresholds: slice = slice(None)
-) -> NDArray[np.float64]:
-    """The mean over classes and thresholds of the average precision, as COCO defines it.
-
-    Args:
-        matches: Of `matched`, for each class.
-        counts: How much each image counts, (R, images), in each of R cases; 1 when omitted.
-        thresholds: Which of .5, .55, ... .95.
-
-    Returns:
-        Shape (R,). Classes of which a case has no image are left out of its mean.
-    """
-    if counts is None:
-        counts = np.ones((1, len(matches[0].wanted) if matches else 0))
-    total, classes = np.zeros(len(counts)), np.zeros(len(counts))
-    for one in matches:
-        wanted, weights = counts @ one.wanted, counts[:, None, one.image]
-        # only where something is right can a level of recall be reached, or precision be best
-        places = one.right[thresholds].any(0)
-        right = (weights[..., places] * one.right[thresholds][:, places]).cumsum(-1)
-        every = (weights * one.counted[thresholds]).cumsum(-1)[..., places]
-        precision = right / np.maximum(every, 1e-12)
-        precision = np.maximum.accumulate(precision[..., ::-1], -1)[..., ::-1]
-        recall = right / np.maximum(wanted, 1e-12)[:, None, None]
-        recall[recall > 1 - 1e-9] = 1  # both are sums of the same numbers, in other orders
-        # each level counts with the precision of the detection that reaches it first
-        reached = np.searchsorted(LEVELS, recall.ravel(), "right").reshape(recall.shape)
-        precisions = (np.diff(reached, axis=-1, prepend=0) * precision).sum(-1) / len(LEVELS)
-        total += (wanted > 0) * precisions.mean(-1)
-        classes += wanted > 0
-    return total / np.maximum(classes, 1)
 
 
 def deviation(one: Detections, other: Detections) -> NDArray[np.float64]:

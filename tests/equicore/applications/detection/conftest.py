@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from equicore.applications.detection import data, detector, finetune, fusion
-from equicore.applications.detection.detector import listed
+from equicore.applications.detection import data, detector, finetune
+from equicore.boxes import Fusion, listed
 
 SHARED = Path(__file__).resolve().parents[5] / "shared"
 
@@ -34,7 +34,7 @@ def small(scenes, tmp_path_factory):
     """A detector that has learned them, if not well."""
     file = tmp_path_factory.mktemp("runs") / "small.safetensors"
     network = finetune.trained(scenes[0], file, epochs=8)
-    return detector.Detector(network, detector.of_head_map, data.DRAWN, fusion.Fusion()).eval()
+    return detector.Detector(network, detector.of_head_map, scenes[0].classes, Fusion()).eval()
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from equicore.applications.cli import main
-from equicore.applications.detection import data, finetune
-from equicore.applications.detection.experiment import MAPS, PARTS, PLAIN, UPRIGHT, Study, methods
+from equicore.applications.detection import data, experiment, finetune
+from equicore.applications.detection.experiment import MAPS, PARTS, PLAIN, UPRIGHT, Study
 from equicore.finetuning import Equitune, deviation
 
-FEW = ["--drawn", 36, 8]
+FEW = ["--drawn", 36, 12]
 
 
 def call(*words):
@@ -30,7 +30,9 @@ def call(*words):
 def folder(tmp_path_factory):
     """What `evaluate` wrote, and its runs."""
     made = tmp_path_factory.mktemp("detection")
-    evaluate(made)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "RESAMPLES", 20)
+        evaluate(made)
     return made
 
 
@@ -41,7 +43,8 @@ def evaluate(folder, *options):
 
 def test_evaluate(folder):
     table = pd.read_csv(folder / "zero_shot.csv")
-    assert {*table.method} == {*methods((64, 64)), MAPS, UPRIGHT} and {*table.part} == {*PARTS}
+    assert {PLAIN, MAPS, UPRIGHT} < {*table.method} and {*table.part} == {*PARTS}
+    assert len(table) == 10 * 3
     assert (table.ap50.between(table.ap50_low, table.ap50_high) & table.ap50.between(0, 1)).all()
     moved = table[table.part == "all"].set_index("method")
     upright = moved.loc[UPRIGHT]
@@ -60,7 +63,7 @@ def test_evaluate(folder):
 def test_what_was_computed_is_found_again(folder):
     wanted = (folder / "zero_shot.csv").read_bytes()
     kept = {file: file.stat().st_mtime_ns for file in (folder / "runs").glob("*")}
-    assert len(kept) >= 4  # the network, views, a seed, shifts
+    assert len(kept) >= 3  # the network, a seed, shifts
     (folder / "zero_shot.csv").unlink()
     evaluate(folder)
     assert (folder / "zero_shot.csv").read_bytes() == wanted
@@ -71,7 +74,7 @@ def test_table_and_plot(folder, capsys):
     call("table", folder)
     call("plot", folder)
     page = (folder / "zero_shot.md").read_text()
-    assert "## drawn-64, small, turns" in page and "**lambda" in page and "## Under shifts" in page
+    assert "## drawn-64, small, turns" in page and "**lambda" in page
     assert {"zero_shot.svg", "zero_shot.png", "shifts.png"} <= {f.name for f in folder.iterdir()}
     assert "shifts.png" in capsys.readouterr().out
 
@@ -145,8 +148,8 @@ def test_features_that_are_no_maps_are_refused(small, scenes):
 def test_a_study_refuses_what_does_not_fit(small, scenes, tmp_path):
     known, test = scenes
     rest = {"group": "turns", "features": "network.body", "folder": tmp_path}
-    with pytest.raises(ValueError, match="known images are at least 10; got 9"):
-        Study(small, "small", known[:9], test, **rest)
+    with pytest.raises(ValueError, match="fewer than 10 images nothing familiar is learned"):
+        Study(small, "small", known, test[:9], **rest)
     with pytest.raises(ValueError, match="sides of 32"):
         Study(small, "small", known, data.drawn(4, 0, side=32), **rest)
     other = type(small)(small.network, small.outputs, ["a", "b", "c", "d"])

@@ -10,7 +10,7 @@ from PIL import Image
 
 from equicore import image_dihedral
 from equicore.applications.detection import data
-from equicore.applications.detection.detector import detections_rep
+from equicore.boxes import detections_rep
 
 VOC = """<annotation><filename>{name}.png</filename>
 <size><width>40</width><height>20</height><depth>3</depth></size>{objects}</annotation>"""

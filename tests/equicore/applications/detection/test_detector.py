@@ -6,6 +6,7 @@ from transformers import DetrConfig, DetrForObjectDetection, YolosConfig, YolosF
 
 from equicore import assert_equivariant, check_representation, image_dihedral, image_shifts
 from equicore.applications.detection import detector as d
+from equicore.boxes import detections_rep, listed
 
 D4 = image_dihedral()
 SIZE = (96, 96)
@@ -34,14 +35,14 @@ def test_the_group_laws(dtype, batch):
     boxes, labels = random_boxes(batch, 5, dtype)
     scores = torch.rand(batch, 5, dtype=dtype)
     found = {"boxes": boxes, "scores": scores, "labels": labels}
-    check_representation(d.detections_rep(D4, SIZE), found)
+    check_representation(detections_rep(D4, SIZE), found)
     for grid in (D4, image_shifts(6, 6, 2)):
         check_representation(d.head_rep(grid, 3), random_head(dtype, batch))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
 def test_decoding_commutes_with_turns_and_mirrors(dtype, tolerance, apart):
-    head, rep, of_maps = random_head(dtype), d.detections_rep(D4, SIZE), d.head_rep(D4, 3)
+    head, rep, of_maps = random_head(dtype), detections_rep(D4, SIZE), d.head_rep(D4, 3)
     for g in range(8):
         turned = d.of_head_map(of_maps.act(g, head), SIZE)
         assert apart(turned, rep.act(g, d.of_head_map(head, SIZE)), 96) < tolerance
@@ -52,7 +53,7 @@ def test_what_is_learned_turns_with_the_boxes():
     head = d.to_head_map(boxes, labels, 3, 96, 12)
     assert head.shape == (3, 8, 12, 12)
     for g in range(8):
-        moved = d.detections_rep(D4, SIZE).parts[0].act(g, boxes)
+        moved = detections_rep(D4, SIZE).parts[0].act(g, boxes)
         expected = d.head_rep(D4, 3).act(g, head)
         torch.testing.assert_close(d.to_head_map(moved, labels, 3, 96, 12), expected)
 
@@ -88,7 +89,7 @@ def test_torchvisions_outputs_are_padded():
     model = d.Detector(Torchvision(), d.of_torchvision, ["background", "cat"])
     found = model(torch.zeros(2, 3, 8, 8))
     assert found["labels"].tolist() == [[-1], [1]] and found["scores"].tolist() == [[0], [1]]
-    assert [len(image["boxes"]) for image in d.listed(found)] == [0, 1]
+    assert [len(image["boxes"]) for image in listed(found)] == [0, 1]
     assert model(torch.zeros(1, 3, 8, 8))["boxes"].shape == (1, 0, 4)
 
 
@@ -140,6 +141,6 @@ def test_what_does_not_fit_is_refused(small):
     with pytest.raises(ValueError, match="labels of shape"):
         d.Detector(small.network, d.of_head_map, ["house"])(torch.rand(1, 3, 64, 64))
     with pytest.raises(ValueError, match="quarter turns"):
-        d.detections_rep(D4, (96, 64))
+        detections_rep(D4, (96, 64))
     with pytest.raises(ValueError, match="square"):
         d.head_rep(D4, 3).orbit(random_head()[..., :4])

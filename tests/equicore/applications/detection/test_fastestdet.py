@@ -9,7 +9,7 @@ from equicore.applications.detection import fastestdet
 from equicore.applications.detection.data import drawn
 from equicore.applications.detection.detector import Detector, of_head_map
 from equicore.applications.detection.finetune import Detection
-from equicore.applications.detection.fusion import Fusion
+from equicore.boxes import Fusion
 from equicore.finetuning import Penalty
 
 

@@ -8,21 +8,12 @@ from equicore.applications.detection import detector as d
 from equicore.applications.detection import fastestdet
 from equicore.applications.detection.data import read
 from equicore.applications.detection.experiment import PLAIN, methods
-from equicore.applications.detection.fusion import Fused, Fusion, overlaps, surest
+from equicore.boxes import Fused, Fusion, detections_rep, listed, overlaps, surest
 from equicore.reduce import Best, WeightedMean
 
 D4 = image_dihedral()
 SIDE = 192
 CLASSES = tuple(map(str, range(80)))
-
-
-def outputs(model, grid, images):
-    """What a detector finds in all views of images, aligned and not, (|G|, B, ...)."""
-    rep = d.detections_rep(grid, images.shape[-2:])
-    with torch.no_grad():
-        raw = model(grid.orbit(images).flatten(0, 1))
-    raw = {name: t.unflatten(0, (len(grid.group), -1)) for name, t in raw.items()}
-    return rep.align(raw), raw, rep
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +30,13 @@ def photo(weights):
 
 def test_on_a_real_image_under_all_elements(photo, apart):
     image, model = photo
-    moved = D4.orbit(image)[:, 0]  # one batch of all eight
-    stack, raw, rep = outputs(model, D4, moved)
-    unsure = raw["scores"].sum(-1)  # stands for log-weights that a network gives
-    for name, way in methods((SIDE, SIDE)).items():
-        seen = unsure.unsqueeze(-1) / 10
-        fused = way.whole(stack, way.scores(seen, raw))
+    moved, rep = D4.orbit(image)[:, 0], detections_rep(D4, (SIDE, SIDE))  # one batch of all eight
+    weight = MLPWeight((96, 2, 2), pool=torch.nn.AdaptiveAvgPool2d(2))
+    torch.nn.init.normal_(weight.network[-1].weight, std=0.3)
+    familiar = WeightedMean(weight, features="network.SPP")
+    for name, way in methods(model, D4, (SIDE, SIDE), familiar).items():
+        with torch.no_grad():
+            fused = way(moved)
         first = {entry: t[:1].expand(8, *t.shape[1:]) for entry, t in fused.items()}
         far = apart(fused, rep.act_each(torch.arange(8), first), SIDE)
         if name == PLAIN:
@@ -58,7 +50,7 @@ def test_on_a_real_image_under_all_elements(photo, apart):
 @pytest.mark.parametrize("kind", ["nms", "weighted"])
 def test_symmetrized_detectors(small, scenes, grid, kind, apart):
     images = scenes[1].pixels[:3] / 255
-    rep = d.detections_rep(grid, (64, 64))
+    rep = detections_rep(grid, (64, 64))
     model = Symmetrized(small, grid, rep, Fused(Fusion(kind), (64, 64), Best(surest)))
     elements = torch.arange(3) % len(grid.group)
     with torch.no_grad():
@@ -73,7 +65,7 @@ def test_weights_from_features_and_chunks(small, scenes, apart):
     weight = MLPWeight((64, 2, 2), pool=torch.nn.AdaptiveAvgPool2d(2))
     torch.nn.init.normal_(weight.network[-1].weight, std=0.3)
     weigh = WeightedMean(weight, features="network.body")
-    rep, reduce = d.detections_rep(grid, (64, 64)), Fused(Fusion(), (64, 64), weigh)
+    rep, reduce = detections_rep(grid, (64, 64)), Fused(Fusion(), (64, 64), weigh)
     whole = Symmetrized(small, grid, rep, reduce)
     parts = Symmetrized(small, grid, rep, reduce, chunk=3)
     with torch.no_grad():
@@ -88,7 +80,7 @@ def test_weights_from_features_and_chunks(small, scenes, apart):
 def test_ties_do_not_depend_on_an_order(kind, apart):
     """In an image that is its own mirror image, boxes tie with their mirror images."""
     mirror = image_flips()
-    rep = d.detections_rep(mirror, (100, 100))
+    rep = detections_rep(mirror, (100, 100))
     boxes = torch.tensor([[20.0, 10, 70, 50], [24, 12, 72, 55], [5, 60, 30, 90]])
     scores, labels = torch.tensor([0.9, 0.7, 0.4]), torch.tensor([1, 1, 0])
     one = {"boxes": boxes[None], "scores": scores[None], "labels": labels[None]}
@@ -105,23 +97,23 @@ def test_views_that_agree_are_as_sure_as_one():
     one = boxes_of((0, 0, 40, 40, 0.9, 0), (60, 60, 90, 90, 0.3, 1))
     four = {name: t.expand(4, *t.shape[1:]) for name, t in one.items()}
     for kind in ("nms", "weighted"):
-        found = d.listed(Fusion(kind)(four, (100, 100)))[0]
+        found = listed(Fusion(kind)(four, (100, 100)))[0]
         torch.testing.assert_close(found["scores"], torch.tensor([0.9, 0.3]).double())
         torch.testing.assert_close(found["boxes"], one["boxes"][0, 0])
 
 
 def test_equizero_joins_views_that_tie():
     grid = image_flips()
-    rep = d.detections_rep(grid, (100, 100))
+    rep = detections_rep(grid, (100, 100))
     one = {"boxes": torch.tensor([[[0.0, 0, 20, 20]]]), "scores": torch.tensor([[0.5]]),
            "labels": torch.tensor([[2]])}  # fmt: skip
     stack = {name: torch.stack([t, rep.act(1, one)[name]]) for name, t in one.items()}
     reduce = Fused(Fusion(), (100, 100), Best(surest), heaviest=True)
     fused = reduce.whole(stack, reduce.scores(None, stack))
-    assert sorted(d.listed(fused)[0]["boxes"].tolist()) == [[0, 0, 20, 20], [80, 0, 100, 20]]
+    assert sorted(listed(fused)[0]["boxes"].tolist()) == [[0, 0, 20, 20], [80, 0, 100, 20]]
     surer = {**stack, "scores": torch.tensor([[[0.5]], [[0.6]]])}
     fused = reduce.whole(surer, reduce.scores(None, surer))
-    assert d.listed(fused)[0]["boxes"].tolist() == [[80, 0, 100, 20]]
+    assert listed(fused)[0]["boxes"].tolist() == [[80, 0, 100, 20]]
 
 
 def boxes_of(*rows):
@@ -136,9 +128,9 @@ def test_suppression():
         (50, 50, 90, 90, 0.6, 0), (5, 5, 5, 40, 0.9, 0), (0, 0, 9, 9, 0.001, 0),
         (0, 0, 9, 9, 0, -1),
     )  # fmt: skip
-    kept = d.listed(Fusion()(found, (100, 100)))[0]
+    kept = listed(Fusion()(found, (100, 100)))[0]
     assert kept["scores"].tolist() == [0.9, 0.7, 0.6] and kept["labels"].tolist() == [0, 1, 0]
-    assert len(d.listed(Fusion(most=2)(found, (100, 100)))[0]["scores"]) == 2
+    assert len(listed(Fusion(most=2)(found, (100, 100)))[0]["scores"]) == 2
     wide = Fusion()(boxes_of((0, 0, 300, 40, 0.9, 0)), (100, 200))
     assert wide["boxes"][0, 0].tolist() == [0, 0, 200, 40]  # cut off at the edge
 
@@ -147,7 +139,7 @@ def test_weighted_boxes():
     views = boxes_of((0, 0, 40, 40, 0.9, 0))
     other = boxes_of((0, 0, 40, 20, 0.3, 0))
     both = {name: torch.cat([t, other[name]]) for name, t in views.items()}
-    fused = d.listed(Fusion("weighted", overlap=0.4)(both, (100, 100)))[0]
+    fused = listed(Fusion("weighted", overlap=0.4)(both, (100, 100)))[0]
     torch.testing.assert_close(fused["boxes"], torch.tensor([[0, 0, 40, 35.0]]).double())
     torch.testing.assert_close(fused["scores"], torch.tensor([0.6]).double())
 
@@ -155,16 +147,16 @@ def test_weighted_boxes():
 @pytest.mark.parametrize("kind", ["nms", "weighted"])
 def test_nothing_found(kind):
     nothing = Fusion(kind)(boxes_of((0, 0, 9, 9, 0, -1)), (10, 10))
-    assert d.listed(nothing)[0]["boxes"].shape == (0, 4) and nothing["labels"].shape == (1, 100)
+    assert listed(nothing)[0]["boxes"].shape == (0, 4) and nothing["labels"].shape == (1, 100)
     none_given = {"boxes": torch.zeros(2, 3, 0, 4), "scores": torch.zeros(2, 3, 0)}
     found = Fusion(kind)({**none_given, "labels": torch.zeros(2, 3, 0).long()}, (10, 10))
-    assert [len(one["scores"]) for one in d.listed(found)] == [0, 0, 0]
+    assert [len(one["scores"]) for one in listed(found)] == [0, 0, 0]
 
 
 def test_images_of_a_batch_do_not_mix():
     one, two = boxes_of((0, 0, 40, 40, 0.9, 3)), boxes_of((0, 0, 40, 41, 0.8, 3))
     both = {name: torch.cat([t, two[name]], 1) for name, t in one.items()}
-    found = d.listed(Fusion()(both, (100, 100)))
+    found = listed(Fusion()(both, (100, 100)))
     assert [image["scores"].tolist() for image in found] == [[0.9], [0.8]]
     assert [image["labels"].tolist() for image in found] == [[3], [3]]
 

@@ -1,6 +1,7 @@
 """Average precision beside pycocotools, and the deviation of sets of boxes."""
 
 import contextlib
+import dataclasses
 import io
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from equicore.applications.detection import metrics
-from equicore.applications.detection.data import DRAWN, drawn
+from equicore.applications.detection.data import drawn
 from equicore.applications.detection.finetune import detected
 
 
@@ -42,46 +43,41 @@ def pycocotools(found, scenes):
 def test_it_is_what_pycocotools_says(found, scenes, capsys):
     crowds = scenes[1].crowds.clone()
     crowds[::3, 0] = True
-    for some in (scenes[1], scenes[1].__class__(*_parts(scenes[1], crowds), DRAWN, "crowds")):
-        matches = metrics.matched(found, some)
-        ap = metrics.average_precision(matches)
-        ap50 = metrics.average_precision(matches, None, metrics.FIFTY)
-        assert np.allclose([ap[0], ap50[0]], pycocotools(found, some), atol=1e-12)
-        assert 0.1 < ap[0] < ap50[0] < 1
+    for some in (
+        scenes[1],
+        dataclasses.replace(scenes[1], crowds=crowds),
+    ):
+        ap, ap50 = metrics.average_precision(metrics.judged(found, some))
+        assert np.allclose([ap, ap50], pycocotools(found, some), atol=1e-12)
+        assert 0.1 < ap < ap50 < 1
     assert capsys.readouterr().out == ""
 
 
-def _parts(scenes, crowds):
-    return scenes.pixels, scenes.boxes, scenes.labels, crowds
-
-
-def test_counts_are_those_of_repeated_images(small, scenes):
+def test_some_images_that_repeat(small, scenes):
     some = scenes[1][:10]
     rows = torch.tensor([0, 0, 1, 4, 4, 4, 7, 8, 9, 9])
-    counts = np.bincount(rows.numpy(), minlength=10)[None].astype(float)
-    matches = metrics.matched(detected(small, some), some)
-    again = metrics.matched(detected(small, some[rows]), some[rows])
-    one, all_once = metrics.average_precision(matches, np.concatenate([counts, counts * 0 + 1]))
-    assert one == pytest.approx(metrics.average_precision(again)[0], abs=1e-9)
-    assert all_once == pytest.approx(metrics.average_precision(matches)[0])
+    judge = metrics.judged(detected(small, some), some)
+    again = metrics.judged(detected(small, some[rows]), some[rows])
+    found = metrics.average_precision(judge, rows.numpy())
+    assert found == pytest.approx(metrics.average_precision(again), abs=1e-12)
+    assert found != pytest.approx(metrics.average_precision(judge), abs=1e-3)
+    assert metrics.average_precision(judge, range(10)) == metrics.average_precision(judge)
 
 
 def test_perfect_and_no_boxes(scenes):
     some = scenes[1]
     perfect = {"boxes": some.boxes, "labels": some.labels, "scores": (some.labels >= 0).float()}
-    assert metrics.average_precision(metrics.matched(perfect, some)) == pytest.approx(1.0)
+    judge = metrics.judged(perfect, some)
+    assert metrics.average_precision(judge) == (1, 1)
+    assert metrics.average_precision(judge, [3, 3, 5]) == (1, 1)  # of the classes that they show
     nothing = {**perfect, "labels": perfect["labels"] * 0 - 1}
-    assert metrics.average_precision(metrics.matched(nothing, some)) == 0
-    generator = np.random.default_rng(0)  # in whatever order sums are rounded
-    counts = generator.exponential(size=(300, len(some)))
-    perfect_in = metrics.average_precision(metrics.matched(perfect, some), counts)
-    assert perfect_in == pytest.approx(np.ones(300), abs=1e-12)
+    assert metrics.average_precision(metrics.judged(nothing, some)) == (0, 0)
     bare = drawn(2, 0)
     bare.labels.fill_(-1)
     with pytest.raises(ValueError, match="no boxes that could be found"):
-        metrics.matched(nothing_of(bare), bare)
+        metrics.judged(nothing_of(bare), bare)
     with pytest.raises(ValueError, match="sets of boxes for 3 images"):
-        metrics.matched(perfect, some[:3])
+        metrics.judged(perfect, some[:3])
 
 
 def nothing_of(scenes):

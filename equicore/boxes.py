@@ -1,6 +1,10 @@
-"""Fusion: the boxes of all views as one set, by suppression or by weighted means of boxes.
+"""Sets of boxes: how a group acts on what detectors find, and how the sets of all views become one.
 
-What the mean of equitune is to tensors, this is to sets of boxes. Equizero and lambda-equitune
+The convention is torchvision's: corners (x, y, x, y) in pixels, the origin in the upper left corner
+of the image, a score from 0 to 1, a label. As images have several numbers of boxes, a batch of
+`Detections` is padded with boxes of score 0 and label -1.
+
+What the mean of equitune is to tensors, `Fusion` is to sets of boxes. Equizero and lambda-equitune
 weigh the views first.
 """
 
@@ -15,16 +19,35 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
+from torch.nn import functional
 
-from equicore.applications.detection.detector import Detections
 from equicore.reduce import NOTHING, Best, Reducer, WeightedMean, near
-from equicore.representations import Elements
+from equicore.representations import Boxes, Elements, Image, Tree, Trivial
 from equicore.trees import tree_map
 
+EMPTY = {"boxes": 0.0, "scores": 0.0, "labels": -1}
+"""What batches of detections are padded with."""
+Detections = dict[str, Tensor]
+"""``boxes`` (B, N, 4), ``scores`` (B, N) and ``labels`` (B, N)."""
 Parts = Sequence[NDArray[Any]]
 """Boxes, scores and labels of a list."""
 TIED = 1e-6
 """Scores that differ by this part of the larger one are the same, up to rounding."""
+
+
+def detections_rep(grid: Image, size: Sequence[int]) -> Tree:
+    """How turns and mirrors act on `Detections` in images of a size (rows, columns).
+
+    Raises ValueError if there are quarter turns and images are not square, or there are shifts.
+
+    >>> from equicore import image_rotations
+    >>> found = {"boxes": torch.tensor([[[10.0, 20, 40, 30]]]), "scores": torch.ones(1, 1),
+    ...          "labels": torch.zeros(1, 1)}
+    >>> detections_rep(image_rotations(), (100, 100)).act(1, found)["boxes"]
+    tensor([[[20., 60., 30., 90.]]])
+    """
+    same = Trivial(grid.group)
+    return Tree({"boxes": Boxes(grid, "corners", size), "scores": same, "labels": same})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +155,24 @@ class Fused(Reducer):
             weights = near(scores, best).to(scores) if self.heaviest else (scores - best).exp()
             stack = {**stack, "scores": stack["scores"] * weights.unsqueeze(-1)}
         return self.fusion(stack, self.size)
+
+
+def joined(parts: Sequence[Detections]) -> Detections:
+    """Detections of several batches as one, padded to the largest number of boxes."""
+    most = max(part["scores"].shape[1] for part in parts)
+
+    def padded(tensor: Tensor, value: float) -> Tensor:
+        room = [0, 0] * (tensor.ndim - 2) + [0, most - tensor.shape[1]]
+        return functional.pad(tensor, room, value=value)
+
+    return {name: torch.cat([padded(part[name], value) for part in parts])
+            for name, value in EMPTY.items()}  # fmt: skip
+
+
+def listed(found: Detections) -> list[Detections]:
+    """For each image its own boxes, scores and labels, without the padding."""
+    kept = found["labels"] >= 0
+    return [{name: t[i][kept[i]] for name, t in found.items()} for i in range(len(kept))]
 
 
 def surest(found: Detections) -> Tensor:
