@@ -115,15 +115,11 @@ def compare(task: Task, options: Comparison, *, steps: int, views: int, rate: fl
 
     tuning = tuning_of(options, steps=steps, views=views, rate=rate)
     file = options.output / "finetuning.csv"
-    experiment.run(
+    trials = experiment.run(
         task, options.methods, options.fractions, options.seeds, tuning, file, options.runs,
         options.jobs,
     )  # fmt: skip
-    drawn = write_responses(
-        task, options.methods, options.fractions[0], options.seeds[0], tuning, options.runs,
-        options.output,
-    )  # fmt: skip
-    return [file, *drawn]
+    return [file, *write_responses(trials[: len(options.methods)], options.output)]
 
 
 def _report(arguments: Table) -> None:

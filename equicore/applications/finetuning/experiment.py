@@ -116,7 +116,7 @@ def run(
     file: Path,
     folder: Path,
     jobs: int = 1,
-) -> None:
+) -> list[Trial]:
     """Fine-tune by all methods on all parts of the data, and add rows of `COLUMNS` to a CSV file.
 
     Rows are added when a fine-tuning is finished. What the file already has, made with the same
@@ -131,25 +131,22 @@ def run(
     check(task, methods, fractions, tuning, file)
     found = check_rows(file, COLUMNS)
     known = found[(found.task == task.name) & (found.metric == task.chosen_by)]
-    done = set(zip(known.method, known.fraction, known.seed, strict=True))
-    left = [
-        (fraction, seed, name)
-        for fraction, seed, name in product(fractions, seeds, methods)
-        if (name, fraction, seed) not in done
-    ]
-    weighted = dict.fromkeys((n, f) for f, _, n in left if n in WEIGHTED)
+    done = known.set_index(["method", "fraction", "seed"]).weight.to_dict()
+    each = list(product(fractions, seeds, methods))
+    weighted = dict.fromkeys((n, f) for f, s, n in each if n in WEIGHTED and (n, f, s) not in done)
     choices = [
         functools.partial(choose, task, name, fraction, tuning, folder)
         for name, fraction in weighted
     ]
     weights = dict(zip(weighted, Workers(jobs).map(choices, "weights"), strict=True))
-    tasks = [
-        functools.partial(
-            _measured, task, n, fraction, seed, tuning, weights.get((n, fraction)), file, folder
-        )
-        for fraction, seed, n in left
-    ]
-    Workers(jobs).map(tasks, task.name)
+    trials = []
+    for fraction, seed, name in each:
+        weight = done.get((name, fraction, seed), weights.get((name, fraction)))
+        weight = weight if name in WEIGHTED else None
+        trials.append(Trial(task, name, fraction, seed, tuning, folder, weight))
+    left = [t for t in trials if (t.name, t.fraction, t.seed) not in done]
+    Workers(jobs).map([functools.partial(_measured, trial, file) for trial in left], task.name)
+    return trials
 
 
 def check(
@@ -187,7 +184,10 @@ def choose(task: Task, name: Name, fraction: float, tuning: Tuning, folder: Path
 
     On the samples of seed 0. A model takes a part of the steps, and the weight is best by the
     task's metric for it, averaged over the folds; one with which training diverges is not taken.
+    Of a single weight nothing is to be chosen.
     """
+    if len(tuning.weights) == 1:
+        return tuning.weights[0]
     settings = {**_settings(task, name, tuning), "method": name, "fraction": fraction}
     data = task.training[_rows(task, fraction, 0)]
     steps = max(1, round(tuning.chosen_in * tuning.steps))
@@ -217,53 +217,82 @@ def choose(task: Task, name: Name, fraction: float, tuning: Tuning, folder: Path
     return cross_validate(loss, tuning.weights, parts, progress=False).weight
 
 
-def measure(
-    task: Task,
-    name: Name,
-    fraction: float,
-    seed: int,
-    tuning: Tuning,
-    weight: float | None,
-    folder: Path,
-) -> pd.DataFrame:
-    """Fine-tune by one method, and measure it: a table of `COLUMNS`, kept at each stage."""
-    stem = _stem(task, name, fraction, seed, tuning, weight, folder)
-    settings = {"tuned": stem.name}
-    steps = sorted({round(part * tuning.steps) for part in STAGES})
-    files = [stem.with_name(f"{stem.name}-{step}.csv") for step in steps]
-    resume = stem.with_suffix(".safetensors")
-    method = method_of(name, weight or 0.0, tuning.steps)
-    if not all(file.is_file() for file in files):
-        data = task.training[_rows(task, fraction, seed)]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            tuned = method.of(task.model(seed, data), task.problem)
-        optimizer = torch.optim.Adam(tuned.parameters(), tuning.learning_rate)
-        stages = list(pairwise((0, *steps)))
-        states: dict[str, Any] = {**tuned.parts, "optimizer": optimizer}
-        for stage in rounds(resume, settings, len(steps), seed, **states):
-            _train(tuned, data, method, tuning, seed, stages[stage], optimizer)
-            last = stage == len(steps) - 1
-            made = functools.partial(_evaluated, task, tuned, steps[stage], last)
-            if last:
-                write_tensors(_model_file(stem), tuned.model.state_dict(), settings)
-            remembered(files[stage], settings, made)
-    tables = [remembered(file, settings, functools.partial(_lost, stem)) for file in files]
-    resume.unlink(missing_ok=True)
-    table = pd.concat(tables)
-    return table.assign(
-        task=task.name,
-        method=name,
-        fraction=fraction,
-        samples=_count(task, fraction),
-        seed=seed,
-        better=["higher" if task.metrics.get(metric) else "lower" for metric in table.metric],
-        weight=weight,
-        tried=" ".join(f"{w:g}" for w in tuning.weights) if name in WEIGHTED else "",
-        folds=tuning.folds if name in WEIGHTED else math.nan,
-        views=method.views(task.problem),
-        digest=_made_with(task, name, tuning),
-    )[COLUMNS]
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A model that is fine-tuned by one method, on one part of the data, from one seed."""
+
+    task: Task
+    name: Name
+    fraction: float
+    seed: int
+    tuning: Tuning
+    folder: Path  # keeps what was computed
+    weight: float | None = None  # of penalties
+
+    @property
+    def stem(self) -> Path:
+        """What its files begin with."""
+        own = {"method": self.name, "fraction": self.fraction, "weight": self.weight}
+        settings = _settings(self.task, self.name, self.tuning)
+        return self.folder / f"tuned-{digest({**settings, **own, 'seed': self.seed})}"
+
+    @property
+    def kept(self) -> Path:
+        """The file of the model after the last step."""
+        return self.stem.with_name(f"{self.stem.name}-model.safetensors")
+
+    @property
+    def method(self) -> Method:
+        """How it is fine-tuned."""
+        return method_of(self.name, self.weight or 0.0, self.tuning.steps)
+
+    def measure(self) -> pd.DataFrame:
+        """Fine-tune, and measure: a table of `COLUMNS`, kept at each stage."""
+        task, tuning, stem, method = self.task, self.tuning, self.stem, self.method
+        settings = {"tuned": stem.name}
+        steps = sorted({round(part * tuning.steps) for part in STAGES})
+        files = [stem.with_name(f"{stem.name}-{step}.csv") for step in steps]
+        resume = stem.with_suffix(".safetensors")
+        if not all(file.is_file() for file in files):
+            data = task.training[_rows(task, self.fraction, self.seed)]
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)
+                tuned = method.of(task.model(self.seed, data), task.problem)
+            optimizer = torch.optim.Adam(tuned.parameters(), tuning.learning_rate)
+            stages = list(pairwise((0, *steps)))
+            states: dict[str, Any] = {**tuned.parts, "optimizer": optimizer}
+            for stage in rounds(resume, settings, len(steps), self.seed, **states):
+                _train(tuned, data, method, tuning, self.seed, stages[stage], optimizer)
+                last = stage == len(steps) - 1
+                made = functools.partial(_evaluated, task, tuned, steps[stage], last)
+                if last:
+                    write_tensors(self.kept, tuned.model.state_dict(), settings)
+                remembered(files[stage], settings, made)
+        tables = [remembered(file, settings, functools.partial(_lost, stem)) for file in files]
+        resume.unlink(missing_ok=True)
+        table, weighted = pd.concat(tables), self.name in WEIGHTED
+        return table.assign(
+            task=task.name,
+            method=self.name,
+            fraction=self.fraction,
+            samples=_count(task, self.fraction),
+            seed=self.seed,
+            better=["higher" if task.metrics.get(metric) else "lower" for metric in table.metric],
+            weight=self.weight,
+            tried=" ".join(f"{w:g}" for w in tuning.weights) if weighted else "",
+            folds=tuning.folds if weighted else math.nan,
+            views=method.views(task.problem),
+            digest=_made_with(task, self.name, tuning),
+        )[COLUMNS]
+
+    def tuned(self) -> Tuned:
+        """The fine-tuned model, in eval mode; it is trained now if it is not kept."""
+        if not self.kept.is_file():
+            self.measure()
+        tuned = self.method.of(self.task.model(self.seed), self.task.problem)
+        lost = functools.partial(_lost, self.stem)
+        tuned.model.load_state_dict(remembered_tensors(self.kept, {}, lost))
+        return tuned.eval()
 
 
 def fine_tuned(
@@ -271,26 +300,11 @@ def fine_tuned(
 ) -> Tuned:
     """The model, in eval mode, that `run` fine-tuned; it is trained now if it was not."""
     weight = choose(task, name, fraction, tuning, folder) if name in WEIGHTED else None
-    stem = _stem(task, name, fraction, seed, tuning, weight, folder)
-    if not _model_file(stem).is_file():
-        measure(task, name, fraction, seed, tuning, weight, folder)
-    tuned = method_of(name, weight or 0.0, tuning.steps).of(task.model(seed), task.problem)
-    tensors = remembered_tensors(_model_file(stem), {}, functools.partial(_lost, stem))
-    tuned.model.load_state_dict(tensors)
-    return tuned.eval()
+    return Trial(task, name, fraction, seed, tuning, folder, weight).tuned()
 
 
-def _measured(
-    task: Task,
-    name: Name,
-    fraction: float,
-    seed: int,
-    tuning: Tuning,
-    weight: float | None,
-    file: Path,
-    folder: Path,
-) -> None:
-    add_rows(file, measure(task, name, fraction, seed, tuning, weight, folder), KEYS)
+def _measured(trial: Trial, file: Path) -> None:
+    add_rows(file, trial.measure(), KEYS)
 
 
 def _train(
@@ -363,24 +377,6 @@ def _beside(tuned: Tuned, tree: Any) -> Any:
     """On the model's device."""
     device = next(tuned.parameters()).device
     return tree_map(lambda t: t.to(device), tree)
-
-
-def _stem(
-    task: Task,
-    name: Name,
-    fraction: float,
-    seed: int,
-    tuning: Tuning,
-    weight: float | None,
-    folder: Path,
-) -> Path:
-    """What files of a fine-tuning begin with."""
-    own = {"method": name, "fraction": fraction, "weight": weight, "seed": seed}
-    return folder / f"tuned-{digest({**_settings(task, name, tuning), **own})}"
-
-
-def _model_file(stem: Path) -> Path:
-    return stem.with_name(f"{stem.name}-model.safetensors")
 
 
 def _settings(task: Task, name: Name, tuning: Tuning) -> dict[str, Any]:

@@ -9,10 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from equicore.applications.finetuning.experiment import Tuning, fine_tuned, method_of
-from equicore.applications.finetuning.names import Method
+from equicore.applications.finetuning.experiment import Trial
 from equicore.applications.finetuning.report import LABELS
-from equicore.applications.finetuning.task import Task
 from equicore.capture import Observed
 from equicore.finetuning import Symmetry
 from equicore.lab import figures
@@ -21,30 +19,23 @@ ELEMENTS = 4
 """Of a group, those whose responses are drawn, the identity first."""
 
 
-def write_responses(
-    task: Task,
-    methods: Sequence[Method],
-    fraction: float,
-    seed: int,
-    tuning: Tuning,
-    runs: Path,
-    folder: Path,
-) -> list[Path]:
+def write_responses(trials: Sequence[Trial], folder: Path) -> list[Path]:
     """Draw g^-1 F(g x) of a feature map F for some g: all alike where F is equivariant.
 
     Of the first test input and the last submodule that the first symmetry names, the channel of
-    the largest variance; before fine-tuning, and after it by methods that add nothing to the model.
-    Nothing is drawn where the symmetry names no submodule, or inputs are no tensors.
+    the largest variance; before fine-tuning, and after it by methods that add nothing to the model,
+    as far as their models are kept. The trials are of one task, part of the data and seed. Nothing
+    is drawn where the symmetry names no submodule, or inputs are no tensors.
     """
+    task, seed = trials[0].task, trials[0].seed
     symmetry, inputs = task.problem.symmetries[0], task.probes()[0]
-    alone = [m for m in methods if method_of(m, 1.0, tuning.steps).views(task.problem) == 1]
-    alone = [m for m in alone if m != "canonicalization"]
+    alone = [t for t in trials if t.method.views(task.problem) == 1 and t.kept.is_file()]
+    alone = [t for t in alone if t.name != "canonicalization"]
     if not symmetry.features or not isinstance(inputs, Tensor) or not alone:
         return []
     name, x = list(symmetry.features)[-1], inputs[:1]
     models: dict[str, nn.Module] = {"before": task.model(seed).eval()}
-    for method in alone:
-        models[LABELS[method]] = fine_tuned(task, method, fraction, seed, tuning, runs).model
+    models |= {LABELS[trial.name]: trial.tuned().model for trial in alone}
     found = {label: _responses(model, symmetry, name, x) for label, model in models.items()}
     count = len(next(iter(found.values())))
     figure, axes = figures.grid(len(found), count, (1.5 * count + 0.8, 1.5 * len(found) + 0.7))

@@ -52,7 +52,7 @@ class Counting(Task):
         self.training, self.test = Bars.drawn(100, 0), Bars.drawn(60, 1)
         self.settings = {"images": "bars"}
 
-    def model(self, seed):
+    def model(self, seed, data=None):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return nn.Sequential(

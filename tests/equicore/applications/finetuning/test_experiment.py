@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from equicore.applications.finetuning import experiment, report
-from equicore.applications.finetuning.experiment import COLUMNS, choose, fine_tuned, measure
+from equicore.applications.finetuning.experiment import COLUMNS, Trial, choose, fine_tuned
 from equicore.applications.finetuning.names import METHODS, WEIGHTED
 from equicore.applications.finetuning.responses import write_responses
 from equicore.finetuning import deviation
@@ -69,7 +69,7 @@ def test_what_was_measured_is_not_measured_again(task, tuning, tmp_path, monkeyp
 @pytest.mark.parametrize("method", ["penalty_both", "lambda_equitune", "augmentation"])
 @pytest.mark.parametrize("killed_after", [1, 3])
 def test_a_killed_fine_tuning_goes_on(task, tuning, tmp_path, monkeypatch, method, killed_after):
-    whole = measure(task, method, 0.5, 0, tuning, 0.3, tmp_path / "whole")
+    whole = Trial(task, method, 0.5, 0, tuning, tmp_path / "whole", 0.3).measure()
     train, count = experiment._train, itertools.count()
     stages = []
 
@@ -81,8 +81,8 @@ def test_a_killed_fine_tuning_goes_on(task, tuning, tmp_path, monkeypatch, metho
 
     monkeypatch.setattr(experiment, "_train", killed)
     with pytest.raises(KeyboardInterrupt):
-        measure(task, method, 0.5, 0, tuning, 0.3, tmp_path / "killed")
-    part = measure(task, method, 0.5, 0, tuning, 0.3, tmp_path / "killed")
+        Trial(task, method, 0.5, 0, tuning, tmp_path / "killed", 0.3).measure()
+    part = Trial(task, method, 0.5, 0, tuning, tmp_path / "killed", 0.3).measure()
     pd.testing.assert_frame_equal(part, whole)
     assert len(stages) == len({*stages}) == 5  # none is done twice
 
@@ -144,7 +144,13 @@ def test_a_weight_that_diverges_is_not_taken(task, tuning, tmp_path):
     tuning = dataclasses.replace(tuning, weights=(0.1, 1e39))
     assert choose(task, "penalty", 0.5, tuning, tmp_path) == 0.1
     with pytest.raises(ValueError, match="no weight has a finite"):
-        choose(task, "penalty", 0.5, dataclasses.replace(tuning, weights=(1e39,)), tmp_path)
+        choose(task, "penalty", 0.5, dataclasses.replace(tuning, weights=(1e39, 2e39)), tmp_path)
+
+
+def test_of_one_weight_nothing_is_chosen(task, tuning, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "_train", None)
+    one = dataclasses.replace(tuning, weights=(0.3,))
+    assert choose(task, "penalty", 0.5, one, tmp_path) == 0.3
 
 
 def test_the_fine_tuned_model_is_that_of_the_table(task, tuning, tmp_path):
@@ -165,8 +171,8 @@ def test_equal_budgets(task, tuning, tmp_path, monkeypatch, fraction):
     counts = []
     make = task.model
 
-    def counted(seed):
-        model = make(seed)
+    def counted(seed, data=None):
+        model = make(seed, data)
         model[0].register_forward_hook(
             lambda layer, x, _: counts.append(len(x[0]) if layer.training else 0)
         )
@@ -176,7 +182,7 @@ def test_equal_budgets(task, tuning, tmp_path, monkeypatch, fraction):
     found = {}
     for name in METHODS:
         counts.clear()
-        measure(task, name, fraction, 0, tuning, 1.0, tmp_path)
+        Trial(task, name, fraction, 0, tuning, tmp_path, 1.0).measure()
         found[name] = sum(counts)
     assert set(found.values()) == {16 * 10}, found
 
@@ -228,32 +234,34 @@ def test_the_caller_s_random_state_is_left_alone(task, tuning, tmp_path):
 
 
 def test_responses_are_drawn_of_the_first_seed(task, tuning, tmp_path):
-    run(task, tuning, tmp_path, ("plain", "penalty", "equitune"), seeds=(5,))
+    methods = ("plain", "penalty", "equitune")
+    run(task, tuning, tmp_path, methods, seeds=(5,))
     kept = {path.name for path in (tmp_path / "runs").iterdir()}
-    drawn = write_responses(
-        task, ("plain", "penalty", "equitune"), 0.5, 5, tuning, tmp_path / "runs", tmp_path
-    )
+    places = tmp_path / "finetuning.csv", tmp_path / "runs"
+    trials = experiment.run(task, methods, (0.5,), (5,), tuning, *places)
+    drawn = write_responses(trials, tmp_path)
     assert drawn and all(path.is_file() for path in drawn)
     assert {path.name for path in (tmp_path / "runs").iterdir()} == kept  # nothing is trained
-    nothing = write_responses(
-        task, ("equitune",), 0.5, 5, tuning, tmp_path / "runs", tmp_path / "none"
-    )
-    assert nothing == []
+    assert write_responses(trials[2:], tmp_path / "none") == []
+    for trial in trials:
+        trial.kept.unlink()
+    assert write_responses(trials, tmp_path / "none") == []
+    assert not any(trial.kept.is_file() for trial in trials)  # they were not trained again
 
 
 def test_a_constant_in_all_logits_is_no_equivariance(task, tuning, tmp_path):
     """Deviations are of what the task compares."""
     task.compared = lambda logits: logits - logits.mean(-1, keepdim=True)
-    plain = measure(task, "plain", 0.5, 0, tuning, None, tmp_path / "plain").deviation
+    plain = Trial(task, "plain", 0.5, 0, tuning, tmp_path / "plain", None).measure().deviation
     make = task.model
 
-    def moved(seed):
-        model = make(seed)
+    def moved(seed, data=None):
+        model = make(seed, data)
         model[3].bias.data += 1000
         return model
 
     task.model = moved
-    far = measure(task, "plain", 0.5, 0, tuning, None, tmp_path / "far").deviation
+    far = Trial(task, "plain", 0.5, 0, tuning, tmp_path / "far", None).measure().deviation
     assert plain.to_numpy() == pytest.approx(far.to_numpy(), rel=1e-2)
 
 
