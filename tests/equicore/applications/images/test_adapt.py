@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from equicore.applications import cli
-from equicore.applications.finetuning.experiment import Tuning, check, measure
-from equicore.applications.images import commands
+from equicore.applications.finetuning.experiment import Trial, Tuning, check
+from equicore.applications.images import adapt, commands
 from equicore.applications.images.adapt import Adaptation, maps_of
 from equicore.finetuning import Penalty, deviation
 
@@ -31,12 +31,12 @@ def test_all_methods_fit(task, tmp_path):
 
 
 def test_what_is_measured(task, tmp_path):
-    table = measure(task, "equitune", 0.1, 0, TINY, None, tmp_path)
+    table = Trial(task, "equitune", 0.1, 0, TINY, tmp_path).measure()
     end = table[table.steps == 4].set_index("metric").value
     assert end.accuracy == end.accuracy_moved
     assert end.deviation < 1e-5 < 1e-2 < end.deviation_shifts
     assert 0 < end.accuracy_shifted < 1
-    plain = measure(task, "plain", 0.1, 0, TINY, None, tmp_path)
+    plain = Trial(task, "plain", 0.1, 0, TINY, tmp_path).measure()
     end = plain[plain.steps == 4].set_index("metric").value
     assert end.accuracy != end.accuracy_moved and end.deviation > 0.1
 
@@ -60,9 +60,34 @@ def test_new_layers_depend_on_the_seed_alone(task):
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
+def test_new_layers_are_fitted_to_features(task):
+    data = task.training[torch.arange(700)]
+    drawn, fitted = task.model(3), task.model(3, data)
+    states = drawn.state_dict(), fitted.state_dict()
+    changed = {name for name, t in states[0].items() if not torch.equal(t, states[1][name])}
+    assert changed and all(name.startswith("network.2.") for name in changed)
+    right = [task.evaluate(model.eval())["accuracy"] for model in (drawn, fitted)]
+    assert right[0] < 0.4 < 0.8 < right[1]
+    again = task.model(3, data).state_dict()
+    assert all(torch.equal(t, again[name]) for name, t in states[1].items())
+
+
+def test_some_images_are_of_all_classes(model, digits, monkeypatch):
+    """Folders list images class by class."""
+    train, test = digits
+    sorted_by_class = test[test.labels.argsort()]
+    task = Adaptation(model, "small", train, sorted_by_class, tested=100)
+    assert len(task.test) == 100 and len(task.test.labels.unique()) == 10
+    monkeypatch.setattr(adapt, "VALIDATED", 100)
+    seen = []
+    monkeypatch.setattr(adapt, "_right", lambda _, images: seen.append(images.labels) or 0.5)
+    task.validate(task.model(0), sorted_by_class)
+    assert len(seen[0]) == 100 and len(seen[0].unique()) == 10
+
+
 def test_fractions_of_a_whole_that_is_larger(model, digits, tmp_path):
     task = Adaptation(model, "small", *digits, features=("network.0.4",), whole=14_000, tested=20)
-    table = measure(task, "plain", 0.02, 0, TINY, None, tmp_path)
+    table = Trial(task, "plain", 0.02, 0, TINY, tmp_path).measure()
     assert {*table.samples} == {280} and {*table.fraction} == {0.02}
     with pytest.raises(ValueError, match="fraction 0.2 of 14000 .* are 2800, and there are 1400"):
         check(task, ("plain",), (0.2,), TINY, tmp_path / "finetuning.csv")
