@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import ExifTags, Image, ImageDraw
 from torch import Tensor
 from tqdm import tqdm
 
@@ -185,7 +185,10 @@ def _empty(count: int, side: int, classes: tuple[str, ...], name: str, cell: int
 def _pixels(file: Path, size: Sequence[int], side: int) -> Tensor:
     if not file.is_file():
         raise FileNotFoundError(f"there is no image {file}, which the annotations name")
-    array = pictures.read(file, str(file), mode="RGB").transpose(1, 2, 0)
+    image = Image.open(file)
+    # boxes are those of the pixels as they are stored, however a camera was held
+    image.getexif().pop(ExifTags.Base.Orientation, None)
+    array = pictures.read(image, str(file), mode="RGB").transpose(1, 2, 0)
     if array.shape[1::-1] != tuple(size):
         raise ValueError(
             f"{file} is {array.shape[1]} x {array.shape[0]} pixels, and its annotation says "
