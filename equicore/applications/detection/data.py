@@ -185,7 +185,10 @@ def _empty(count: int, side: int, classes: tuple[str, ...], name: str, cell: int
 def _pixels(file: Path, size: Sequence[int], side: int) -> Tensor:
     if not file.is_file():
         raise FileNotFoundError(f"there is no image {file}, which the annotations name")
-    image = Image.open(file)
+    try:
+        image = Image.open(file)
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read as an image: {error}") from error
     # boxes are those of the pixels as they are stored, however a camera was held
     image.getexif().pop(ExifTags.Base.Orientation, None)
     array = pictures.read(image, str(file), mode="RGB").transpose(1, 2, 0)

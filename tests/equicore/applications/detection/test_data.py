@@ -80,6 +80,16 @@ def test_annotations_that_do_not_fit_are_refused(pictures, changes, message):
         read(pictures, coco(**changes))
 
 
+def test_how_a_camera_was_held_does_not_matter(pictures):
+    """Boxes are of the pixels as they are stored."""
+    expected = read(pictures, coco()).pixels
+    with Image.open(pictures / "a.png") as image:
+        exif = image.getexif()
+        exif[274] = 3  # upside down
+        image.save(pictures / "a.png", exif=exif)
+    assert torch.equal(read(pictures, coco()).pixels, expected)
+
+
 def test_other_mistakes_are_refused(pictures):
     with pytest.raises(FileNotFoundError, match=r"no image .*lost.png, which the annotations name"):
         read(pictures, coco(images__file_name="lost.png"))
