@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -189,10 +190,15 @@ def _read(of: Model, runs: Path, fitting: bool = True) -> tuple[Detector, str, S
             f"{len(shared)} images are among both those to learn from and those to report; name "
             "others, or another --known-split"
         )
-    if fitting and network.classes != len(known.classes):
+    learned: Any = known.classes[: network.classes]
+    if of.detector is not None and network.classes == len(fastestdet.COCO):
+        learned = fastestdet.COCO
+    pairs = itertools.zip_longest(learned, known.classes)
+    if fitting and (wrong := [pair for pair in pairs if pair[0] != pair[1]]):
         raise ValueError(
-            f"{of.detector} knows {network.classes} classes, the images show {len(known.classes)}; "
-            "for others it is fine-tuned: equicore detection finetune"
+            f"{of.detector} knows {network.classes} classes, the images show {len(known.classes)}, "
+            f"and the first to differ is {wrong[0][1]!r} instead of {wrong[0][0]!r}; for others it "
+            "is fine-tuned: equicore detection finetune"
         )
     for some in (known, test):
         print(f"{some.name}: {len(some)} images, {some.empty} of them without boxes")

@@ -20,6 +20,16 @@ STAGES = {"stage2": (24, 4), "stage3": (48, 8), "stage4": (96, 4)}
 """Channels that come in, which it doubles, and blocks."""
 WIDTH = 96
 """Channels of the neck and the heads."""
+COCO = (
+    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,"
+    "stop sign,parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,"
+    "backpack,umbrella,handbag,tie,suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,"
+    "baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,cup,fork,knife,spoon,"
+    "bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,"
+    "potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,"
+    "oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush"
+).split(",")
+"""The classes that the published weights know."""
 DEEPEST = 32
 """The side of the deepest features' cells, in pixels; those of the head are half as wide."""
 

@@ -182,7 +182,10 @@ def test_bad_input_is_refused(photographs, weights, capsys):
     for words, message in (
         (images, "--detector, --images and --annotations are given together"),
         (ours, "known images would be those to report"),
-        ([*ours, *known], "knows 80 classes, the images show 1; for others it is fine-tuned"),
+        (
+            [*ours, *known],
+            "knows 80 classes, the images show 1, and the first to differ is 'cat' instead of 'person'",
+        ),
         (
             [*ours, "--known-annotations", photographs / "both.json"],
             "1 images are among both those to learn from and those to report",
