@@ -184,7 +184,7 @@ def test_bad_input_is_refused(photographs, weights, capsys):
         (ours, "known images would be those to report"),
         (
             [*ours, *known],
-            "knows 80 classes, the images show 1, and the first to differ is 'cat' instead of 'person'",
+            "images show 1, and the first to differ is 'cat' instead of 'person'",
         ),
         (
             [*ours, "--known-annotations", photographs / "both.json"],
