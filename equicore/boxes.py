@@ -68,6 +68,16 @@ class Fusion:
     least: float = 0.01
     most: int = 100
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for values that cannot be."""
+        if self.kind not in ("nms", "weighted"):
+            raise ValueError(f"a fusion is of the kind 'nms' or 'weighted'; got {self.kind!r}")
+        if not 0 < self.overlap < 1 or not 0 <= self.least < 1 or self.most < 1:
+            raise ValueError(
+                "overlaps lie between 0 and 1, scores to leave out from 0 to 1, and one box or "
+                f"more is left; got {self.overlap}, {self.least} and {self.most}"
+            )
+
     def __call__(self, views: Detections, size: Sequence[int]) -> Detections:
         """One set for each image, (B, most, ...), best first, on the CPU and without gradients.
 
@@ -77,12 +87,26 @@ class Fusion:
         Args:
             views: The boxes of all views of the images, aligned: (n, B, N, ...).
             size: Rows and columns of the images.
+
+        Raises:
+            ValueError: If boxes or scores are not finite, or a box lies outside of such images.
         """
         from ensemble_boxes import nms, weighted_boxes_fusion
 
         scale = torch.tensor([size[1], size[0]] * 2, dtype=torch.float64)
-        corners = (views["boxes"].detach().cpu().double() / scale).clamp(0, 1)
-        scores, labels = views["scores"].detach().cpu().double(), views["labels"].cpu()
+        corners = views["boxes"].detach().cpu().double() / scale
+        scores, labels = views["scores"].detach().cpu().double(), views["labels"].cpu().long()
+        if not (corners.isfinite().all() and scores.isfinite().all()):
+            raise ValueError("boxes or scores are not finite; a detector is broken, or overflows")
+        middle = (corners[..., :2] + corners[..., 2:]) / 2
+        there = (labels >= 0) & (scores > self.least)
+        if (outside := there & ((middle < 0) | (middle > 1)).any(-1)).any():
+            first = views["boxes"].cpu()[outside][0].tolist()
+            raise ValueError(
+                f"a box with the corners {[round(end, 2) for end in first]} lies outside of images "
+                f"of {size[0]} x {size[1]} pixels: is size that of the images?"
+            )
+        corners = corners.clamp(0, 1)
         solid = (corners[..., 2:] > corners[..., :2]).all(-1) & (labels >= 0)
         place = (solid & (scores > self.least)).nonzero(as_tuple=True)
         # the library treats each label by itself, so that all images are given to it at once
@@ -106,7 +130,8 @@ class Fusion:
         parts = {"boxes": fused[0] * scale.numpy(), "scores": fused[1], "labels": kinds}
         for name, part in parts.items():
             shape = scores.shape[1], self.most, *part.shape[1:]
-            room = torch.full(shape, -1 if name == "labels" else 0, dtype=views[name].dtype)
+            kind = torch.long if name == "labels" else views[name].dtype
+            room = torch.full(shape, EMPTY[name], dtype=kind)
             room[image[order], rank] = torch.from_numpy(part[order]).to(room.dtype)
             made[name] = room
         return made
@@ -122,6 +147,9 @@ class Fused(Reducer):
             score, or `WeightedMean` (lambda-equitune), multiply the scores of a view's boxes by its
             weight, in parts of the largest.
         heaviest: Only the view of the largest weight counts, or those that tie (equizero).
+
+    Raises:
+        ValueError: If the heaviest view is wanted and nothing weighs them.
     """
 
     averages = False
@@ -134,6 +162,8 @@ class Fused(Reducer):
         heaviest: bool = False,
     ) -> None:
         super().__init__()
+        if heaviest and weigh is None:
+            raise ValueError("without weigh no view is the heaviest: give Best or WeightedMean")
         self.fusion, self.size, self.weigh, self.heaviest = fusion, size, weigh, heaviest
         self.needs = NOTHING if weigh is None else weigh.needs
         self.features = None if weigh is None else weigh.features

@@ -80,6 +80,25 @@ def check_rows(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     return found
 
 
+def check_made(path: Path, columns: Sequence[str], digest: str, **of: str) -> None:
+    """Raise ValueError if a CSV file has rows of the same names that were made otherwise.
+
+    Args:
+        path: With a column ``digest``, of the settings that made each row; it need not be there.
+        columns: That it has.
+        digest: Of the settings that rows are made with now.
+        of: Columns with a name each, such as ``model="resnet20"``: which rows are to be alike.
+    """
+    own = check_rows(path, [*columns, "digest"])
+    for column, name in of.items():
+        own = own[own[column] == name]
+    if not {*own.digest} <= {digest}:
+        raise ValueError(
+            f"{path} has rows of {', '.join(of.values())} that were made with other models, data "
+            "or settings; delete them, or choose another place for the results"
+        )
+
+
 def add_rows(path: Path, rows: pd.DataFrame, keys: Sequence[str]) -> None:
     """Add rows to a CSV file, in place of those of the same keys; errors as of `check_rows`.
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from equicore.applications.finetuning.commands import Comparison, compare
+from equicore.applications.finetuning.commands import Comparison, compare, tuning_of
 from equicore.lab import CORES
 from equicore.lab.command import Main, check_least, check_seeds
 from equicore.lab.store import check_writable
-from equicore.lab.tables import add_rows, check_rows
+from equicore.lab.tables import add_rows, check_made
 
 if TYPE_CHECKING:
     from equicore.applications.detection.data import Scenes
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 RESULTS = Path("results/detection")
 RUNS = Path("results/runs/detection")
+DEFAULTS: dict[str, Any] = {"steps": 150, "views": 16, "rate": 1e-3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,14 +128,17 @@ def _evaluate(arguments: Evaluate) -> None:
 
     check_seeds(arguments)
     check_least(arguments, fit_steps=1, jobs=1)
+    if min(arguments.model.drawn) < experiment.LEAST:
+        raise ValueError(f"--drawn are {experiment.LEAST} scenes or more to evaluate on")
     files = {name: arguments.output / f"{name}.csv" for name in experiment.KEYS}
-    for name, file in files.items():
-        check_rows(file, experiment.KEYS[name])
     detector, name, known, test, features = _read(arguments.model, arguments.runs)
     study = experiment.Study(
         detector, name, known, test, arguments.group, f"network.{features}", arguments.runs,
         arguments.fit_steps,
     )  # fmt: skip
+    for name, file in files.items():
+        of = {"dataset": test.name, "model": study.name}
+        check_made(file, experiment.KEYS[name], study.made_with, **of)
     work = [functools.partial(study.measure, seed) for seed in arguments.seeds]
     Workers(arguments.jobs).map(work, "evaluate")
     add_rows(files["zero_shot"], study.table(arguments.seeds), experiment.KEYS["zero_shot"])
@@ -146,9 +150,10 @@ def _finetune(arguments: Finetune) -> None:
     from equicore.applications.detection.finetune import Detection
 
     runs = arguments.comparison.runs
+    tuning_of(arguments.comparison, **DEFAULTS)  # refuses what cannot be before images are read
     detector, name, known, test, features = _read(arguments.model, runs, fitting=False)
     task = Detection(detector, known, test, f"{test.name} from {name}", (features,))
-    print(*compare(task, arguments.comparison, steps=150, views=16, rate=1e-3), sep="\n")
+    print(*compare(task, arguments.comparison, **DEFAULTS), sep="\n")
 
 
 def _report(arguments: Table) -> None:
@@ -178,6 +183,8 @@ def _read(of: Model, runs: Path, fitting: bool = True) -> tuple[Detector, str, S
         network: Any = finetune.trained(known, runs / f"drawn-{known.digest}.safetensors")
     else:
         network = fastestdet.load(of.detector)
+        if of.side % fastestdet.DEEPEST:
+            raise ValueError(f"--side is a multiple of {fastestdet.DEEPEST}; got {of.side}")
         source = of.known_images or of.images, of.known_annotations or of.annotations
         if (*source, of.known_split) == (of.images, of.annotations, of.split):
             raise ValueError("known images would be those to report; name --known-split, or others")
@@ -190,9 +197,7 @@ def _read(of: Model, runs: Path, fitting: bool = True) -> tuple[Detector, str, S
             f"{len(shared)} images are among both those to learn from and those to report; name "
             "others, or another --known-split"
         )
-    learned: Any = known.classes[: network.classes]
-    if of.detector is not None and network.classes == len(fastestdet.COCO):
-        learned = fastestdet.COCO
+    learned = getattr(network, "names", None) or known.classes[: network.classes]
     pairs = itertools.zip_longest(learned, known.classes)
     if fitting and (wrong := [pair for pair in pairs if pair[0] != pair[1]]):
         raise ValueError(

@@ -133,6 +133,8 @@ def read(
                  for i in content["images"]}  # fmt: skip
         boxes: dict[Any, list[tuple[list[float], str, bool]]] = {number: [] for number in known}
         for one in content["annotations"]:
+            if one["image_id"] not in known:
+                raise ValueError(f"an annotation is of the image {one['image_id']}, not there")
             x, y, wide, tall = map(float, one["bbox"])
             name, crowd = kinds[one["category_id"]], bool(one.get("iscrowd", 0))
             boxes[one["image_id"]].append(([x, y, x + wide, y + tall], name, crowd))
@@ -142,9 +144,15 @@ def read(
         ) from error
     except (ValueError, TypeError) as error:
         raise ValueError(f"{annotations} is not usable: {error}") from error
-    if len(known) < len(content["images"]) or not known or side < 1:
-        raise ValueError(f"{annotations} has no images, or one id twice, or side is {side}")
+    if not known or side < 1:
+        raise ValueError(f"{annotations} has no images, or side is below 1: {side}")
+    if max((end for some in boxes.values() for box, *_ in some for end in box), default=2) <= 1:
+        raise ValueError(
+            f"all boxes of {annotations} end within the first pixel: they are to be in pixels, not "
+            "in parts of the image's sides"
+        )
     for what, values in (
+        ("one image's id", [image["id"] for image in content["images"]]),
         ("one image file", [file for file, *_ in known.values()]),
         ("one category's id", [c["id"] for c in content["categories"]]),
         ("one category's name", [c["name"] for c in content["categories"]]),
@@ -225,7 +233,11 @@ def _voc(folder: Path, split: str | None) -> dict[str, Any]:
     kinds = sorted({one["kind"] for one in boxes})
     if split is not None:
         listed = folder.parent / "ImageSets" / "Main" / f"{split}.txt"
-        stems = [line.split()[0] for line in read_lines(listed) if line.strip()]
+        if not listed.is_file():
+            there = sorted(path.stem for path in listed.parent.glob("*.txt"))
+            raise FileNotFoundError(f"there is no {listed}; there are {', '.join(there) or 'none'}")
+        rows = [line.split() for line in read_lines(listed) if line.strip()]
+        stems = [stem for stem, *shown in rows if shown != ["-1"]]  # which does not show the class
         if missing := [stem for stem in stems if stem not in images]:
             raise ValueError(f"{listed} names {missing[0]}, of which there is no XML file")
         images = {stem: images[stem] for stem in stems}

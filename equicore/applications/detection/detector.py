@@ -131,7 +131,8 @@ def to_head_map(boxes: Tensor, labels: Tensor, classes: int, side: int, cells: i
 
 def of_torchvision(found: Sequence[Mapping[str, Tensor]], size: Sequence[int]) -> Detections:
     """What torchvision's detectors return: for each image a dict of boxes, scores and labels."""
-    return {name: pad_sequence([one[name] for one in found], True, e) for name, e in EMPTY.items()}
+    every = [{**one, "labels": one["labels"].long()} for one in found]
+    return {name: pad_sequence([one[name] for one in every], True, e) for name, e in EMPTY.items()}
 
 
 def of_queries(found: Any, size: Sequence[int]) -> Detections:

@@ -19,7 +19,12 @@ from tqdm import tqdm
 from equicore.applications.detection.data import Scenes
 from equicore.applications.detection.detector import Detector, head_rep, of_head_map
 from equicore.applications.detection.finetune import detected, known
-from equicore.applications.detection.metrics import average_precision, deviation, judged
+from equicore.applications.detection.metrics import (
+    average_precision,
+    check_boxes,
+    deviation,
+    judged,
+)  # fmt: skip
 from equicore.boxes import Detections, Fused, Fusion, detections_rep, joined, surest
 from equicore.capture import Observed
 from equicore.lab.statistics import t_interval
@@ -96,6 +101,7 @@ class Study:
                     f"the detector has {len(self.detector.classes)} classes, known images have "
                     f"sides of {self.known.side}"
                 )
+            check_boxes(scenes)
             if len(scenes) < LEAST:
                 raise ValueError(
                     f"from fewer than {LEAST} images nothing familiar is learned; {scenes.name} "
@@ -113,6 +119,12 @@ class Study:
         sets = {"known": self.known.digest, "test": self.test.digest}
         of = {"detector": known(self.detector), **sets, "version": VERSION}
         return {**of, "group": self.group, "features": self.features}
+
+    @property
+    def made_with(self) -> str:
+        """Sixteen characters that are others for other settings, but for the group and seeds."""
+        shared = {name: value for name, value in self.settings.items() if name != "group"}
+        return digest({**shared, "fit_steps": self.fit_steps})
 
     def familiar(self, scenes: Scenes, seed: int) -> WeightedMean:
         """Weights of views by how familiar they look, learned from images without their boxes."""
@@ -139,14 +151,16 @@ class Study:
         upright, rows = mean[mean.method == UPRIGHT], []
         for (method, part), some in mean.groupby(["method", "part"], sort=False):
             row = {"method": method, "part": part, "ap": some.ap.iloc[0]}
-            values, best = some.ap50.to_numpy(), upright[upright.part == part].ap50.to_numpy()
-            for what, numbers in (("ap50", values), ("share", values / best)):
-                low, high = np.quantile(numbers[1:], [0.025, 0.975])
+            values = some.ap50
+            best = upright[upright.part == part].ap50.replace(0.0, np.nan)  # no share of nothing
+            for what, numbers in (("ap50", values.to_numpy()), ("share", values.to_numpy() / best)):
+                numbers = np.asarray(numbers)
+                low, high = np.nanquantile(numbers[1:], [0.025, 0.975])
                 row |= {what: numbers[0], f"{what}_low": low, f"{what}_high": high}
             forwards = 1 if method in (PLAIN, UPRIGHT) else len(self.grid.group)
             rows.append({**row, "deviation": some.deviation.iloc[0], "forwards": forwards})
         of = {"dataset": self.test.name, "model": self.name, "group": self.group}
-        return pd.DataFrame(rows).assign(**of, seeds=len(seeds), digest=digest(self.settings))
+        return pd.DataFrame(rows).assign(**of, seeds=len(seeds), digest=self.made_with)
 
     def shifts(self) -> pd.DataFrame:
         """How far boxes in shifted test images are from shifted boxes, by the shift in pixels.
@@ -175,7 +189,7 @@ class Study:
             return pd.DataFrame(rows)
 
         found = remembered(self._file("shifts", {}), self.settings, made)
-        return found.assign(dataset=self.test.name, model=self.name)
+        return found.assign(dataset=self.test.name, model=self.name, digest=self.made_with)
 
     def _measured(self, seed: int) -> pd.DataFrame:
         """Each set of images is seen by weights that have learned from the other one."""

@@ -42,6 +42,7 @@ class FastestDet(nn.Module):
     def __init__(self, classes: int = 80) -> None:
         super().__init__()
         self.classes = classes
+        self.names = COCO if classes == len(COCO) else None
         self.backbone = nn.ModuleDict({"first_conv": nn.Sequential(*_conv(3, 24, 3, 2), nn.ReLU())})
         for name, (width, blocks) in STAGES.items():
             units = [_Unit(width, 1 if block else 2) for block in range(blocks)]
@@ -83,7 +84,7 @@ class FastestDet(nn.Module):
     def with_classes(self, classes: int) -> FastestDet:
         """A copy with a new last layer for other classes, drawn from torch's random state."""
         made = copy.deepcopy(self)
-        made.classes = classes
+        made.classes, made.names = classes, None
         for place, layer in enumerate(_conv(WIDTH, classes), 3):
             made.set_submodule(f"detect_head.cls_layers.conv5x5.{place}", layer)
         return made
@@ -100,8 +101,10 @@ def load(path: str | Path) -> FastestDet:
         state = torch.load(path, map_location="cpu", weights_only=True)
         model = FastestDet(len(state["detect_head.cls_layers.conv5x5.4.bias"]))
         model.load_state_dict(state)
-    except Exception as error:  # torch raises errors of many kinds for files that are no weights
-        raise ValueError(f"{path} does not hold the weights of a FastestDet: {error}") from error
+    except Exception as error:  # torch raises errors of many kinds, and says what is not safe
+        raise ValueError(
+            f"{path} does not hold the weights of a FastestDet, a state_dict that torch.save wrote"
+        ) from error
     return model.eval()
 
 

@@ -23,7 +23,7 @@ from equicore.applications.detection.detector import (
     unweighed,
     weighed,
 )  # fmt: skip
-from equicore.applications.detection.metrics import average_precision, judged
+from equicore.applications.detection.metrics import average_precision, check_boxes, judged
 from equicore.applications.finetuning.task import Data, Task
 from equicore.boxes import Detections, joined
 from equicore.capture import Observed
@@ -114,7 +114,8 @@ class Detection(Task):
         features: Submodules of the network that return maps (B, channels, rows, columns).
 
     Raises:
-        ValueError: If a submodule is not there, or its cells are not squares that fit the others'.
+        ValueError: If a submodule is not there, or its cells are not squares that fit the others',
+            or no image to train on, or to test on, has boxes.
     """
 
     training: Scenes
@@ -127,6 +128,8 @@ class Detection(Task):
         self.detector, self.training, self.test, self.name = detector, training, test, name
         sets = {"train": training.digest, "test": test.digest, "features": list(features)}
         self.settings = {"model": known(detector), **sets}
+        for scenes in (training, test):
+            check_boxes(scenes)
         side, count = training.side, len(training.classes)
         with torch.no_grad():
             seen = Observed(self.model(0).eval(), features)(training[:1].pixels / 255)
@@ -154,7 +157,8 @@ class Detection(Task):
         """The network, with a new layer for the classes if it has others."""
         network: Any = self.detector.network
         count = len(self.training.classes)
-        if getattr(network, "classes", count) == count:
+        names = getattr(network, "names", None) or self.training.classes
+        if getattr(network, "classes", count) == count and [*names] == [*self.training.classes]:
             return copy.deepcopy(network)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

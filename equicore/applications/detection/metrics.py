@@ -22,15 +22,17 @@ if TYPE_CHECKING:
 def judged(found: Detections, scenes: Scenes) -> COCOeval:
     """Which detections are right, for each image and class, by COCO's rules.
 
-    Raises ValueError if there is not one set of boxes for each image, or no image has boxes.
+    Raises ValueError if there is not one set of boxes for each image, they are not finite, or no
+    image has boxes.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     if len(found["scores"]) != len(scenes):
         raise ValueError(f"{len(found['scores'])} sets of boxes for {len(scenes)} images")
-    if not ((scenes.labels >= 0) & ~scenes.crowds).any():
-        raise ValueError(f"{scenes.name} has no boxes that could be found")
+    check_boxes(scenes)
+    if not (found["boxes"].isfinite().all() and found["scores"].isfinite().all()):
+        raise ValueError("boxes or scores are not finite, of which none could be right")
     shown = {name: getattr(scenes, name) for name in ("boxes", "labels", "crowds")}
     truth, given = COCO(), COCO()
     with contextlib.redirect_stdout(io.StringIO()):
@@ -44,6 +46,14 @@ def judged(found: Detections, scenes: Scenes) -> COCOeval:
         judge.params.maxDets = judge.params.maxDets[-1:]
         judge.evaluate()
     return judge
+
+
+def check_boxes(scenes: Scenes) -> None:
+    """Raise ValueError if no image has boxes that could be found."""
+    if not ((scenes.labels >= 0) & ~scenes.crowds).any():
+        raise ValueError(
+            f"none of these {len(scenes)} images of {scenes.name} has boxes that could be found"
+        )
 
 
 def average_precision(

@@ -88,7 +88,8 @@ def write_figures(folder: Path) -> list[Path]:
 def write_boxes(study: Study, folder: Path, images: int = 4) -> list[Path]:
     """Draw what is found in some test images: upright, moved, and moved with weighed views."""
     many = (study.test.labels >= 0).sum(1)
-    shown = ((many > 0) & (many < 5)).nonzero()[:images, 0]
+    shown = (many > 0).nonzero()[:, 0]
+    shown = shown[(many[shown] > 4).int().argsort(stable=True)][:images]  # those with few first
     scenes, size = study.test[shown], (study.test.side, study.test.side)
     moved = scenes.moved(study.grid, torch.arange(len(shown)) % (len(study.grid.group) - 1) + 1)
     rep = detections_rep(study.grid, size)

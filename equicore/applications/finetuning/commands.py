@@ -85,9 +85,13 @@ def tuning_of(options: Comparison, *, steps: int, views: int, rate: float) -> Tu
     Raises:
         ValueError: For options that cannot be.
     """
-    from equicore.applications.finetuning.experiment import Tuning
+    from equicore.applications.finetuning.experiment import DIGITS, Tuning
 
     check_several(options, "methods", "fractions", "weights")
+    if wrong := [part for part in options.fractions if not 0 < part <= 1]:
+        raise ValueError(f"--fractions are parts of the data, above 0 and up to 1; got {wrong[0]}")
+    if len({round(part, DIGITS) for part in options.fractions}) < len(options.fractions):
+        raise ValueError(f"--fractions are told apart by {DIGITS} digits; got {options.fractions}")
     check_seeds(options)
     check_least(options, steps=1, views=1, folds=2, jobs=1)
     check_writable(options.output / "finetuning.csv")

@@ -80,10 +80,13 @@ class Tuning:
             )
         if (
             not self.weights
-            or not all(0 < weight < math.inf for weight in self.weights)
+            or not all(0 < round(w, DIGITS) == w < math.inf for w in self.weights)
             or len({*self.weights}) < len(self.weights)
         ):
-            raise ValueError(f"weights of penalties are positive and differ; got {self.weights}")
+            raise ValueError(
+                f"weights of penalties are positive, differ, and have {DIGITS} digits after the "
+                f"point at most, as in tables; got {self.weights}"
+            )
         if self.folds < 2 or not 0 < self.chosen_in <= 1:
             raise ValueError(
                 "weights are chosen by 2 folds or more, in a part of the steps; got "
@@ -170,12 +173,17 @@ def check(
                     f"{tuning.views} views: give more"
                 )
     found = check_rows(file, COLUMNS)
-    for name in methods:
-        own = found[(found.task == task.name) & (found.method == name)]
-        if len(own) and {*own.digest} != {_made_with(task, name, tuning)}:
+    kinds = found[found.task == task.name][["method", "tried", "folds", "digest"]]
+    for name, tried, parts, made in kinds.drop_duplicates().itertuples(index=False):
+        known = tuning
+        if name in WEIGHTED and name not in methods:  # whose own search may be another
+            weights = tuple(float(weight) for weight in str(tried).split())
+            known = dataclasses.replace(tuning, weights=weights, folds=int(parts))
+        if made != made_with(task, name, known):
             raise ValueError(
                 f"{file} has rows of {task.name} and {name} that were made with another model, "
-                "other data or other settings; delete them, or choose another --output"
+                "other data or other settings, and methods are compared where all of that is the "
+                "same; delete them, or choose another --output"
             )
 
 
@@ -262,7 +270,14 @@ class Trial:
             stages = list(pairwise((0, *steps)))
             states: dict[str, Any] = {**tuned.parts, "optimizer": optimizer}
             for stage in rounds(resume, settings, len(steps), self.seed, **states):
-                _train(tuned, data, method, tuning, self.seed, stages[stage], optimizer)
+                try:
+                    _train(tuned, data, method, tuning, self.seed, stages[stage], optimizer)
+                except Diverged as error:
+                    raise Diverged(
+                        f"{task.name}, {self.name}, fraction {self.fraction:g}, seed {self.seed}, "
+                        f"after step {stages[stage][0]}: {error}; give a smaller --learning-rate, "
+                        "or leave this method out"
+                    ) from error
                 last = stage == len(steps) - 1
                 made = functools.partial(_evaluated, task, tuned, steps[stage], last)
                 if last:
@@ -282,7 +297,7 @@ class Trial:
             tried=" ".join(f"{w:g}" for w in tuning.weights) if weighted else "",
             folds=tuning.folds if weighted else math.nan,
             views=method.views(task.problem),
-            digest=_made_with(task, self.name, tuning),
+            digest=made_with(task, self.name, tuning),
         )[COLUMNS]
 
     def tuned(self) -> Tuned:
@@ -389,7 +404,8 @@ def _settings(task: Task, name: Name, tuning: Tuning) -> dict[str, Any]:
     return {"task": {**task.settings}, **own, "tuning": how, "version": VERSION}
 
 
-def _made_with(task: Task, name: Name, tuning: Tuning) -> str:
+def made_with(task: Task, name: Name, tuning: Tuning) -> str:
+    """Sixteen characters that are others for another task, tuning, or search for a weight."""
     return digest(_settings(task, name, tuning))
 
 

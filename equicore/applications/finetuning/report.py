@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from pandas.api.types import is_numeric_dtype
 
 from equicore.applications.finetuning.experiment import COLUMNS, DEVIATION, KEYS
 from equicore.applications.finetuning.names import Method
@@ -101,6 +102,12 @@ def write_figures(folder: Path) -> list[Path]:
 
 def _read(folder: Path) -> pd.DataFrame:
     table = read_csv(folder / "finetuning.csv", COLUMNS, MADE_BY)
+    for name in ("fraction", "samples", "seed", "steps", "value", "deviation", "views"):
+        if not is_numeric_dtype(table[name]) or table[name].isna().any():
+            raise ValueError(
+                f"{folder / 'finetuning.csv'} has no number somewhere in its column {name}; write "
+                f"it with {MADE_BY}"
+            )
     if unknown := sorted({*table.method} - {*LABELS}):
         raise ValueError(
             f"{folder / 'finetuning.csv'} has the method {unknown[0]!r}, which this version does "

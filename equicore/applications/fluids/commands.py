@@ -13,7 +13,7 @@ import tyro
 from equicore.applications.finetuning.commands import Comparison, compare, tuning_of
 from equicore.lab.command import Main
 from equicore.lab.store import check_writable
-from equicore.lab.tables import add_rows, check_rows
+from equicore.lab.tables import add_rows, check_made
 
 if TYPE_CHECKING:
     from equicore.applications.fluids.finetune import Prediction
@@ -100,7 +100,7 @@ def _finetune(arguments: Finetune) -> None:
 def _evaluate(arguments: Evaluate) -> None:
     import pandas as pd
 
-    from equicore.applications.finetuning.experiment import check
+    from equicore.applications.finetuning.experiment import check, made_with
     from equicore.applications.fluids import evaluation, flows
     from equicore.applications.fluids.network import pretrained
     from equicore.lab.jobs import Workers
@@ -108,8 +108,9 @@ def _evaluate(arguments: Evaluate) -> None:
     options, flow = arguments.comparison, arguments.flow
     tuning = tuning_of(options, **DEFAULTS)
     file = arguments.results / "rollouts.csv"
-    check_rows(file, evaluation.COLUMNS)
     task, source = _task(flow, options.runs)
+    made = made_with(task, "plain", tuning)
+    check_made(file, evaluation.COLUMNS, made, task=task.name)
     check(task, options.methods, options.fractions, tuning, options.output / "finetuning.csv")
     each = list(itertools.product(options.fractions, options.seeds, options.methods))
     work = [
@@ -117,14 +118,13 @@ def _evaluate(arguments: Evaluate) -> None:
         for fraction, seed, method in each
     ]
     tables, *drawn = zip(*Workers(options.jobs).map(work, "networks"), strict=True)
-    add_rows(file, pd.concat(tables), evaluation.KEYS)
-    models = {
+    add_rows(file, pd.concat(tables).assign(digest=made), evaluation.KEYS)
+    models: dict[str, Any] = {
         padding: pretrained(source.name, source.train, options.runs, padding, flow.pretrain_steps)
         for padding in ("circular", "zeros")
-    }
-    known: dict[str, Any] = {**models, evaluation.SOLVER: flows.solved}
+    } | {evaluation.SOLVER: flows.solved}
     first = dict(zip(options.methods, zip(*drawn, strict=True), strict=False))
-    written = evaluation.write_symmetry(known, arguments.results)
+    written = evaluation.write_symmetry(models, arguments.results)
     print(file, written, *evaluation.write_fields(first, arguments.results), sep="\n")
 
 

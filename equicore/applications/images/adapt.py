@@ -27,6 +27,8 @@ PADDING = 4
 """Shifted images are shifted by so many pixels at most, and what comes in is black."""
 VALIDATED = 1000
 """Held-out images that weights of penalties are chosen by, at most."""
+SHARED = 0.01
+"""Part of the test images that may be among those to fine-tune on: CIFAR has a few twice."""
 PROBES = 64
 """Test images that deviations are measured on."""
 FITTED, HEAD_STEPS = 10_000, 2000
@@ -49,7 +51,8 @@ class Adaptation(Task):
 
     Raises:
         ValueError: If images are not square and the group has quarter turns, a submodule is not
-            there or returns no maps, or maps do not divide the images.
+            there or returns no maps, maps do not divide the images, or test images are among those
+            to train on.
     """
 
     training: Images
@@ -73,6 +76,11 @@ class Adaptation(Task):
         self.base = model
         self.training = train
         self.test = _some(test, tested)
+        if (shared := self.test.shared(train)) > SHARED * len(self.test):
+            raise ValueError(
+                f"{shared} of {len(self.test)} test images are among those to fine-tune on, so "
+                "that accuracy would say nothing; name other --data"
+            )
         self.group = group
         self.rep = GROUPS[group]()
         self.name = f"{train.name} from {name}" + ("" if group == "turns" else f", {group}")

@@ -1,5 +1,6 @@
 """The commands, on few drawn scenes and few photographs; each is run as a user would."""
 
+import dataclasses
 import json
 import sys
 
@@ -9,8 +10,9 @@ import pytest
 import torch
 
 from equicore.applications.cli import main
-from equicore.applications.detection import data, experiment, finetune
+from equicore.applications.detection import data, detector, experiment, fastestdet, finetune
 from equicore.applications.detection.experiment import MAPS, PARTS, PLAIN, UPRIGHT, Study
+from equicore.boxes import Fusion
 from equicore.finetuning import Equitune, deviation
 
 FEW = ["--drawn", 36, 12]
@@ -130,6 +132,37 @@ def test_the_task(small, scenes):
         finetune.Detection(small, train, test, "few", ("head.none",))
 
 
+def test_rows_of_other_settings_are_refused(folder, capsys):
+    """Other scenes under the same name, in a table and in shifts.csv."""
+    kept = (folder / "zero_shot.csv").read_bytes()
+    with pytest.raises(SystemExit):
+        evaluate(folder, "--drawn", 40, 14)
+    said = capsys.readouterr().err
+    assert "zero_shot.csv has rows of drawn-64, small that were made with other models" in said
+    assert (folder / "zero_shot.csv").read_bytes() == kept
+
+
+def test_a_head_for_other_classes_is_not_kept(weights, scenes):
+    """As many classes as the published weights know, under other names."""
+    network, names = fastestdet.load(weights), tuple(f"kind {i}" for i in range(80))
+    side = {"pixels": torch.zeros(4, 3, 64, 64, dtype=torch.uint8)}
+    some = dataclasses.replace(scenes[0][:4], classes=names, **side)
+    for classes, same in ((names, False), (tuple(fastestdet.COCO), True)):
+        own = dataclasses.replace(some, classes=classes)
+        model = detector.Detector(network, detector.of_head_map, classes, Fusion())
+        task = finetune.Detection(model, own, own, "few", ("SPP",))
+        name = "detect_head.cls_layers.conv5x5.3.weight"
+        kept = torch.equal(task.model(0).state_dict()[name], network.state_dict()[name])
+        assert kept is same
+
+
+def test_data_without_boxes_are_refused_before_anything_is_trained(small, scenes):
+    bare = dataclasses.replace(scenes[1], labels=scenes[1].labels * 0 - 1)
+    for train, test in ((bare, scenes[1]), (scenes[0], bare)):
+        with pytest.raises(ValueError, match="none of these 40 images of drawn-64 has boxes"):
+            finetune.Detection(small, train, test, "few", ("body",))
+
+
 def test_features_that_are_no_maps_are_refused(small, scenes):
     class Flat(torch.nn.Module):
         def __init__(self):
@@ -140,9 +173,9 @@ def test_features_that_are_no_maps_are_refused(small, scenes):
             self.flat(x)
             return self.network(x)
 
-    detector = type(small)(Flat(), small.outputs, small.classes, small.suppress)
+    flat = type(small)(Flat(), small.outputs, small.classes, small.suppress)
     with pytest.raises(ValueError, match="flat do not, .* name other features"):
-        finetune.Detection(detector, scenes[0], scenes[1], "few", ("flat",))
+        finetune.Detection(flat, scenes[0], scenes[1], "few", ("flat",))
 
 
 def test_a_study_refuses_what_does_not_fit(small, scenes, tmp_path):
@@ -192,7 +225,8 @@ def test_bad_input_is_refused(photographs, weights, capsys):
         ),
         ([*ours, *known, "--side", 8], "--side must be at least 32"),
         (["--detector", photographs / "a.png", *images, *known], "does not hold the weights"),
-        (["--drawn", 0, 5], "--drawn are numbers of scenes from 1 on"),
+        (["--drawn", 0, 5], "--drawn are 10 scenes or more to evaluate on"),
+        ([*ours, *known, "--side", 100], "--side is a multiple of 32; got 100"),
         (["--seeds", 1, 1], "--seeds has 1 more than once"),
     ):
         with pytest.raises(SystemExit):

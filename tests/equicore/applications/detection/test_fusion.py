@@ -164,3 +164,19 @@ def test_images_of_a_batch_do_not_mix():
 def test_overlaps():
     one, other = torch.tensor([[0.0, 0, 2, 2]]).numpy(), torch.tensor([[1.0, 0, 3, 2]]).numpy()
     assert overlaps(one, other).tolist() == [[pytest.approx(1 / 3)]]
+
+
+def test_what_cannot_be_fused_is_refused():
+    for options in ({"kind": "NMS"}, {"overlap": 45}, {"least": -1.0}, {"most": 0}):
+        with pytest.raises(ValueError, match="a fusion is of the kind|overlaps lie between"):
+            Fusion(**options)
+    with pytest.raises(ValueError, match="without weigh no view is the heaviest"):
+        Fused(Fusion(), (64, 64), heaviest=True)
+    found = {"boxes": torch.tensor([[[[40.0, 40, 60, 60]]]]), "scores": torch.ones(1, 1, 1),
+             "labels": torch.zeros(1, 1, 1, dtype=torch.uint8)}  # fmt: skip
+    fused = Fusion()(found, (64, 64))
+    assert [len(one["scores"]) for one in listed(fused)] == [1]  # uint8 has no -1
+    with pytest.raises(ValueError, match="outside of images of 32 x 32 pixels: is size that"):
+        Fusion()(found, (32, 32))
+    with pytest.raises(ValueError, match="not finite"):
+        Fusion()({**found, "boxes": found["boxes"] * float("nan")}, (64, 64))

@@ -74,8 +74,11 @@ def test_perfect_and_no_boxes(scenes):
     assert metrics.average_precision(metrics.judged(nothing, some)) == (0, 0)
     bare = drawn(2, 0)
     bare.labels.fill_(-1)
-    with pytest.raises(ValueError, match="no boxes that could be found"):
+    with pytest.raises(ValueError, match="none of these 2 images of drawn-64 has boxes"):
         metrics.judged(nothing_of(bare), bare)
+    broken = {**perfect, "boxes": perfect["boxes"] * float("nan")}
+    with pytest.raises(ValueError, match="not finite"):
+        metrics.judged(broken, some)
     with pytest.raises(ValueError, match="sets of boxes for 3 images"):
         metrics.judged(perfect, some[:3])
 

@@ -214,7 +214,7 @@ def test_fractions_with_many_digits(task, tuning, tmp_path, fraction):
 
 
 def test_settings_of_a_task_do_not_hide_those_of_the_tuning(task, tuning):
-    made_with = experiment._made_with
+    made_with = experiment.made_with
     task.settings = {"steps": 5, "version": 1, "method": "plain"}
     first = made_with(task, "plain", tuning)
     assert first != made_with(task, "plain", dataclasses.replace(tuning, steps=11))
@@ -276,6 +276,24 @@ def test_rows_of_other_settings_are_refused(task, tuning, tmp_path):
     assert {*run(task, tuning, tmp_path).task} == {"bars", "other bars"}
 
 
+def test_methods_of_one_table_are_made_alike(task, tuning, tmp_path):
+    """Rows of another method say nothing beside ours if the model, data or budget were others."""
+    run(task, tuning, tmp_path, ("plain", "penalty"))
+    other = dataclasses.replace(tuning, learning_rate=0.01)
+    with pytest.raises(ValueError, match="rows of bars and p.* methods are compared where all of"):
+        run(task, other, tmp_path, ("equitune",))
+    # the search for a weight is a penalty's own
+    run(task, dataclasses.replace(tuning, weights=(0.5,)), tmp_path, ("equitune",))
+    with pytest.raises(ValueError, match="rows of bars and penalty"):
+        run(task, dataclasses.replace(tuning, weights=(0.5,)), tmp_path, ("penalty",))
+
+
+def test_what_diverges_is_named(task, tuning, tmp_path):
+    wild = dataclasses.replace(tuning, learning_rate=1e30)
+    with pytest.raises(ValueError, match=r"bars, plain, fraction 0.5, seed 0, after step \d+: the"):
+        run(task, wild, tmp_path, ("plain",))
+
+
 @pytest.mark.parametrize("fraction", [0.0, -0.5, 0.001, 1.01])
 def test_parts_that_cannot_be(task, tuning, tmp_path, fraction):
     with pytest.raises(ValueError, match="fraction .* of 100 samples of bars"):
@@ -312,7 +330,8 @@ def test_a_task_that_measures_something_else(task, tuning, tmp_path):
 
 @pytest.mark.parametrize(
     "numbers",
-    [{"steps": 0}, {"views": 0}, {"learning_rate": 0.0}, {"learning_rate": float("nan")},
+    [{"weights": (1e-8,)}, {"steps": 0}, {"views": 0}, {"learning_rate": 0.0},
+     {"learning_rate": float("nan")},
      {"weights": ()}, {"weights": (0.0, 1.0)}, {"weights": (1.0, 1.0)}, {"weights": (1.0, np.nan)},
      {"weights": (1.0, np.inf)}, {"folds": 1}, {"chosen_in": 0.0}, {"chosen_in": 9.0}],
 )  # fmt: skip

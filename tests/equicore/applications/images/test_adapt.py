@@ -170,3 +170,8 @@ def test_what_the_command_refuses(monkeypatch, capsys, tmp_path, file, words, me
         run(monkeypatch, *words, "--output", tmp_path, "--runs", tmp_path)
     assert message in capsys.readouterr().err
     assert not (tmp_path / "finetuning.csv").exists()
+
+
+def test_images_to_train_on_are_no_test_images(model, digits):
+    with pytest.raises(ValueError, match="100 of 100 test images are among those to fine-tune on"):
+        Adaptation(model, "small", digits[0], digits[0], tested=100)
