@@ -17,7 +17,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.nn import functional
 
@@ -223,6 +222,8 @@ def _untied(
     boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any], overlap: float
 ) -> NDArray[Any]:
     """The boxes; those of one label that tie and overlap have become their mean."""
+    from scipy.sparse.csgraph import connected_components
+
     order, group = np.lexsort((scores, labels)), np.zeros(len(scores), int)
     kinds, rising = labels[order], scores[order]
     group[order[1:]] = np.cumsum((np.diff(kinds) != 0) | (np.diff(rising) > TIED * rising[1:]))

@@ -1,11 +1,9 @@
-"""Images with boxes: annotations of COCO and Pascal VOC, and small scenes that are drawn here."""
+"""Images with boxes: photographs with their annotations, and small scenes that are drawn here."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,8 @@ from tqdm import tqdm
 
 from equicore.applications.detection.detector import to_head_map
 from equicore.lab import pictures
-from equicore.lab.store import digest, read_lines
+from equicore.lab.annotations import read as drawn_by_others
+from equicore.lab.store import digest
 from equicore.representations import Boxes
 from equicore.representations import Image as Grid
 
@@ -118,59 +117,19 @@ def read(
         FileNotFoundError: If a file or folder is missing.
         ValueError: If an annotation is damaged, or does not fit its image; the message names both.
     """
-    images, annotations = Path(images), Path(annotations)
-    if missing := [path for path in (images, annotations) if not path.exists()]:
-        raise FileNotFoundError(f"there is no {missing[0]}")
-    if split is not None and not annotations.is_dir():
-        raise ValueError(f"a split names a list of Pascal VOC; {annotations} is a file of COCO")
-    try:
-        if annotations.is_dir():
-            content: Any = _voc(annotations, split)
-        else:
-            content = json.loads(annotations.read_text(encoding="utf-8"))
-        kinds = {int(c["id"]): str(c["name"]) for c in content["categories"]}
-        known = {i["id"]: (i["file_name"], int(i["width"]), int(i["height"]))
-                 for i in content["images"]}  # fmt: skip
-        boxes: dict[Any, list[tuple[list[float], str, bool]]] = {number: [] for number in known}
-        for one in content["annotations"]:
-            if one["image_id"] not in known:
-                raise ValueError(f"an annotation is of the image {one['image_id']}, not there")
-            x, y, wide, tall = map(float, one["bbox"])
-            name, crowd = kinds[one["category_id"]], bool(one.get("iscrowd", 0))
-            boxes[one["image_id"]].append(([x, y, x + wide, y + tall], name, crowd))
-    except KeyError as error:
-        raise ValueError(
-            f"{annotations} has no {error}; it needs images, categories, and annotations of these"
-        ) from error
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{annotations} is not usable: {error}") from error
-    if not known or side < 1:
-        raise ValueError(f"{annotations} has no images, or side is below 1: {side}")
-    if max((end for some in boxes.values() for box, *_ in some for end in box), default=2) <= 1:
-        raise ValueError(
-            f"all boxes of {annotations} end within the first pixel: they are to be in pixels, not "
-            "in parts of the image's sides"
-        )
-    for what, values in (
-        ("one image's id", [image["id"] for image in content["images"]]),
-        ("one image file", [file for file, *_ in known.values()]),
-        ("one category's id", [c["id"] for c in content["categories"]]),
-        ("one category's name", [c["name"] for c in content["categories"]]),
-    ):
-        if len({*values}) < len(values):
-            raise ValueError(f"{annotations} has {what} twice; each is to stand once")
-    names = tuple(kinds[number] for number in sorted(kinds)) if classes is None else tuple(classes)
-    whole = annotations.parent.name if annotations.is_dir() else annotations.stem
-    made = _empty(len(known), side, names, f"{whole}-{split}" if split else whole)
-    for place, number in enumerate(tqdm(known, "images", disable=None)):
-        file, *size = known[number]
-        made.pixels[place] = _pixels(images / file, size, side)
-        if len(boxes[number]) > MOST:
-            raise ValueError(f"{file} has {len(boxes[number])} boxes; at most {MOST} can be read")
-        for k, (box, name, crowd) in enumerate(boxes[number]):
+    if not Path(images).is_dir() or side < 1:
+        raise FileNotFoundError(f"there is no folder {images}, or the side is below 1: {side}")
+    found = drawn_by_others(annotations, split)
+    names = found.classes if classes is None else tuple(classes)
+    made = _empty(len(found.pictures), side, names, found.name)
+    for place, (file, size, boxes) in enumerate(tqdm(found.pictures, "images", disable=None)):
+        made.pixels[place] = _pixels(Path(images) / file, size, side)
+        if len(boxes) > MOST:
+            raise ValueError(f"{file} has {len(boxes)} boxes; at most {MOST} can be read")
+        for k, (box, name, crowd) in enumerate(boxes):
             if name not in names:
                 raise ValueError(f"{file} shows {name!r}, which is none of the classes {names[:9]}")
-            corners, ends = np.array(box), np.array(size * 2)
+            corners, ends = np.array(box), np.array([*size, *size])
             cut = corners.clip(0, ends)
             if not (abs(cut - corners) <= SLACK).all() or (cut[2:] <= cut[:2]).any():  # also NaN
                 raise ValueError(
@@ -207,44 +166,6 @@ def _pixels(file: Path, size: Sequence[int], side: int) -> Tensor:
         )
     resized = Image.fromarray(array).resize((side, side), Image.Resampling.BOX)
     return torch.from_numpy(np.array(resized)).movedim(-1, 0)
-
-
-def _voc(folder: Path, split: str | None) -> dict[str, Any]:
-    """Annotations of Pascal VOC as those of COCO."""
-    images, boxes = {}, []
-    for file in sorted(folder.glob("*.xml")):
-        text = file.read_text(encoding="utf-8")
-        try:
-            if "<!DOCTYPE" in text or "<!ENTITY" in text:  # entities can be made to grow
-                raise ValueError("it declares a document type")
-            root = ElementTree.fromstring(text)
-            size = {name: int(root.findtext(f"size/{name}", "")) for name in ("width", "height")}
-            name = root.findtext("filename", "")
-            images[file.stem] = {"id": file.stem, "file_name": name, **size}
-            for shown in root.findall("object"):
-                ends = ("xmin", "ymin", "xmax", "ymax")
-                x0, y0, x1, y1 = (float(shown.findtext(f"bndbox/{end}", "")) for end in ends)
-                # pixels count from 1, and the last is inside
-                box: dict[str, Any] = {"bbox": [x0 - 1, y0 - 1, x1 - x0 + 1, y1 - y0 + 1]}
-                box["iscrowd"] = shown.findtext("difficult", "0").strip() == "1"
-                boxes.append({**box, "image_id": file.stem, "kind": shown.findtext("name", "")})
-        except (ValueError, ElementTree.ParseError) as error:
-            raise ValueError(f"{file.name} is no annotation of Pascal VOC: {error}") from error
-    kinds = sorted({one["kind"] for one in boxes})
-    if split is not None:
-        listed = folder.parent / "ImageSets" / "Main" / f"{split}.txt"
-        if not listed.is_file():
-            there = sorted(path.stem for path in listed.parent.glob("*.txt"))
-            raise FileNotFoundError(f"there is no {listed}; there are {', '.join(there) or 'none'}")
-        rows = [line.split() for line in read_lines(listed) if line.strip()]
-        stems = [stem for stem, *shown in rows if shown != ["-1"]]  # which does not show the class
-        if missing := [stem for stem in stems if stem not in images]:
-            raise ValueError(f"{listed} names {missing[0]}, of which there is no XML file")
-        images = {stem: images[stem] for stem in stems}
-    own = [{**one, "category_id": kinds.index(one["kind"])} for one in boxes
-           if one["image_id"] in images]  # fmt: skip
-    categories = [{"id": number, "name": kind} for number, kind in enumerate(kinds)]
-    return {"images": list(images.values()), "categories": categories, "annotations": own}
 
 
 def drawn(count: int, seed: int, side: int = 64) -> Scenes:
