@@ -26,8 +26,7 @@ MAY_IMPORT = {
 LAYERS = {layer for layers in MAY_IMPORT.values() for layer in layers} - {"common"}
 CORE_NEEDS = {"torch", "numpy", "equicore"}
 WHEN_CALLED = {"tqdm", "matplotlib", "optuna", "scipy", "ensemble_boxes"}
-"""For progress bars, plots, searches and the fusion of boxes, functions of the core import these when
-called."""
+"""For progress bars, plots, searches and boxes, functions of the core import these when called."""
 
 
 def files_of(folder):
