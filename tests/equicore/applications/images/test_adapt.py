@@ -157,7 +157,7 @@ def test_the_command(monkeypatch, capsys, tmp_path, file):
     ("words", "message"),
     [
         (("--group", "eighths"), "approximate"),
-        (("--fractions", "0"), "fraction 0 of 1400"),
+        (("--fractions", "0"), "--fractions are parts of the data, above 0 and up to 1; got 0"),
         (("--features", "network.9"), "'network.9' is none of"),
         (("--tested", "0"), "--tested must be at least 1"),
         (("--methods",), "no methods given"),
