@@ -151,10 +151,9 @@ class Study:
         upright, rows = mean[mean.method == UPRIGHT], []
         for (method, part), some in mean.groupby(["method", "part"], sort=False):
             row = {"method": method, "part": part, "ap": some.ap.iloc[0]}
-            values = some.ap50
-            best = upright[upright.part == part].ap50.replace(0.0, np.nan)  # no share of nothing
-            for what, numbers in (("ap50", values.to_numpy()), ("share", values.to_numpy() / best)):
-                numbers = np.asarray(numbers)
+            values, best = some.ap50.to_numpy(), upright[upright.part == part].ap50
+            shares = values / best.replace(0.0, np.nan).to_numpy()  # there is no share of nothing
+            for what, numbers in (("ap50", values), ("share", shares)):
                 low, high = np.nanquantile(numbers[1:], [0.025, 0.975])
                 row |= {what: numbers[0], f"{what}_low": low, f"{what}_high": high}
             forwards = 1 if method in (PLAIN, UPRIGHT) else len(self.grid.group)

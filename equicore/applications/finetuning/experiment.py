@@ -294,7 +294,7 @@ class Trial:
             seed=self.seed,
             better=["higher" if task.metrics.get(metric) else "lower" for metric in table.metric],
             weight=self.weight,
-            tried=" ".join(f"{w:g}" for w in tuning.weights) if weighted else "",
+            tried=" ".join(f"{w:.12g}" for w in tuning.weights) if weighted else "",
             folds=tuning.folds if weighted else math.nan,
             views=method.views(task.problem),
             digest=made_with(task, self.name, tuning),

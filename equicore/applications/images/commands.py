@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import pandas as pd
 import tyro
 
-from equicore.applications.finetuning.commands import Comparison, compare
+from equicore.applications.finetuning.commands import Comparison, compare, tuning_of
 from equicore.applications.images.names import Group, Method, Network
 from equicore.lab import CORES
 from equicore.lab.command import Main, check_least, check_seeds, check_several, check_training
@@ -27,6 +27,8 @@ RESULTS = Path("results/images")
 RUNS = Path("results/runs/images")
 KEYS = ["dataset", "model", "group", "method", "seed"]
 NETWORK_KEYS = ["network", "dataset"]
+ADAPTED: dict[str, Any] = {"steps": 200, "views": 64, "rate": 3e-3}
+"""How `equicore images adapt` fine-tunes by default."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -335,6 +337,7 @@ def _adapt(arguments: Adapt) -> None:
 
     check_least(arguments, tested=1, whole=1)
     check_device(arguments.device)
+    tuning_of(arguments.comparison, **ADAPTED)  # refuses what cannot be before images are read
     if arguments.group == "eighths":
         raise ValueError("--group eighths is approximate, also on feature maps; choose turns")
     train, test = _both(arguments.images)
@@ -347,7 +350,7 @@ def _adapt(arguments: Adapt) -> None:
         arguments.features or maps_of(model, loading.features_of(model, test), test),
         arguments.tested, arguments.whole,
     )  # fmt: skip
-    print(*compare(task, arguments.comparison, steps=200, views=64, rate=3e-3), sep="\n")
+    print(*compare(task, arguments.comparison, **ADAPTED), sep="\n")
 
 
 def _report(arguments: Table) -> None:

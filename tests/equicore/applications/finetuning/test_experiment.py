@@ -288,6 +288,13 @@ def test_methods_of_one_table_are_made_alike(task, tuning, tmp_path):
         run(task, dataclasses.replace(tuning, weights=(0.5,)), tmp_path, ("penalty",))
 
 
+def test_weights_with_many_digits_are_known_again(task, tuning, tmp_path):
+    many = dataclasses.replace(tuning, weights=(0.1, 1.234567))
+    run(task, many, tmp_path, ("penalty",))
+    table = run(task, tuning, tmp_path, ("penalty_features",))  # whose search is another
+    assert {*table.tried} == {"0.1 1.234567", "0.1 1"}
+
+
 def test_what_diverges_is_named(task, tuning, tmp_path):
     wild = dataclasses.replace(tuning, learning_rate=1e30)
     with pytest.raises(ValueError, match=r"bars, plain, fraction 0.5, seed 0, after step \d+: the"):
