@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
-from equicore import Matrix, Permutation, cyclic
+from equirl.named import choices, mirror, negate, swap, symmetry
 from equirl.symmetry import Symmetry
+
+LANDER = ("x", "y", "x velocity", "y velocity", "angle", "angular velocity", "left leg contact",
+          "right leg contact")  # fmt: skip
+ENGINES = choices("nothing", "left engine", "main engine", "right engine")
+LEG = ("hip angle", "hip speed", "knee angle", "knee speed", "contact")
+WALKER = ("hull angle", "hull angular velocity", "x velocity", "y velocity",
+          *(f"{leg} leg {entry}" for leg in ("first", "second") for entry in LEG),
+          *(f"lidar {ray}" for ray in range(10)))  # fmt: skip
+MOTORS = tuple(f"{leg} leg {joint}" for leg in ("first", "second") for joint in ("hip", "knee"))
 
 
 def lunarlander_symmetry(spec: EnvSpec) -> Symmetry:
     """C2 of LunarLander: the mirror image.
 
-    The observation is (x, y, velocity of x, of y, angle, angular velocity, left leg on the ground,
-    right leg): what points sideways changes sign, the legs change places. So do the left and the
-    right engine, actions 1 and 3, or the second entry of continuous actions changes its sign. The
-    ground, the first push, the wind and the scatter of the engines are drawn from distributions
+    What points sideways changes sign, the legs change places, and so do the engines at the sides.
+    The ground, the first push, the wind and the scatter of the engines are drawn from distributions
     that the mirror leaves alone: single episodes have no mirror image, but all of them together.
     """
-    mirror = cyclic(2)
-    observation = np.diag([-1, 1, -1, 1, -1, -1, 0, 0])
-    observation[6, 7] = observation[7, 6] = 1
-    return Symmetry(
-        observation=Matrix.from_generators(mirror, [observation]),
-        action=(
-            Matrix.from_generators(mirror, [np.diag([1, -1])])
-            if spec.kwargs.get("continuous")
-            else Permutation.from_generators(mirror, [[0, 3, 2, 1]])
-        ),
+    seen = [negate("x", "x velocity", "angle", "angular velocity"), swap("left leg", "right leg")]
+    if spec.kwargs.get("continuous"):
+        return symmetry(LANDER, ("main engine", "side engine"),
+                        mirror(seen, [negate("side engine")]))  # fmt: skip
+    return symmetry(LANDER, ENGINES, mirror(seen, [swap("left", "right")]))
+
+
+def bipedalwalker_symmetry(spec: EnvSpec) -> Symmetry:
+    """C2 of BipedalWalker: its two legs, which are alike, change places.
+
+    An episode starts with one leg in front, always the same: an agent that has learned to walk
+    need never have seen the other one there.
+    """
+    return symmetry(
+        WALKER,
+        MOTORS,
+        mirror([swap("first leg", "second leg")], [swap("first leg", "second leg")]),
     )

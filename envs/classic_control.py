@@ -1,31 +1,38 @@
-"""Symmetries of Gymnasium's classic control environments."""
+"""Symmetries of Gymnasium's classic control environments: the mirror image of each.
+
+MountainCar has none: its slopes are mirrored about x = -pi / 6, where its wall, its goal and its
+first positions are not.
+"""
 
 from __future__ import annotations
 
-import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
-from equicore import Matrix, Permutation, cyclic
+from equirl.named import choices, mirror, negate, swap, symmetry
 from equirl.symmetry import Symmetry
+
+CARTPOLE = ("position", "velocity", "angle", "angular velocity")
+ACROBOT = ("cos first", "sin first", "cos second", "sin second", "velocity first",
+           "velocity second")  # fmt: skip
+PENDULUM = ("cos", "sin", "angular velocity")
 
 
 def cartpole_symmetry(spec: EnvSpec) -> Symmetry:
-    """C2 of CartPole: the mirror image; every entry changes sign, left and right swap."""
-    mirror = cyclic(2)
-    return Symmetry(
-        observation=Matrix.from_generators(mirror, [-np.eye(4)]),
-        action=Permutation.from_generators(mirror, [[1, 0]]),
+    """C2 of CartPole: every entry changes sign, left and right change places."""
+    return symmetry(
+        CARTPOLE, choices("left", "right"), mirror([negate(*CARTPOLE)], [swap("left", "right")])
     )
 
 
 def acrobot_symmetry(spec: EnvSpec) -> Symmetry:
-    """C2 of Acrobot: the mirror image; sines and velocities change sign, torques -1 and +1 swap.
+    """C2 of Acrobot: sines and velocities of both joints change sign, so does the torque."""
+    torques = choices("torque -1", "torque 0", "torque +1")
+    turned = negate("sin first", "sin second", "velocity first", "velocity second")
+    return symmetry(ACROBOT, torques, mirror([turned], [swap("torque -1", "torque +1")]))
 
-    The observation is (cos a, sin a, cos b, sin b, velocity of a, velocity of b) of the two
-    joint angles.
-    """
-    mirror = cyclic(2)
-    return Symmetry(
-        observation=Matrix.from_generators(mirror, [np.diag([1, -1, 1, -1, -1, -1])]),
-        action=Permutation.from_generators(mirror, [[2, 1, 0]]),
+
+def pendulum_symmetry(spec: EnvSpec) -> Symmetry:
+    """C2 of Pendulum: the sine, the velocity and the torque change sign."""
+    return symmetry(
+        PENDULUM, ("torque",), mirror([negate("sin", "angular velocity")], [negate("torque")])
     )

@@ -7,8 +7,9 @@ from equirl.policies import (
     EquizeroPolicy,
     LambdaEquitunePolicy,
 )
+from equirl.registry import register_symmetry, registered_symmetries, symmetry_of
 from equirl.symmetrized import SymmetrizedPolicy
-from equirl.symmetry import Symmetry, register_symmetry, registered_symmetries, symmetry_of
+from equirl.symmetry import Names, Symmetry
 from equirl.weights import fit_familiarity, fit_temporal_difference
 from equirl.wrappers import (
     RandomSymmetry,
@@ -18,8 +19,8 @@ from equirl.wrappers import (
 )
 
 __all__ = [
-    "EquitunePolicy", "EquizeroPolicy", "Experience", "LambdaEquitunePolicy", "RandomSymmetry",
-    "SymmetrizedPolicy", "Symmetry", "SymmetryWrapper", "VectorRandomSymmetry",
+    "EquitunePolicy", "EquizeroPolicy", "Experience", "LambdaEquitunePolicy", "Names",
+    "RandomSymmetry", "SymmetrizedPolicy", "Symmetry", "SymmetryWrapper", "VectorRandomSymmetry",
     "VectorSymmetryWrapper", "fit_familiarity", "fit_temporal_difference", "load_agent",
     "register_symmetry", "registered_symmetries", "replay_experience", "rollout_experience",
     "symmetry_of",

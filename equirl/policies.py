@@ -18,8 +18,9 @@ from stable_baselines3.common.policies import BasePolicy
 
 from equicore import Mean, MLPWeight, WeightedMean
 from equirl.heads import Head, Normalization, Scale, head_of
+from equirl.registry import Env
 from equirl.symmetrized import Agent, Observation, SymmetrizedPolicy
-from equirl.symmetry import Env, Symmetry
+from equirl.symmetry import Symmetry
 
 SHARPNESS = 3.0
 """How much an agent's sureness counts in lambda by default; chosen on a validation panel."""

@@ -24,7 +24,8 @@ from equicore.trees import tree_map
 from equirl.heads import Head, Normalization, Outputs, head_of
 from equirl.loading import policy_from_dict, policy_to_dict
 from equirl.preprocessing import changes, moves_channels
-from equirl.symmetry import Env, Symmetry, symmetry_of
+from equirl.registry import Env, symmetry_of
+from equirl.symmetry import Symmetry
 
 # A dict is refused, but it is part of the signature that Stable-Baselines3 asks of a policy.
 Observation = NDArray[Any] | dict[str, NDArray[Any]]

@@ -1,61 +1,56 @@
 """The symmetry of an environment: one group that acts on its observations and its actions.
 
 An environment has a symmetry when its dynamics, reward and termination commute with the group:
-what follows from (g s, g a) is g applied to what follows from (s, a). `register_symmetry` declares
-one for an environment id; `symmetry_of` looks it up.
+what follows from (g s, g a) is g applied to what follows from (s, a). `equirl.named` writes one by
+the names of entries, `equirl.registry` knows those of environments.
 """
 
 from __future__ import annotations
 
 import copy
-import difflib
-import importlib
+import dataclasses
+import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from stable_baselines3.common.preprocessing import (
     is_image_space,
     is_image_space_channels_first,
 )
-from stable_baselines3.common.vec_env import VecEnv
 
 from equicore import DirectSum, Group, Image, Matrix, Permutation, Representation
 from equicore.representations import plain
-from equirl.preprocessing import changes
+from equirl.described import entries_of, moves
 
-Factory = Callable[[EnvSpec], "Symmetry"]
-Env = str | gym.Env | VectorEnv | VecEnv
-"""An environment's id, or an environment that was made from one."""
 
-_registry: dict[str, Factory | str] = {
-    "equirl/Gridworld-v0": "equirl.envs.gridworld:gridworld_symmetry",
-    "CartPole-v1": "equirl.envs.classic_control:cartpole_symmetry",
-    "Acrobot-v1": "equirl.envs.classic_control:acrobot_symmetry",
-    "LunarLander-v3": "equirl.envs.box2d:lunarlander_symmetry",
-    "LunarLanderContinuous-v3": "equirl.envs.box2d:lunarlander_symmetry",
-}
+@dataclass(frozen=True)
+class Names:
+    """What the entries of observations and of actions are called, in their order."""
+
+    observation: tuple[str, ...]
+    action: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Symmetry:
     """How one group acts on what an environment shows and on what it is told.
 
+    `equirl.named.symmetry` makes one by the names of entries.
+
     Args:
         observation: Acts on batches of observations as the environment emits them.
         action: Acts on actions: a `Permutation` of the ids of a ``Discrete`` action space, any
             representation on the vectors of a ``Box``.
+        names: Of the entries, for messages; numbers when omitted.
 
     Raises:
-        ValueError: If the two are of different groups.
+        ValueError: If the two are of different groups, or names are more or fewer than entries.
 
     >>> from equicore import Matrix, Permutation, cyclic
     >>> flip = cyclic(2)
@@ -69,14 +64,21 @@ class Symmetry:
 
     observation: Representation
     action: Representation
+    names: Names | None = None
 
     def __post_init__(self) -> None:
-        """Check that there is one group."""
+        """Check that there is one group, and a name for each entry."""
         if self.observation.group != self.action.group:
             raise ValueError(
                 "observation and action must be acted on by one group; got "
                 f"{self.observation.group} and {self.action.group}"
             )
+        for what in ("observation", "action") if self.names else ():
+            matrices, names = entries_of(getattr(self, what)), getattr(self.names, what)
+            if matrices is not None and len(matrices[0]) != len(names):
+                raise ValueError(
+                    f"the {what} has {len(matrices[0])} entries, and {len(names)} names"
+                )
 
     @property
     def group(self) -> Group:
@@ -93,6 +95,20 @@ class Symmetry:
         if isinstance(self.action, Permutation) and not tensor.is_floating_point():
             return self.action.act_on_labels(g, tensor.long()).numpy().astype(actions.dtype)
         return self.action.act(g, tensor).numpy()
+
+    def describe(self) -> str:
+        """What each generator does, entry by entry, by their names."""
+        lines = [f"{self.group.name}, of order {len(self.group)}"]
+        for g, what in itertools.product(self.group.generators, ("observation", "action")):
+            lines.append(f"element {g} on {what}s")
+            matrices = entries_of(getattr(self, what))
+            if matrices is None:
+                lines.append(f"  {getattr(self, what)}")
+            else:
+                count = len(matrices[0])
+                names = getattr(self.names, what, None) or [f"entry {i}" for i in range(count)]
+                lines += [f"  {line}" for line in moves(matrices[g], names)]
+        return "\n".join(lines)
 
     def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         """Raise ValueError unless the group acts on these spaces.
@@ -186,6 +202,7 @@ class Symmetry:
             "group": plain.group_to_dict(self.group),
             "observation": plain.to_dict(self.observation),
             "action": plain.to_dict(self.action),
+            **({"names": dataclasses.asdict(self.names)} if self.names else {}),
         }
 
     @classmethod
@@ -196,8 +213,11 @@ class Symmetry:
             ValueError: If it is not one.
         """
         group = Group(**data["group"])
+        named = {what: tuple(of) for what, of in data.get("names", {}).items()}
         return cls(
-            plain.from_dict(group, data["observation"]), plain.from_dict(group, data["action"])
+            plain.from_dict(group, data["observation"]),
+            plain.from_dict(group, data["action"]),
+            Names(**named) if named else None,
         )
 
 
@@ -219,107 +239,11 @@ class ChannelsFirst(Representation):
         return self.emitted.act(g, x.movedim(-3, -1)).movedim(-1, -3)
 
 
-def register_symmetry(env_id: str, factory: Factory | str) -> None:
-    """Declare the symmetry of an environment id.
-
-    Args:
-        env_id: A Gymnasium id, as in ``gymnasium.make``.
-        factory: Called with the environment's ``EnvSpec`` (its ``kwargs`` tell how it was
-            configured), returns its `Symmetry`; or a string ``"module:function"`` naming such a
-            function, imported at first use.
-
-    >>> from equicore import Image, Matrix, Permutation, cyclic
-    >>> def pong_symmetry(spec):
-    ...     flip = cyclic(2)
-    ...     up_down = Image(flip, turns=[0, 2], mirrors=[False, True], axes=(-3, -2))
-    ...     return Symmetry(up_down, Permutation.from_generators(flip, [[0, 1, 3, 2, 5, 4]]))
-    >>> register_symmetry("my/Pong-v0", pong_symmetry)
-    """
-    _registry[env_id] = factory
-
-
-def registered_symmetries() -> list[str]:
-    """The environment ids whose symmetry is known, sorted."""
-    return sorted(_registry)
-
-
-def symmetry_of(env: Env) -> Symmetry:
-    """Look up the symmetry of an environment.
-
-    Args:
-        env: An environment id (``module:id``, as in ``gymnasium.make``, imports the module first,
-            which may register it), or an environment that was made from one: of Gymnasium, single
-            or vectorised, or a ``VecEnv`` of Stable-Baselines3.
-
-    Raises:
-        ValueError: If no symmetry is registered for it (the message lists the known ids), or a
-            wrapper around the environment changes what it emits or is told, so that the symmetry
-            is another.
-        TypeError: If what was registered makes no `Symmetry`.
-
-    >>> import equirl
-    >>> equirl.symmetry_of("CartPole-v1").group
-    Group('cyclic(2)', order 2)
-    """
-    spec = _spec_of(env)
-    if wrappers := changes(spec if isinstance(env, str) else env):
-        raise ValueError(
-            f"{spec.id} is seen through {', '.join(wrappers)} here, and its registered symmetry is "
-            "that of what the environment itself emits and is told; pass the Symmetry of what "
-            "comes out of the wrappers, or put them outside"
-        )
-    if spec.id not in _registry:
-        near = difflib.get_close_matches(spec.id, _registry, n=1)
-        raise ValueError(
-            f"no symmetry is registered for {spec.id!r}"
-            + (f"; did you mean {near[0]!r}?" if near else ".")
-            + f" Known: {', '.join(registered_symmetries())}. Declare one with "
-            f"equirl.register_symmetry({spec.id!r}, lambda spec: Symmetry(observation, action)), "
-            "or pass a Symmetry where one is asked for"
-        )
-    factory = _registry[spec.id]
-    if isinstance(factory, str):
-        module, _, name = factory.partition(":")
-        factory = getattr(_import(module, factory), name)
-        _registry[spec.id] = factory
-    symmetry = factory(spec)
-    if not isinstance(symmetry, Symmetry):
-        raise TypeError(
-            f"what is registered for {spec.id} returned {symmetry!r}, not a Symmetry; does the "
-            "function lack a return?"
-        )
-    return symmetry
-
-
 def _channels_first(space: spaces.Box) -> bool:
     """Where Stable-Baselines3 takes the channels of images to be, by their sizes."""
     with warnings.catch_warnings():  # of which it warns where that is not plain
         warnings.simplefilter("ignore")
         return is_image_space_channels_first(space)
-
-
-def _import(module: str, what: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ValueError(f"{what}: cannot import {module}: {error}") from error
-
-
-def _spec_of(env: Env) -> EnvSpec:
-    if isinstance(env, str):
-        module, _, env = env.rpartition(":")
-        if module:
-            _import(module, f"{module}:{env}")
-        if env in gym.registry:
-            return gym.spec(env)
-        return EnvSpec(id=env)  # a symmetry may be registered before its environment is
-    spec = env.get_attr("spec")[0] if hasattr(env, "get_attr") else env.spec
-    if spec is None:
-        raise ValueError(
-            f"{env} was not made from an environment id, so its symmetry cannot be looked up; "
-            "pass a Symmetry"
-        )
-    return spec
 
 
 def _mixed(representation: Representation, shape: tuple[int, ...]) -> NDArray[np.bool_]:

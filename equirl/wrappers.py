@@ -19,7 +19,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 
 from equicore import Permutation, Representation
-from equirl.symmetry import Symmetry, symmetry_of
+from equirl.registry import symmetry_of
+from equirl.symmetry import Symmetry
 
 Moves = tuple[NDArray[np.int64], NDArray[Any] | None]
 """Where each element takes each entry from, and its sign, both (|G|, entries); or no signs."""

@@ -4,7 +4,7 @@ from pathlib import Path
 import gymnasium
 import pytest
 
-import equirl.symmetry
+import equirl.registry
 from equicore.lab.jobs import one_thread
 
 
@@ -35,7 +35,7 @@ def on_one_core():
 def registries(monkeypatch):
     """What a test registers is forgotten after it."""
     before = dict(gymnasium.registry)
-    monkeypatch.setattr(equirl.symmetry, "_registry", dict(equirl.symmetry._registry))
+    monkeypatch.setattr(equirl.registry, "_registry", dict(equirl.registry._registry))
     yield
     gymnasium.registry.clear()
     gymnasium.registry.update(before)
