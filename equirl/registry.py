@@ -25,6 +25,16 @@ _registry: dict[str, Factory | str] = {
     "Acrobot-v1": "equirl.envs.classic_control:acrobot_symmetry",
     "LunarLander-v3": "equirl.envs.box2d:lunarlander_symmetry",
     "LunarLanderContinuous-v3": "equirl.envs.box2d:lunarlander_symmetry",
+    "Pendulum-v1": "equirl.envs.classic_control:pendulum_symmetry",
+    "BipedalWalker-v3": "equirl.envs.box2d:bipedalwalker_symmetry",
+    "BipedalWalkerHardcore-v3": "equirl.envs.box2d:bipedalwalker_symmetry",
+    "Ant-v5": "equirl.envs.mujoco:ant_symmetry",
+    "Humanoid-v5": "equirl.envs.mujoco:humanoid_symmetry",
+    "InvertedDoublePendulum-v5": "equirl.envs.mujoco:inverted_double_pendulum_symmetry",
+    "InvertedPendulum-v5": "equirl.envs.mujoco:inverted_pendulum_symmetry",
+    "Reacher-v5": "equirl.envs.mujoco:reacher_symmetry",
+    "Swimmer-v5": "equirl.envs.mujoco:swimmer_symmetry",
+    "Walker2d-v5": "equirl.envs.mujoco:walker_symmetry",
 }
 
 

@@ -50,10 +50,26 @@ class Simulator(ABC):
 
     exact = "exact"
     """What agreement up to rounding is called."""
+    steps = 1000
+    """How many are compared."""
+    norm = 2
+    """Of differences: 2 for their root mean square, 1 for their mean."""
+    tolerance = 0.1
+    """The largest difference, in parts of an entry's changes, of what is approximate."""
+    apart = 1.0
+    """The largest part of steps after which twins differ by more than `NEAR`."""
 
     @abstractmethod
     def pairs(self, env: gym.Env, twin: gym.Env, symmetry: Symmetry, seed: int) -> Iterator[Pair]:
         """Steps of twins without end, under random actions, for all elements in turn."""
+
+    def takes(self, symmetry: Symmetry) -> bool:
+        """Whether it makes twins for all elements of this group."""
+        return True
+
+    def deterministic(self, env: gym.Env, twin: gym.Env, seed: int) -> bool:
+        """Whether twins in one and the same state go on alike: chance would tell them apart."""
+        return True
 
 
 @dataclass(frozen=True)
@@ -62,19 +78,40 @@ class Placed(Simulator):
 
     place: Place
 
+    def deterministic(self, env: gym.Env, twin: gym.Env, seed: int) -> bool:
+        """See `Simulator.deterministic`."""
+        env.action_space.seed(seed)
+        observation, _ = env.reset(seed=seed)
+        twin.reset(seed=seed + 1)
+        for _ in range(20):
+            action = env.action_space.sample()
+            follows = []
+            for one in (env, twin):
+                self.place(one, observation)
+                after, reward, end, *_ = one.step(action)
+                follows.append(np.append(np.ravel(after), (float(reward), bool(end))))
+            if abs(follows[0] - follows[1]).max() > 1e-6 * (1 + abs(follows[0]).max()):
+                return False
+            self.place(env, observation)
+            observation, _, terminated, truncated, _ = env.step(action)
+            if terminated or truncated:
+                observation, _ = env.reset()
+        return True
+
     def pairs(self, env: gym.Env, twin: gym.Env, symmetry: Symmetry, seed: int) -> Iterator[Pair]:
         """See `Simulator.pairs`. States are those that random actions lead to."""
         generator, elements = np.random.default_rng(seed), _turns(symmetry)
         env.action_space.seed(seed)
         observation, _ = env.reset(seed=seed)
+        twin.reset(seed=seed)
         while True:
             action = env.action_space.sample()
             if generator.random() < REPLACED:
                 before = self.place(env, observation)
-                after, reward, end, *_ = env.unwrapped.step(action)
+                after, reward, end, *_ = env.step(action)
                 g = next(elements)
                 self.place(twin, symmetry.act_on_observations(g, before[None])[0])
-                found, other, other_end, *_ = twin.unwrapped.step(_moved(symmetry, g, action))
+                found, other, other_end, *_ = twin.step(_moved(symmetry, g, action))
                 wanted = symmetry.act_on_observations(g, np.asarray(after)[None])[0]
                 rewards, ends = (float(reward), float(other)), (bool(end), bool(other_end))
                 yield Pair(g, before, action, after, wanted, found, rewards, ends)
@@ -88,16 +125,16 @@ class Placed(Simulator):
 class Episodes(Simulator):
     """Twins that begin an episode alike; they are compared until they have come apart."""
 
+    exact, steps, norm, tolerance, apart = "exact up to solver order", 3000, 1, 0.2, 0.05
     begin: Callable[[gym.Env, int], Vector]
     """Resets the second one by a seed, mirrored, and returns what it shows."""
-    exact = "exact up to solver order"
+
+    def takes(self, symmetry: Symmetry) -> bool:
+        """See `Simulator.takes`: what is known is one mirror image."""
+        return len(symmetry.group) == 2
 
     def pairs(self, env: gym.Env, twin: gym.Env, symmetry: Symmetry, seed: int) -> Iterator[Pair]:
-        """See `Simulator.pairs`; of groups of two elements."""
-        if len(symmetry.group) != 2:
-            raise ValueError(
-                f"twins of {env} are known for a mirror image alone; got {symmetry.group}"
-            )
+        """See `Simulator.pairs`."""
         env.action_space.seed(seed)
         generator = np.random.default_rng(seed)
         while True:
@@ -177,6 +214,26 @@ def _double_pendulum(env: gym.Env, observation: Vector) -> Vector:
     return np.array(inner._get_obs())
 
 
+def _cells(env: gym.Env, observation: Vector) -> Vector:
+    """Of a Gridworld: agent and goal, from their coordinates or from planes."""
+    inner: Any = env.unwrapped
+    if observation.ndim == 3:
+        found = [np.argwhere(plane)[0] for plane in observation]
+        cells = [np.array([column, inner.n - 1 - row]) for row, column in found]
+    else:
+        places = np.rint((np.asarray(observation, float) + 1) / 2 * (inner.n - 1))
+        cells = list(places.astype(int).reshape(2, 2))
+    inner.agent, inner.goal = cells
+    return observation
+
+
+def _one_of(env: gym.Env, observation: Vector) -> Vector:
+    """Of environments whose state is a number, seen as ones and zeros."""
+    inner: Any = env.unwrapped
+    inner.s = int(np.argmax(observation))
+    return observation
+
+
 class _MirroredDraws:
     """LunarLander's random numbers as its mirror image would draw them.
 
@@ -231,6 +288,9 @@ SIMULATORS: dict[str, Simulator] = {
     f"{_MUJOCO}.reacher_v5:ReacherEnv": Placed(_reacher),
     f"{_MUJOCO}.inverted_double_pendulum_v5:InvertedDoublePendulumEnv": Placed(_double_pendulum),
     f"{_MUJOCO}.mujoco_env:MujocoEnv": Placed(_mujoco),
+    "equirl.envs.gridworld:Gridworld": Placed(_cells),
+    "gymnasium.envs.toy_text.frozen_lake:FrozenLakeEnv": Placed(_one_of),
+    "gymnasium.envs.toy_text.cliffwalking:CliffWalkingEnv": Placed(_one_of),
     "gymnasium.envs.box2d.lunar_lander:LunarLander": Episodes(_mirrored_lander),
     "gymnasium.envs.box2d.bipedal_walker:BipedalWalker": Episodes(_other_leg_first),
 }

@@ -1,0 +1,259 @@
+"""Judges of symmetries of one environment: by its twins, or by its transitions."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from equirl.experience import Experience
+from equirl.simulators import NEAR, Pair, Place, Placed, Simulator, simulator_of
+from equirl.statistical import Evidence, evidence
+from equirl.symmetry import Symmetry
+from equirl.transitions import flat, halves, random_experience, transformed
+from equirl.verdict import Aspect, Check
+
+EXACT, ROUNDING = 1e-12, 1e-5
+"""Largest errors of what is called exact, and exact up to rounding, in parts of an entry's size."""
+TRANSITIONS, TRIED = 20_000, 64
+"""Transitions that are looked at where there are no twins; steps of twins in a quick look."""
+OVERLAP = 0.8
+"""Transitions tell of a symmetry if they overlap by as much with transformed ones."""
+
+
+Made = str | gym.Env | Callable[[], gym.Env]
+"""An environment's id, an environment that was made from one, or a function that makes it."""
+
+
+def made(env: Made) -> tuple[gym.Env, gym.Env]:
+    """Two of an environment.
+
+    Raises:
+        ValueError: If there is no saying how a second one is made.
+    """
+    if isinstance(env, str):
+        return gym.make(env), gym.make(env)
+    if not isinstance(env, gym.Env):
+        return env(), env()
+    try:
+        if env.spec is not None:
+            return env, gym.make(env.spec)
+    except (gym.error.Error, ValueError, TypeError) as error:
+        raise ValueError(
+            f"{env} cannot be made a second time ({error}); pass a function that makes it"
+        ) from error
+    raise ValueError(f"{env} was not made from an environment id; pass a function that makes it")
+
+
+class Judge:
+    """Says of symmetries whether they hold in an environment.
+
+    Args:
+        env: The environment.
+        place: See `equirl.check_symmetry`.
+        experience: The same.
+        seed: Of resets, actions, and networks.
+    """
+
+    def __init__(
+        self,
+        env: Made,
+        place: Place | None = None,
+        experience: Experience | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.env, self.twin = made(env)
+        self.seed, self.experience = seed, experience
+        _check_seeds(self.env, seed)
+        simulator = simulator_of(self.env) if place is None else Placed(place)
+        if experience is not None or simulator is None:
+            self.simulator = None
+        else:
+            alike = simulator.deterministic(self.env, self.twin, seed)
+            self.simulator = simulator if alike else None
+
+    def transitions(self) -> Experience:
+        """Those that are looked at; random actions lead to them."""
+        if self.experience is None:
+            self.experience = random_experience(self.env, TRANSITIONS, self.seed)
+        return self.experience
+
+    def judge(self, symmetry: Symmetry, steps: int | None = None) -> Check:
+        """What twins or transitions say.
+
+        Args:
+            symmetry: Acts on the environment's spaces.
+            steps: Of twins, fewer than usual for a quick look.
+        """
+        if self.simulator is None or not self.simulator.takes(symmetry):
+            return of_transitions(self.env, symmetry, self.transitions(), self.seed)
+        every = self.simulator.pairs(self.env, self.twin, symmetry, self.seed)
+        count = steps or self.simulator.steps
+        shown = tqdm(itertools.islice(every, count), "comparing twins", count, leave=False, delay=3)
+        return of_pairs(self.env, list(shown), symmetry, self.simulator)
+
+
+def of_pairs(
+    env: gym.Env, pairs: Sequence[Pair], symmetry: Symmetry, simulator: Simulator
+) -> Check:
+    """What steps of twins say."""
+    wanted, found, before, after = (
+        flat(np.array([getattr(pair, part) for pair in pairs], float))
+        for part in ("wanted", "found", "before", "after")
+    )
+    changes = _mean(after - before, simulator) + 1e-12
+    size = abs(wanted).max(0) + changes
+    scale = np.maximum(changes, 1e-9 * size)
+    off = abs(found - wanted)
+    entries = _mean(off, simulator) / scale
+    entry = int(entries.argmax())
+    row = int(off[:, entry].argmax())
+    name = names_of(symmetry, "observation", len(entries))[entry]
+    told = f"{name}: {wanted[row, entry]:.4g} wanted, {found[row, entry]:.4g} found"
+    dynamics = _judged((off / size).max(), entries.max(), simulator)
+    if (off.max(1) > NEAR).mean() > simulator.apart:
+        dynamics = dataclasses.replace(dynamics, verdict="false")
+    rewards = np.array([pair.rewards for pair in pairs])
+    differ = rewards[:, 1] - rewards[:, 0]
+    largest, at = abs(rewards).max() + 1e-12, int(abs(differ).argmax())
+    spread = max(float(rewards[:, 0].std()), 1e-9 * largest)
+    reward = _judged(
+        abs(differ).max() / largest, float(_mean(differ, simulator)) / spread, simulator
+    )
+    other = f"{rewards[at, 0]:.4g} wanted, {rewards[at, 1]:.4g} found"
+    ends = np.array([pair.ends for pair in pairs])
+    wrong = ends[:, 0] != ends[:, 1]
+    part = float(wrong.mean())
+    few = part <= simulator.tolerance * max(float(ends.any(1).mean()), 1e-3)
+    verdict = ("approximate" if simulator.exact == "exact" else simulator.exact) if few else "false"
+    termination = Aspect(
+        verdict if part else simulator.exact,
+        part,
+        _worst(pairs[int(wrong.argmax())], symmetry, "one ends, the other does not")
+        if part
+        else "",
+    )
+    return Check(
+        name_of(env),
+        symmetry,
+        dataclasses.replace(dynamics, worst=_worst(pairs[row], symmetry, told)),
+        dataclasses.replace(reward, worst=_worst(pairs[at], symmetry, other)),
+        termination,
+        entries,
+        float(abs(differ).mean() / (abs(rewards).mean() + 1e-12)),
+        (),
+        None,
+        wanted,
+        found,
+    )
+
+
+def of_transitions(env: gym.Env, symmetry: Symmetry, experience: Experience, seed: int) -> Check:
+    """What transitions say; of the worst generator."""
+    every = evidence(experience, symmetry, env.action_space, seed)
+    _, other, _ = halves(experience, seed)
+    worst = max(every, key=lambda e: (e.scores / e.threshold).max())
+    count = len(worst.scores) - 2
+    parts = {
+        "dynamics": slice(0, count),
+        "reward": slice(count, -1),
+        "termination": slice(-1, None),
+    }
+    aspects = {}
+    for name, part in parts.items():
+        aspects[name] = _of_evidence(every, part, other, symmetry)
+    found = flat(experience.next_observations)
+    return Check(
+        name_of(env),
+        symmetry,
+        aspects["dynamics"],
+        aspects["reward"],
+        aspects["termination"],
+        worst.sizes[:count],
+        None,
+        (),
+        None,
+        flat(transformed(experience, symmetry, worst.element).next_observations),
+        found,
+    )
+
+
+def _of_evidence(
+    every: Sequence[Evidence], part: slice, other: Experience, symmetry: Symmetry
+) -> Aspect:
+    """Of some targets, of the generator that they speak against most."""
+    one = max(every, key=lambda e: (e.scores[part] / e.threshold).max())
+    at = int(one.scores[part].argmax())
+    target = range(len(one.scores))[part][at]
+    count = len(one.scores) - 2
+    names = [*names_of(symmetry, "observation", count), "reward", "end"]
+    if one.overlap < OVERLAP:
+        return Aspect(
+            "unknown",
+            float(one.detectable[part].max()),
+            f"transitions overlap with transformed ones by {100 * one.overlap:.0f} % only: this "
+            "agent does not see transformed states; give place=, or transitions of another agent",
+        )
+    if not one.against[target]:
+        return Aspect("in distribution", float(max(e.detectable[part].max() for e in every)))
+    row = int(one.worst[target])
+    size = float(one.sizes[target])
+    element = f"element {one.element} ({symmetry.group.names[one.element]})"
+    return Aspect(
+        "false" if size > Simulator.tolerance else "approximate",
+        size,
+        f"{names[target]}, {one.scores[target]:.0f} standard errors; most so with {element}, "
+        f"action {_short(other.actions[row])}, state {_short(other.observations[row])}",
+    )
+
+
+def _mean(values: NDArray[Any], simulator: Simulator) -> Any:
+    return (abs(values) ** simulator.norm).mean(0) ** (1 / simulator.norm)
+
+
+def _judged(largest: float, usual: float, simulator: Simulator) -> Aspect:
+    exact = simulator.exact
+    if largest <= EXACT:
+        return Aspect(exact, float(usual))
+    if largest <= ROUNDING:
+        return Aspect("exact up to rounding" if exact == "exact" else exact, float(usual))
+    if usual > simulator.tolerance:
+        return Aspect("false", float(usual))
+    return Aspect("approximate" if exact == "exact" else exact, float(usual))
+
+
+def _worst(pair: Pair, symmetry: Symmetry, what: str) -> str:
+    element = f"element {pair.element} ({symmetry.group.names[pair.element]})"
+    action = "the first one" if pair.action is None else f"action {_short(pair.action)}"
+    return f"{what}; {element}, {action}, state {_short(pair.before)}"
+
+
+def _short(values: Any) -> str:
+    return np.array2string(np.asarray(values), precision=3, threshold=12, max_line_width=200)
+
+
+def names_of(symmetry: Symmetry, what: str, count: int) -> Sequence[str]:
+    """Names of entries, or their numbers."""
+    named = getattr(symmetry.names, what, None)
+    return named if named and len(named) == count else [f"entry {i}" for i in range(count)]
+
+
+def name_of(env: gym.Env) -> str:
+    """An environment's id, or the name of its class."""
+    return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+
+
+def _check_seeds(env: gym.Env, seed: int) -> None:
+    """Raise ValueError if resets by one seed differ: nothing could be compared, or run again."""
+    first, again = (np.asarray(env.reset(seed=seed)[0], float) for _ in range(2))
+    if first.shape != again.shape or not np.array_equal(first, again, equal_nan=True):
+        raise ValueError(
+            f"two resets of {name_of(env)} by seed {seed} show different observations: it does not "
+            "use its seed; call super().reset(seed=seed) in its reset and draw from self.np_random"
+        )

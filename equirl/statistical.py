@@ -1,0 +1,128 @@
+"""Is a symmetry true of transitions, where no twin of the environment can be made?
+
+Where it is, what follows from an observation and an action does not depend on whether the
+transition was transformed. Two networks learn what follows from transitions and transformed ones,
+one of them knowing which is which. What the second one says of the difference is the direction in
+which the first one's errors are looked at, on held-out transitions: their mean in this direction,
+in parts of its standard error, is near a standard normal where the symmetry holds (the projected
+covariance measure of Lundborg, Kim, Shah and Samworth, 2024, The Annals of Statistics). Networks
+that are not exact make it see less, and do not make it see what is not there.
+
+It needs transitions whose transformed ones are seen too: an agent that always walks with one leg in
+front tells nothing of the other. How far they overlap is measured, and so is the smallest violation
+that as many transitions would have shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from equirl.experience import Experience
+from equirl.symmetry import Symmetry
+from equirl.transitions import Scales, fitted, halves, transformed
+
+LEVEL, POWER = 1e-4, 0.95
+"""Of all tests of a symmetry together; and how often the violation that is named would be seen."""
+STEPS = 3000
+"""Of training, of each network."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What transitions say of one generator of a group.
+
+    All arrays have a value for each target: the changes of entries, the reward, the end.
+
+    Attributes:
+        element: The generator.
+        scores: In standard errors; large ones speak against the symmetry.
+        sizes: Root mean square differences, in parts of the targets' own size; upper ones where
+            nothing was found are noise.
+        detectable: The smallest differences that would have been seen with probability `POWER`.
+        overlap: How far transitions and transformed ones come from the same places, 0 to 1.
+        worst: For each target the row of the experience that speaks most against the symmetry.
+        threshold: Of the scores.
+    """
+
+    element: int
+    scores: NDArray[np.float64]
+    sizes: NDArray[np.float64]
+    detectable: NDArray[np.float64]
+    overlap: float
+    worst: NDArray[np.int64]
+    threshold: float
+
+    @property
+    def against(self) -> NDArray[np.bool_]:
+        """Which targets speak against the symmetry."""
+        return self.scores > self.threshold
+
+
+def evidence(
+    experience: Experience, symmetry: Symmetry, space: spaces.Space, seed: int
+) -> list[Evidence]:
+    """What transitions say of each generator of a symmetry.
+
+    Args:
+        experience: Transitions of the environment.
+        symmetry: What is looked at.
+        space: Of the actions.
+        seed: Of the networks, and of which half they learn from.
+    """
+    scales = Scales.of(experience, space)
+    known, other, stretch = halves(experience, seed)
+    generators = symmetry.group.generators
+    found = []
+    for g in generators:
+        (inputs, targets, sides), (seen, follows, side) = (
+            _both(scales, part, transformed(part, symmetry, g)) for part in (known, other)
+        )
+        plain = fitted(inputs, torch.cat([targets, sides], 1), STEPS, seed)
+        told = fitted(torch.cat([inputs, sides], 1), targets, STEPS, seed + 1)
+        said = plain(seen)
+        right, wrong = (told(torch.cat([seen, sign * side.abs()], 1)) for sign in (1, -1))
+        surprise = (side - said[:, -1:]).clamp(-2, 2)
+        direction = right - wrong
+        errors = follows - said[:, :-1]
+        terms = (errors * surprise * direction).double().numpy()
+        rows = np.tile(stretch, 2)
+        names, places = np.unique(rows, return_inverse=True)
+        sums = np.stack([np.bincount(places, term, len(names)) for term in terms.T], 1)
+        spread = np.sqrt(((sums - sums.mean(0)) ** 2).sum(0))
+        varies = (follows.std(0) > 1e-6).numpy() & (spread > 0)
+        scores = np.where(varies, sums.sum(0) / np.where(spread > 0, spread, 1), 0)
+        overlap = float(surprise.square().mean().clamp(max=1))
+        wide = (surprise * direction).square().mean(0).double().numpy() + 1e-12
+        slope = abs(terms.mean(0)) / wide
+        threshold = float(norm.isf(LEVEL / (len(scores) * len(generators))))
+        least = 2 * (threshold + norm.ppf(POWER)) * errors.double().std(0).numpy()
+        found.append(
+            Evidence(
+                g,
+                scores,
+                2 * slope * direction.square().mean(0).sqrt().double().numpy(),
+                least / np.sqrt(len(seen) * max(overlap, 1e-3)),
+                overlap,
+                terms.argmax(0) % len(other),
+                threshold,
+            )
+        )
+    return found
+
+
+def _both(
+    scales: Scales, part: Experience, moved: Experience
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Inputs and targets of transitions and of transformed ones, and which is which."""
+    side = torch.ones(len(part), 1)
+    return (
+        torch.cat([scales.inputs(part), scales.inputs(moved)]),
+        torch.cat([scales.targets(part), scales.targets(moved)]),
+        torch.cat([-side, side]),
+    )
