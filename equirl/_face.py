@@ -1,7 +1,7 @@
 """What `equirl` exports, which imports it when it is first used."""
 
 from equirl.check import check_symmetry
-from equirl.discover import Discovery, find_symmetries, search
+from equirl.discover import find_symmetries
 from equirl.experience import Experience, replay_experience, rollout_experience
 from equirl.loading import load_agent
 from equirl.policies import (
@@ -12,7 +12,6 @@ from equirl.policies import (
 from equirl.registry import register_symmetry, registered_symmetries, symmetry_of
 from equirl.symmetrized import SymmetrizedPolicy
 from equirl.symmetry import Names, Symmetry
-from equirl.verdict import Aspect, Check
 from equirl.weights import fit_familiarity, fit_temporal_difference
 from equirl.wrappers import (
     RandomSymmetry,
@@ -22,10 +21,10 @@ from equirl.wrappers import (
 )
 
 __all__ = [
-    "Aspect", "Check", "Discovery", "EquitunePolicy", "EquizeroPolicy", "Experience",
+    "EquitunePolicy", "EquizeroPolicy", "Experience",
     "LambdaEquitunePolicy", "Names", "RandomSymmetry", "SymmetrizedPolicy", "Symmetry",
     "SymmetryWrapper", "VectorRandomSymmetry", "VectorSymmetryWrapper", "check_symmetry",
     "find_symmetries", "fit_familiarity", "fit_temporal_difference", "load_agent",
     "register_symmetry", "registered_symmetries", "replay_experience", "rollout_experience",
-    "search", "symmetry_of",
+    "symmetry_of",
 ]  # fmt: skip

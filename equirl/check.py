@@ -14,7 +14,6 @@ import itertools
 
 import gymnasium as gym
 import numpy as np
-from scipy.stats import ks_2samp
 from tqdm import tqdm
 
 from equirl.experience import Experience
@@ -82,6 +81,8 @@ def check_symmetry(
 
 def _lopsided(env: gym.Env, symmetry: Symmetry, seed: int) -> tuple[str, ...]:
     """Entries of first observations that are not drawn as their images under generators are."""
+    from scipy.stats import ks_2samp  # scipy is slow to import, and not needed for policies
+
     first = np.stack([np.asarray(env.reset(seed=seed + i)[0]) for i in range(RESETS)])
     values = flat(first)
     names = names_of(symmetry, "observation", values.shape[1])

@@ -19,7 +19,6 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from scipy.optimize import quadratic_assignment
 from tqdm import tqdm
 
 from equicore import Matrix, Permutation, trivial
@@ -232,6 +231,8 @@ def _permutations(
     One for each pair of nodes that may change places: the assignment that keeps sensitivities best
     if these two do, of all other nodes.
     """
+    from scipy.optimize import quadratic_assignment  # slow to import
+
     n, size, scales = learned.entries, learned.size, learned.scales
     yield tuple(range(size))
     targets = [*range(n), size, size + 1]  # the places of reward and end

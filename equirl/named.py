@@ -169,11 +169,15 @@ def turn(x: str, y: str, by: int = 4) -> Change:
     return Change(text, blocks)
 
 
-def symmetry(observation: Sequence[str], action: Sequence[str], *generators: Generator) -> Symmetry:
+def symmetry(
+    observation: Sequence[str] | Representation, action: Sequence[str], *generators: Generator
+) -> Symmetry:
     """The symmetry that generators make, of named entries.
 
     Args:
-        observation: Names of the entries of observation vectors.
+        observation: Names of the entries of observation vectors; or how the group acts on
+            observations that are no vectors, such as `equicore.image_flips` on images, whose
+            generators are those below, in their order.
         action: Names of the entries of action vectors, or the `choices` of discrete actions.
         generators: Of `mirror` or `power`; the group is what they generate together.
 
@@ -184,6 +188,8 @@ def symmetry(observation: Sequence[str], action: Sequence[str], *generators: Gen
     """
     if not generators:
         raise ValueError("a symmetry has generators: mirror(...) or power(order, ...)")
+    if isinstance(observation, Representation):
+        return _of_images(observation, action, generators)
     acting = []
     for names, what in ((observation, "observation"), (action, "action")):
         if len({*names}) < len(names) or not names:
@@ -212,6 +218,23 @@ def symmetry(observation: Sequence[str], action: Sequence[str], *generators: Gen
         moved = [matrix.argmax(0) for matrix in acting[1]]
         told = Permutation.from_generators(group, moved)
     return Symmetry(seen, told, Names(tuple(observation), tuple(action)))
+
+
+def _of_images(
+    seen: Representation, action: Sequence[str], generators: Sequence[Generator]
+) -> Symmetry:
+    group = seen.group
+    if len(group.generators) != len(generators) or any(g.observation for g in generators):
+        raise ValueError(
+            f"the observations' group has {len(group.generators)} generators, and {len(generators)}"
+            " are given; each says what it does to actions, power(order, [], [...])"
+        )
+    moved = [_matrix(action, g, g.action, "action") for g in generators]
+    names = Names((), tuple(action))
+    if isinstance(action, Choices):
+        places = [_whole(matrix, action).argmax(0) for matrix in moved]
+        return Symmetry(seen, Permutation.from_generators(group, places), names)
+    return Symmetry(seen, Matrix.from_generators(group, moved), names)
 
 
 def repeat(of: Symmetry, frames: int) -> Symmetry:

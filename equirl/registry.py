@@ -35,6 +35,8 @@ _registry: dict[str, Factory | str] = {
     "Reacher-v5": "equirl.envs.mujoco:reacher_symmetry",
     "Swimmer-v5": "equirl.envs.mujoco:swimmer_symmetry",
     "Walker2d-v5": "equirl.envs.mujoco:walker_symmetry",
+    "PointMaze_Open-v3": "equirl.envs.robotics:open_maze_symmetry",
+    "PointMaze_UMaze-v3": "equirl.envs.robotics:point_maze_symmetry",
 }
 
 

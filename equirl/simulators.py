@@ -16,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from equirl.preprocessing import changes
 from equirl.symmetry import Symmetry
 
 Vector = NDArray[Any]
@@ -125,9 +126,13 @@ class Placed(Simulator):
 class Episodes(Simulator):
     """Twins that begin an episode alike; they are compared until they have come apart."""
 
-    exact, steps, norm, tolerance, apart = "exact up to solver order", 3000, 1, 0.2, 0.05
+    steps, norm, tolerance, apart = 3000, 1, 0.2, 0.05
     begin: Callable[[gym.Env, int], Vector]
     """Resets the second one by a seed, mirrored, and returns what it shows."""
+    through_wrappers: bool = False
+    """Whether that is what it shows through wrappers, too."""
+    exact: str = "exact up to solver order"
+    """As in `Simulator`: bodies in contact are solved for one after the other."""
 
     def takes(self, symmetry: Symmetry) -> bool:
         """See `Simulator.takes`: what is known is one mirror image."""
@@ -155,10 +160,14 @@ class Episodes(Simulator):
 
 
 def simulator_of(env: gym.Env) -> Simulator | None:
-    """How twins of an environment are made; None where that is not known."""
+    """How twins of an environment are made; None where that is not known.
+
+    States are set by what an environment itself shows: not where a wrapper changes that.
+    """
+    changed = bool(changes(env))
     for kind in type(env.unwrapped).__mro__:
         if found := SIMULATORS.get(f"{kind.__module__}:{kind.__qualname__}"):
-            return found
+            return found if not changed or getattr(found, "through_wrappers", False) else None
     return None
 
 
@@ -234,6 +243,35 @@ def _one_of(env: gym.Env, observation: Vector) -> Vector:
     return observation
 
 
+def _maze(env: gym.Env, observation: Vector) -> Vector:
+    """Of a PointMaze, flattened: where the goal is, and where the point is and goes."""
+    inner: Any = env.unwrapped
+    inner.goal = np.array(observation[2:4], float)
+    inner.update_target_site_pos()
+    inner.point_env.set_state(*np.array(observation[4:8], float).reshape(2, 2))
+    return observation
+
+
+def _mirrored_grid(env: gym.Env, seed: int) -> Vector:
+    """A MiniGrid with left and right exchanged, as the agent sees them first."""
+    env.reset(seed=seed)
+    inner: Any = env.unwrapped
+    grid, width = inner.grid.grid, inner.grid.width
+    rows = [grid[i : i + width] for i in range(0, len(grid), width)]
+    inner.grid.grid = [cell for row in rows for cell in reversed(row)]
+    x, y = inner.agent_pos
+    inner.agent_pos = (width - 1 - x, y)
+    inner.agent_dir = (2 - inner.agent_dir) % 4  # right, down, left, up
+    shown = inner.gen_obs()
+    layers = []
+    while isinstance(env, gym.Wrapper):
+        layers.append(env)
+        env = env.env
+    for layer in reversed(layers):
+        shown = layer.observation(shown) if isinstance(layer, gym.ObservationWrapper) else shown
+    return shown
+
+
 class _MirroredDraws:
     """LunarLander's random numbers as its mirror image would draw them.
 
@@ -291,6 +329,8 @@ SIMULATORS: dict[str, Simulator] = {
     "equirl.envs.gridworld:Gridworld": Placed(_cells),
     "gymnasium.envs.toy_text.frozen_lake:FrozenLakeEnv": Placed(_one_of),
     "gymnasium.envs.toy_text.cliffwalking:CliffWalkingEnv": Placed(_one_of),
+    "gymnasium_robotics.envs.maze.point_maze:PointMazeEnv": Placed(_maze),
+    "minigrid.minigrid_env:MiniGridEnv": Episodes(_mirrored_grid, through_wrappers=True, exact="exact"),
     "gymnasium.envs.box2d.lunar_lander:LunarLander": Episodes(_mirrored_lander),
     "gymnasium.envs.box2d.bipedal_walker:BipedalWalker": Episodes(_other_leg_first),
 }

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from equirl.experience import Experience
 from equirl.symmetry import Symmetry
@@ -75,6 +74,8 @@ def evidence(
         space: Of the actions.
         seed: Of the networks, and of which half they learn from.
     """
+    from scipy.special import ndtri  # scipy is slow to import, and not needed for policies
+
     scales = Scales.of(experience, space)
     known, other, stretch = halves(experience, seed)
     generators = symmetry.group.generators
@@ -100,8 +101,8 @@ def evidence(
         overlap = float(surprise.square().mean().clamp(max=1))
         wide = (surprise * direction).square().mean(0).double().numpy() + 1e-12
         slope = abs(terms.mean(0)) / wide
-        threshold = float(norm.isf(LEVEL / (len(scores) * len(generators))))
-        least = 2 * (threshold + norm.ppf(POWER)) * errors.double().std(0).numpy()
+        threshold = float(-ndtri(LEVEL / (len(scores) * len(generators))))
+        least = 2 * (threshold + ndtri(POWER)) * errors.double().std(0).numpy()
         found.append(
             Evidence(
                 g,

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from scipy.stats import norm
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
 from tqdm import trange
@@ -125,13 +124,15 @@ class Scales:
 
         The reward stands by its rank: a few large ones would hide all others.
         """
+        from scipy.special import ndtri  # scipy is slow to import, and not needed for policies
+
         moved = (_moved(experience) / self.changes).clip(-LARGEST, LARGEST)
         near = 1e-9 * (1 + abs(self.rewards).max())
         low, high = (
             np.searchsorted(self.rewards, np.asarray(experience.rewards) + sign * near, side)
             for sign, side in ((-1, "left"), (1, "right"))
         )
-        rank = norm.ppf((low + high + 1) / (2 * len(self.rewards) + 2))
+        rank = ndtri((low + high + 1) / (2 * len(self.rewards) + 2))
         ends = np.asarray(experience.terminated, float)
         return torch.from_numpy(np.column_stack([moved, rank, ends])).float()
 

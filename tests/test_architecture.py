@@ -133,7 +133,7 @@ def test_help_imports_nothing_that_takes_long():
     assert not {"torch", "stable_baselines3"} & top_level(loaded_by("import equicore, equirl")[0])
 
 
-@pytest.mark.parametrize("name, most", [("equicore", 45), ("equirl", 20)])
+@pytest.mark.parametrize("name, most", [("equicore", 45), ("equirl", 22)])
 def test_the_public_face_is_small_and_whole(name, most):
     package = importlib.import_module(name)
     assert len(package.__all__) == len(set(package.__all__)) <= most
