@@ -234,18 +234,21 @@ NAMED: dict[str, tuple[tuple[str, ...], Any, Any]] = {
         ("height", "pitch", "thigh", "leg", "foot", "velocity x", "velocity z", "pitch velocity",
          "thigh velocity", "leg velocity", "foot velocity"),
         ("thigh", "leg", "foot"),
-        mirror([negate("pitch", "thigh", "leg", "foot", "velocity x")], [negate("thigh", "leg", "foot")]),
+        mirror([negate("pitch", "thigh", "leg", "foot", "velocity x")],
+               [negate("thigh", "leg", "foot")]),
     ),
     "FrozenLake-v1": (
         tuple(f"row {r} column {c}" for r in range(4) for c in range(4)),
         choices("left", "down", "right", "up"),
-        mirror([swap(f"row {r} column {c}", f"row {c} column {r}") for r in range(4) for c in range(r)],
+        mirror([swap(f"row {r} column {c}", f"row {c} column {r}")
+                for r in range(4) for c in range(r)],
                [swap("left", "up"), swap("down", "right")]),
     ),
     "CliffWalking-v1": (
         tuple(f"row {r} column {c}" for r in range(4) for c in range(12)),
         choices("up", "right", "down", "left"),
-        mirror([swap(f"row {r} column {c}", f"row {r} column {11 - c}") for r in range(4) for c in range(6)],
+        mirror([swap(f"row {r} column {c}", f"row {r} column {11 - c}")
+                for r in range(4) for c in range(6)],
                [swap("right", "left")]),
     ),
     "Clockwork": (

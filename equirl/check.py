@@ -12,22 +12,18 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
-import gymnasium as gym
-import numpy as np
 from tqdm import tqdm
 
 from equirl.experience import Experience
-from equirl.judge import TRIED, Judge, Made, made, names_of
+from equirl.judge import TRIED, Judge, Made, lopsided, made
 from equirl.registry import symmetry_of
 from equirl.signed import likely_mistakes, signed_of
 from equirl.simulators import Place
 from equirl.statistical import STEPS
 from equirl.symmetry import Symmetry
-from equirl.transitions import Learned, flat
+from equirl.transitions import Learned
 from equirl.verdict import Check
 
-RESETS, LEVEL = 400, 1e-4
-"""Resets that are looked at, and the level of the test whether they are lopsided."""
 EDITS, CONFIRMED = 250, 4
 """Mistakes that are tried at most, and those of which all steps of twins are looked at."""
 
@@ -74,28 +70,9 @@ def check_symmetry(
     checked = judge.judge(symmetry)
     return dataclasses.replace(
         checked,
-        lopsided=_lopsided(judge.env, symmetry, seed),
+        lopsided=lopsided(judge.env, symmetry, seed),
         resembles=_nearest(judge, symmetry) if checked.false else None,
     )
-
-
-def _lopsided(env: gym.Env, symmetry: Symmetry, seed: int) -> tuple[str, ...]:
-    """Entries of first observations that are not drawn as their images under generators are."""
-    from scipy.stats import ks_2samp  # scipy is slow to import, and not needed for policies
-
-    first = np.stack([np.asarray(env.reset(seed=seed + i)[0]) for i in range(RESETS)])
-    values = flat(first)
-    names = names_of(symmetry, "observation", values.shape[1])
-    tests = len(names) * len(symmetry.group.generators)
-    found = []
-    for g in symmetry.group.generators:
-        moved = flat(symmetry.act_on_observations(g, first))
-        for place, name in enumerate(names):
-            halves = values[: RESETS // 2, place], moved[RESETS // 2 :, place]
-            rounded = (np.round(x, 9) for x in halves)
-            if name not in found and ks_2samp(*rounded).pvalue < LEVEL / tests:
-                found.append(name)
-    return tuple(found)
 
 
 def _nearest(judge: Judge, symmetry: Symmetry) -> str | None:

@@ -25,6 +25,11 @@ TRANSITIONS, TRIED = 20_000, 64
 """Transitions that are looked at where there are no twins; steps of twins in a quick look."""
 OVERLAP = 0.8
 """Transitions tell of a symmetry if they overlap by as much with transformed ones."""
+RESETS, LEVEL, MIXTURES = 400, 1e-4, 20
+"""Resets that are looked at, the level of the test whether they are lopsided, and random mixtures
+of entries that it sees, too."""
+TOGETHER = "several entries together"
+"""What is lopsided where a mixture is."""
 
 
 Made = str | gym.Env | Callable[[], gym.Env]
@@ -69,7 +74,7 @@ class Judge:
         seed: int = 0,
     ) -> None:
         self.env, self.twin = made(env)
-        self.seed, self.experience = seed, experience
+        self.seed, self.experience, self.drawn = seed, experience, False
         _check_seeds(self.env, seed)
         simulator = simulator_of(self.env) if place is None else Placed(place)
         if experience is not None or simulator is None:
@@ -82,7 +87,23 @@ class Judge:
         """Those that are looked at; random actions lead to them."""
         if self.experience is None:
             self.experience = random_experience(self.env, TRANSITIONS, self.seed)
+            self.drawn = True
         return self.experience
+
+    def _unseen(self, checked: Check) -> Check:
+        """Refute what random actions would show if it were true.
+
+        If episodes begin symmetrically, and actions are drawn so, all states are visited so.
+        """
+        if lopsided(self.env, checked.symmetry, self.seed):
+            return checked
+        worst = (
+            "transformed states are hardly seen, although episodes begin symmetrically and actions "
+            "are drawn so: the dynamics lead elsewhere"
+        )
+        return dataclasses.replace(
+            checked, dynamics=dataclasses.replace(checked.dynamics, verdict="false", worst=worst)
+        )
 
     def judge(self, symmetry: Symmetry, steps: int | None = None) -> Check:
         """What twins or transitions say.
@@ -92,7 +113,11 @@ class Judge:
             steps: Of twins, fewer than usual for a quick look.
         """
         if self.simulator is None or not self.simulator.takes(symmetry):
-            return of_transitions(self.env, symmetry, self.transitions(), self.seed)
+            by_chance = self.experience is None or self.drawn
+            checked = of_transitions(self.env, symmetry, self.transitions(), self.seed)
+            if by_chance and "unknown" in checked.verdicts:
+                return self._unseen(checked)
+            return checked
         every = self.simulator.pairs(self.env, self.twin, symmetry, self.seed)
         count = steps or self.simulator.steps
         shown = tqdm(itertools.islice(every, count), "comparing twins", count, leave=False, delay=3)
@@ -257,3 +282,25 @@ def _check_seeds(env: gym.Env, seed: int) -> None:
             f"two resets of {name_of(env)} by seed {seed} show different observations: it does not "
             "use its seed; call super().reset(seed=seed) in its reset and draw from self.np_random"
         )
+
+
+def lopsided(env: gym.Env, symmetry: Symmetry, seed: int) -> tuple[str, ...]:
+    """Entries of first observations that are not drawn as their images under generators are."""
+    from scipy.stats import ks_2samp  # scipy is slow to import, and not needed for policies
+
+    first = np.stack([np.asarray(env.reset(seed=seed + i)[0]) for i in range(RESETS)])
+    values = flat(first)
+    names = [*names_of(symmetry, "observation", values.shape[1]), *[TOGETHER] * MIXTURES]
+    spread = values.std(0)
+    mixed = np.random.default_rng(seed).choice([-1.0, 1.0], (values.shape[1], MIXTURES))
+    mixed /= np.where(spread > 1e-9, spread, 1)[:, None]
+    tests = len(names) * len(symmetry.group.generators)
+    found = []
+    for g in symmetry.group.generators:
+        moved = flat(symmetry.act_on_observations(g, first))
+        one, other = (np.hstack([x, x @ mixed]).round(9) for x in (values, moved))
+        for place, name in enumerate(names):
+            halves = one[: RESETS // 2, place], other[RESETS // 2 :, place]
+            if name not in found and ks_2samp(*halves).pvalue < LEVEL / tests:
+                found.append(name)
+    return tuple(found)

@@ -330,7 +330,9 @@ SIMULATORS: dict[str, Simulator] = {
     "gymnasium.envs.toy_text.frozen_lake:FrozenLakeEnv": Placed(_one_of),
     "gymnasium.envs.toy_text.cliffwalking:CliffWalkingEnv": Placed(_one_of),
     "gymnasium_robotics.envs.maze.point_maze:PointMazeEnv": Placed(_maze),
-    "minigrid.minigrid_env:MiniGridEnv": Episodes(_mirrored_grid, through_wrappers=True, exact="exact"),
+    "minigrid.minigrid_env:MiniGridEnv": Episodes(
+        _mirrored_grid, through_wrappers=True, exact="exact"
+    ),
     "gymnasium.envs.box2d.lunar_lander:LunarLander": Episodes(_mirrored_lander),
     "gymnasium.envs.box2d.bipedal_walker:BipedalWalker": Episodes(_other_leg_first),
 }

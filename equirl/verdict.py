@@ -92,10 +92,14 @@ class Check:
         return f"{self.environment}: the symmetry {self._word} ({said})"
 
     @property
+    def verdicts(self) -> tuple[str, str, str]:
+        """Of dynamics, reward and termination."""
+        return self.dynamics.verdict, self.reward.verdict, self.termination.verdict
+
+    @property
     def false(self) -> bool:
         """Whether one of them does not, rather than that it was not shown."""
-        aspects = self.dynamics, self.reward, self.termination
-        return "false" in {aspect.verdict for aspect in aspects}
+        return "false" in self.verdicts
 
     @property
     def _word(self) -> str:
