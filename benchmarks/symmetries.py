@@ -32,7 +32,7 @@ from equicore.lab.statistics import proportion
 from equicore.lab.store import remembered, write_text
 from equicore.lab.tables import frame_markdown, write_csv
 from equirl.discover import search
-from equirl.transitions import random_experience
+from equirl.judge import Judge
 
 BY_TRANSITIONS = ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "LunarLander-v3", "Swimmer-v5",
                   "Walker2d-v5", "InvertedPendulum-v5", "equirl/Gridworld-v0")  # fmt: skip
@@ -99,9 +99,8 @@ def caught(name: str, seed: int) -> pd.DataFrame:
     said = check.verdict
     named = not lie.entry or lie.entry in said
     row = _row(lie.env, check, lie=lie.words, seed=seed, caught=not check.holds, named=named)
-    return row.assign(
-        resembles=check.resembles or "", refuted=check.false, seconds=time.perf_counter() - start
-    )
+    seconds = time.perf_counter() - start
+    return row.assign(resembles=check.resembles or "", refuted=check.false, seconds=seconds)
 
 
 def by_transitions(name: str, seed: int) -> pd.DataFrame:
@@ -112,8 +111,9 @@ def by_transitions(name: str, seed: int) -> pd.DataFrame:
     with one_thread():
         twins = equirl.check_symmetry(make, symmetry, place=lie.place if lie else None, seed=seed)
         start = time.perf_counter()
-        experience = random_experience(make(), 20_000, seed)
-        check = equirl.check_symmetry(make, symmetry, experience=experience, seed=seed)
+        judge = Judge(make, seed=seed)
+        judge.simulator = None  # as if there were no twins
+        check = judge.judge(symmetry)
     row = _row(lie.env if lie else name, check, lie=lie.words if lie else "", seed=seed)
     return row.assign(
         twins="holds" if twins.holds else "refuted",
@@ -260,8 +260,8 @@ def written(tables: dict[str, pd.DataFrame]) -> str:
         "differ. Quarter turns of the Ant hold for its dynamics, and not for its reward.",
         frame_markdown(first, ".2g"),
         "## Lies",
-        f"Caught, that is not said to hold: {catch}. The entry named: {named}. What is caught and not "
-        "called false was not shown: transitions could not tell.",
+        f"Caught, that is not said to hold: {catch}. The entry named: {named}. What is caught and "
+        "not called false was not shown: transitions could not tell.",
         frame_markdown(second, ".2g"),
         "## By transitions alone, beside twins",
         "20,000 transitions under random actions, level 1e-4 for all tests of a symmetry together. "
@@ -276,7 +276,7 @@ def written(tables: dict[str, pd.DataFrame]) -> str:
 
 
 def _said(values: pd.Series) -> str:
-    return ", ".join(dict.fromkeys(map(str, values)))
+    return ", ".join(dict.fromkeys(str(value).lower() for value in values))
 
 
 if __name__ == "__main__":
