@@ -128,6 +128,53 @@ class Compare:
 
 
 @dataclasses.dataclass
+class Check:
+    """Check whether the symmetry of an environment is true, against its simulator.
+
+    Prints what the symmetry does, entry by entry, and the verdict for dynamics, reward, the end of
+    episodes, and first states. The exit code is 1 unless it holds. Environments whose simulator is
+    not known are judged by 20,000 transitions. Observations that are no vectors are flattened.
+
+    Example: equirl check LunarLander-v3 --output lander.png
+    """
+
+    env: tyro.conf.Positional[str]
+    """Environment id; module:id imports the module first, which may register it."""
+    symmetry: str | None = None
+    """module:name of a Symmetry, or of a function of the environment's EnvSpec that returns one;
+    the registered one when omitted."""
+    env_kwargs: tuple[str, ...] = ()
+    """Arguments of the environment, name=value."""
+    seed: int = 0
+    """Of resets, actions, and networks."""
+    output: Path | None = None
+    """File of the figure: for each entry what was found against what the symmetry wants."""
+
+
+@dataclasses.dataclass
+class Discover:
+    """Find the symmetries of an environment from interaction alone.
+
+    Signed permutations of the entries of observation and action vectors, and permutations of
+    discrete actions: candidates are learned from 20,000 transitions under random actions, and each
+    is verified as `equirl check` does. Prints the group's generators, and Python code of them.
+
+    Example: equirl discover Acrobot-v1 --output found.py
+    """
+
+    env: tyro.conf.Positional[str]
+    """Environment id; module:id imports the module first, which may register it."""
+    env_kwargs: tuple[str, ...] = ()
+    """Arguments of the environment, name=value."""
+    names: str | None = None
+    """module:name of equirl.Names of the entries; numbers when omitted."""
+    seed: int = 0
+    """Of resets, actions, and networks."""
+    output: Path | None = None
+    """Python file for the symmetry, ready to register."""
+
+
+@dataclasses.dataclass
 class Study:
     """Train agents in all environments and settings, and evaluate every policy of each.
 

@@ -1,4 +1,4 @@
-"""The command `equirl`: train, evaluate, compare, study, plot, landscape, video."""
+"""The command `equirl`: train, evaluate, compare, check, discover, study, plot and others."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ def main() -> None:
         arguments.Train: "train",
         arguments.Evaluate: "evaluate",
         arguments.Compare: "compare",
+        arguments.Check: "check",
+        arguments.Discover: "discover",
         arguments.Study: "study",
         arguments.Plot: "plot",
         arguments.Landscape: "landscape",

@@ -22,6 +22,7 @@ from equicore.lab.jobs import Workers
 from equicore.lab.store import check_claim, claim, digest, write_text
 from equicore.lab.tables import frame_markdown, write_csv
 from equirl.agents.arguments import Compare
+from equirl.agents.checked import checks_of, described
 from equirl.agents.cli import run
 from equirl.agents.evaluation import (
     CONDITIONS,
@@ -40,7 +41,6 @@ from equirl.agents.saved import SavedAgent, find_agents, told_apart
 from equirl.agents.seeds import ROLLOUT_SEED
 from equirl.agents.selection import Race
 from equirl.agents.verdicts import RANDOM, Chosen, advice, cautions, verdicts
-from equirl.symmetry import Symmetry
 
 
 def compare(
@@ -135,10 +135,20 @@ def summarize(returns: pd.DataFrame) -> pd.DataFrame:
 
 
 def conclusions(
-    returns: pd.DataFrame, summary: pd.DataFrame, chosen: Sequence[Chosen] = ()
+    returns: pd.DataFrame,
+    summary: pd.DataFrame,
+    chosen: Sequence[Chosen] = (),
+    checks: Sequence[str] = (),
 ) -> list[str]:
-    """All that a comparison says, in lines of plain words."""
-    lines, cautious = [choice.words for choice in chosen], cautions(returns)
+    """All that a comparison says, in lines of plain words.
+
+    Args:
+        returns: What `compare` returns.
+        summary: What `summarize` returns.
+        chosen: What was selected.
+        checks: What the checks of the symmetries say, see `equirl.agents.checked`.
+    """
+    lines, cautious = [*checks, *(choice.words for choice in chosen)], cautions(returns)
     return [*lines, *verdicts(summary), *cautious, *advice(summary, chosen, cautious)]
 
 
@@ -177,19 +187,11 @@ def settings_of(arguments: Compare, agents: list[SavedAgent]) -> dict[str, Any]:
         files[f"{agent.name}, {agent.setting}, {agent.budget} steps"] = digest(b"".join(read))
     return {
         "environments": sorted({agent.setting for agent in agents}),
-        "symmetries": {agent.setting: _described(agent.symmetry()) for agent in agents},
+        "symmetries": {agent.setting: described(agent.symmetry()) for agent in agents},
         "agents": files,
         "rules": RULES,
         **{key: getattr(arguments, key) for key in ("episodes", "seed", "select", "transitions")},
     }
-
-
-def _described(symmetry: Symmetry) -> str:
-    """A digest of a symmetry, or its kinds where these have no plain description."""
-    try:
-        return digest(symmetry.to_dict())
-    except NotImplementedError:
-        return f"{symmetry.observation}, {symmetry.action}"
 
 
 def main(arguments: Compare) -> None:
@@ -225,9 +227,11 @@ def main(arguments: Compare) -> None:
         arguments.transitions,
         Race() if arguments.select else None,
     )
+    checks = checks_of({agent.setting: (agent.env_id, agent.env_kwargs) for agent in agents})
+    print(*checks, "", sep="\n")
     returns, chosen = compare(agents, protocol, Workers(arguments.jobs), arguments.device)
     summary = summarize(returns)
-    lines = conclusions(returns, summary, chosen)
+    lines = conclusions(returns, summary, chosen, checks)
     report(summary, lines)
     if arguments.output is not None:
         claim(arguments.output, files)

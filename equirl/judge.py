@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +29,8 @@ OVERLAP = 0.8
 RESETS, LEVEL, MIXTURES = 400, 1e-4, 20
 """Resets that are looked at, the level of the test whether they are lopsided, and random mixtures
 of entries that it sees, too."""
+LARGEST = 1000
+"""Entries of observations of which transitions are looked at, at most."""
 TOGETHER = "several entries together"
 """What is lopsided where a mixture is."""
 
@@ -85,6 +88,12 @@ class Judge:
 
     def transitions(self) -> Experience:
         """Those that are looked at; random actions lead to them."""
+        space = self.env.observation_space
+        if math.prod(space.shape or ()) > LARGEST:
+            raise ValueError(
+                f"{name_of(self.env)} has no twins here, and observations {space} are too large to "
+                "learn from transitions what follows; give place=, which sets its state"
+            )
         if self.experience is None:
             self.experience = random_experience(self.env, TRANSITIONS, self.seed)
             self.drawn = True
@@ -298,7 +307,8 @@ def lopsided(env: gym.Env, symmetry: Symmetry, seed: int) -> tuple[str, ...]:
     found = []
     for g in symmetry.group.generators:
         moved = flat(symmetry.act_on_observations(g, first))
-        one, other = (np.hstack([x, x @ mixed]).round(9) for x in (values, moved))
+        # mixtures are about 1 wide: what is smaller may be rounding
+        one, other = (np.hstack([x.round(9), (x @ mixed).round(3)]) for x in (values, moved))
         for place, name in enumerate(names):
             halves = one[: RESETS // 2, place], other[RESETS // 2 :, place]
             if name not in found and ks_2samp(*halves).pvalue < LEVEL / tests:

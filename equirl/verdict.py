@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equirl.symmetry import Symmetry
+
+SHOWN, MARKS = 16, 300
+"""Entries of a figure, and marks of each, at most."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,40 @@ class Check:
         if self.resembles:
             lines.append(f"  it would hold with one change: {self.resembles}")
         return "\n".join(lines)
+
+    def plot(self, stem: Path) -> list[Path]:
+        """Draw what was found against what the symmetry wants, for the entries that err most.
+
+        Of twins each mark is a step; of transitions it is a quantile, of next observations and of
+        transformed ones.
+
+        Args:
+            stem: The file without its ending; a PNG and, unless it is large, an SVG are written.
+
+        Returns:
+            The files.
+        """
+        from equicore.lab import figures  # draws, which policies need not
+
+        every = self.entries.argsort()[::-1][:SHOWN]
+        figure, axes = figures.panels(len(every), (1.9, 1.7), columns=4)
+        names = self.symmetry.names.observation if self.symmetry.names else ()
+        twins = self.in_return is not None
+        for axis, entry in zip(axes, every, strict=True):
+            both = np.stack([self.wanted[:, entry], self.found[:, entry]])
+            both = both if twins else np.sort(both, 1)
+            some = np.linspace(0, both.shape[1] - 1, min(MARKS, both.shape[1])).astype(int)
+            low, high = both.min(), both.max()
+            axis.plot([low, high], [low, high], color="#999999", linewidth=1)
+            axis.plot(*both[:, some], ".", color="#0072b2", markersize=3)
+            name = names[entry] if len(names) == len(self.entries) else f"entry {entry}"
+            axis.set_title(f"{name}: {100 * self.entries[entry]:.2g} %", fontsize=8)
+            axis.tick_params(labelsize=6)
+            figures.tidy(axis)
+        figure.suptitle(self.summary, fontsize=8, wrap=True)
+        figure.supxlabel("wanted by the symmetry", fontsize=8)
+        figure.supylabel("found", fontsize=8)
+        return figures.save(figure, stem)
 
     def __str__(self) -> str:
         return self.verdict

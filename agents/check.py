@@ -1,0 +1,72 @@
+"""Check whether the symmetry of an environment is true."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from typing import Any
+
+import gymnasium as gym
+from gymnasium import spaces
+
+import equirl
+from equicore.lab.store import check_writable
+from equirl.agents.arguments import Check
+from equirl.agents.cli import run
+from equirl.agents.hyperparameters import parse_env_kwargs
+from equirl.symmetry import Symmetry
+
+
+def maker(env: str, env_kwargs: tuple[str, ...]) -> functools.partial[gym.Env]:
+    """A function that makes an environment, flattened if its observations are no ``Box``."""
+    return functools.partial(_made, env, parse_env_kwargs(env_kwargs))
+
+
+def _made(env: str, arguments: dict[str, Any]) -> gym.Env:
+    made = gym.make(env, **arguments)
+    if isinstance(made.observation_space, spaces.Box):
+        return made
+    return gym.wrappers.FlattenObservation(made)
+
+
+def named(what: str) -> Any:
+    """What ``module:name`` stands for.
+
+    Raises:
+        ValueError: If there is no such module, or no such name in it.
+    """
+    module, colon, name = what.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"{what}: cannot import {module}: {error}") from error
+    if not colon or not hasattr(found, name):
+        raise ValueError(f"{what}: write module:name, of something that the module {module} has")
+    return getattr(found, name)
+
+
+def main(arguments: Check) -> None:
+    """Check, print the verdict; exit with 1 unless the symmetry holds."""
+    if arguments.output is not None:
+        check_writable(arguments.output.with_suffix(".png"))
+    make = maker(arguments.env, arguments.env_kwargs)
+    env = make()
+    if arguments.symmetry is None:
+        symmetry = equirl.symmetry_of(env)
+    else:
+        found = named(arguments.symmetry)
+        symmetry = found if isinstance(found, Symmetry) else found(env.spec)
+        if not isinstance(symmetry, Symmetry):
+            raise ValueError(f"{arguments.symmetry} returned {symmetry!r}, not a Symmetry")
+    print(symmetry.describe())
+    check = equirl.check_symmetry(make, symmetry, seed=arguments.seed)
+    print(f"\n{check}")
+    if arguments.output is not None:
+        print(*check.plot(arguments.output.with_suffix("")), sep="\n")
+    if not check.holds:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run(main, Check)
