@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "equirl"
 
 
-def checks_of(settings: Mapping[str, tuple[str, dict[str, Any]]]) -> list[str]:
-    """A line for each setting, an environment's id and arguments: what the check of it says."""
-    return [_line(*setting) for setting in settings.values()]
+def checks_of(settings: Iterable[tuple[str, dict[str, Any]]]) -> list[str]:
+    """What the check says of each environment, given by its id and arguments; a line for each."""
+    return list(dict.fromkeys(_line(*setting) for setting in settings))
 
 
 def _line(env_id: str, env_kwargs: dict[str, Any]) -> str:

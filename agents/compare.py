@@ -227,7 +227,7 @@ def main(arguments: Compare) -> None:
         arguments.transitions,
         Race() if arguments.select else None,
     )
-    checks = checks_of({agent.setting: (agent.env_id, agent.env_kwargs) for agent in agents})
+    checks = checks_of((agent.env_id, agent.env_kwargs) for agent in agents)
     print(*checks, "", sep="\n")
     returns, chosen = compare(agents, protocol, Workers(arguments.jobs), arguments.device)
     summary = summarize(returns)

@@ -22,6 +22,7 @@ from equicore.lab.command import check_least, command_line
 from equicore.lab.jobs import Workers
 from equicore.lab.store import claim
 from equirl.agents.arguments import Train
+from equirl.agents.checked import checks_of
 from equirl.agents.cli import run
 from equirl.agents.compare import (
     compare,
@@ -103,11 +104,12 @@ def main(arguments: Demo) -> None:
     summary = summarize(means)
     name, without = "python -m equirl.agents.demo", ("output", "runs", "jobs")
     command = command_line(name, arguments, without)
-    lines = [HOW, *conclusions(means, summary)]
+    checks = checks_of((agent.env_id, agent.env_kwargs) for agent in agents)
+    lines = [HOW, *conclusions(means, summary, checks=checks)]
     write_comparison(arguments.output, means, lines, summary, command)
     each = summarize(returns)
     folder = arguments.output / "checkpoints"
-    write_comparison(folder, returns, conclusions(returns, each), each, command)
+    write_comparison(folder, returns, conclusions(returns, each, checks=checks), each, command)
     report(summary, lines)
     print(f"\ntook {time.monotonic() - start:.0f} s; the picture: {arguments.output}/returns.png")
 

@@ -47,8 +47,11 @@ def write_panel(folder: Path) -> list[Path]:
 
 
 def _record(folder: Path) -> list[str]:
-    """How long the study has taken, and what was selected, as far as it is on record."""
+    """What was checked, how long it took, and what was selected, as far as it is on record."""
     parts = []
+    if (folder / "symmetries.txt").exists():
+        checks = (folder / "symmetries.txt").read_text().splitlines()
+        parts += ["## Are the symmetries true?", "\n".join(f"- {line}" for line in checks)]
     if (folder / "seconds.csv").exists():
         seconds = pd.read_csv(folder / "seconds.csv").seconds
         parts.append(

@@ -26,6 +26,7 @@ from equicore.lab.jobs import Workers
 from equicore.lab.store import check_writable, claim, remembered, write_text
 from equicore.lab.tables import write_csv
 from equirl.agents.arguments import Study
+from equirl.agents.checked import checks_of
 from equirl.agents.cli import run
 from equirl.agents.definition import DEFAULT_FILE, Unit, read_units
 from equirl.agents.evaluation import CONDITIONS, RULES, play
@@ -192,6 +193,9 @@ def main(arguments: Study) -> None:
     command = command_line("equirl study", arguments, without=where)
     write_text(arguments.output / "command.txt", f"{command}\nequirl {equirl.__version__}\n")
     print(f"{len(units)} units; agents in {arguments.runs}, results in {arguments.output}")
+    checks = checks_of((u.training.arguments.env, u.training.env_kwargs) for u in units)
+    print(*checks, sep="\n")
+    write_text(arguments.output / "symmetries.txt", "\n".join(checks) + "\n")
     failed = run_units(units, workers)
     write_study(arguments.output, units, file)
     if failed:

@@ -26,9 +26,11 @@ TRANSITIONS, TRIED = 20_000, 64
 """Transitions that are looked at where there are no twins; steps of twins in a quick look."""
 OVERLAP = 0.8
 """Transitions tell of a symmetry if they overlap by as much with transformed ones."""
-RESETS, LEVEL, MIXTURES = 400, 1e-4, 20
-"""Resets that are looked at, the level of the test whether they are lopsided, and random mixtures
-of entries that it sees, too."""
+RESETS, LEVEL = 400, 1e-4
+"""Resets that are looked at, and the level of the test whether they are lopsided."""
+MIXTURES, NOISE = 20, 0.05
+"""Random mixtures of entries that it sees, too, and how much noise is added to them, in parts of an
+entry's spread."""
 LARGEST = 1000
 """Entries of observations of which transitions are looked at, at most."""
 TOGETHER = "several entries together"
@@ -301,14 +303,19 @@ def lopsided(env: gym.Env, symmetry: Symmetry, seed: int) -> tuple[str, ...]:
     values = flat(first)
     names = [*names_of(symmetry, "observation", values.shape[1]), *[TOGETHER] * MIXTURES]
     spread = values.std(0)
-    mixed = np.random.default_rng(seed).choice([-1.0, 1.0], (values.shape[1], MIXTURES))
+    generator = np.random.default_rng(seed)
+    mixed = generator.choice([-1.0, 1.0], (values.shape[1], MIXTURES))
     mixed /= np.where(spread > 1e-9, spread, 1)[:, None]
     tests = len(names) * len(symmetry.group.generators)
     found = []
     for g in symmetry.group.generators:
         moved = flat(symmetry.act_on_observations(g, first))
-        # mixtures are about 1 wide: what is smaller may be rounding
-        one, other = (np.hstack([x.round(9), (x @ mixed).round(3)]) for x in (values, moved))
+        # where entries go together, mixtures are what a solver's rounding leaves: noise hides that
+        noise = generator.normal(0, NOISE, (2, RESETS, MIXTURES))
+        one, other = (
+            np.hstack([x.round(9), x @ mixed + n])
+            for x, n in zip((values, moved), noise, strict=True)
+        )
         for place, name in enumerate(names):
             halves = one[: RESETS // 2, place], other[RESETS // 2 :, place]
             if name not in found and ks_2samp(*halves).pvalue < LEVEL / tests:
