@@ -53,8 +53,14 @@ def _make(name: str) -> gym.Env:
 
         gym.register_envs(gymnasium_robotics)
     env = gym.make(name)
-    flat = name.startswith(("PointMaze", "FrozenLake", "CliffWalking"))
-    return gym.wrappers.FlattenObservation(env) if flat else env
+    if name.startswith("PointMaze"):
+        return gym.wrappers.FlattenObservation(env)
+    if name.startswith(("FrozenLake", "CliffWalking")):
+        ones = gym.wrappers.FlattenObservation(env)
+        return gym.wrappers.DtypeObservation(ones, np.float32)
+    if name == "MountainCar-v0":  # whose bounds show already that it has no mirror image
+        env.observation_space = spaces.Box(-2, 2, (2,), np.float32)
+    return env
 
 
 def symmetry_of(name: str) -> Callable[[], Symmetry]:

@@ -33,7 +33,9 @@ class Signed:
     def of(cls, matrix: NDArray[Any]) -> Signed | None:
         """The signed permutation that a matrix is; None if it is none."""
         size = abs(matrix)
-        if not np.all((size < CLOSE) | (abs(size - 1) < CLOSE)) or (size.sum(1) > 1 + CLOSE).any():
+        if not np.all((size < CLOSE) | (abs(size - 1) < CLOSE)) or any(
+            (size.sum(axis) > 1 + CLOSE).any() for axis in (0, 1)
+        ):
             return None
         source = size.argmax(1)
         signs = np.sign(matrix[np.arange(len(matrix)), source]).astype(int)
@@ -161,13 +163,22 @@ def likely_mistakes(of: Symmetry) -> Iterator[tuple[str, Symmetry]]:
         signed = None if matrices is None else Signed.of(matrices[1])
         if signed is None:
             continue
+        idle = _still(of, "action" if what == "observation" else "observation")
         names = getattr(of.names, what, None) or [f"entry {i}" for i in range(len(signed.source))]
         ids = isinstance(representation, Permutation)
         for text, other in _mistakes(signed, names, ids):
+            if idle and other == Signed.identity(len(names)):
+                continue  # what changes nothing is true of everything
             made: Any = Matrix.from_generators(of.group, [other.matrix()])
             if ids:
                 made = Permutation.from_generators(of.group, [list(other.source)])
             yield f"{what}: {text}", dataclasses.replace(of, **{what: made})
+
+
+def _still(of: Symmetry, what: str) -> bool:
+    """Whether element 1 changes no observation, or no action."""
+    matrices = entries_of(getattr(of, what))
+    return matrices is not None and bool(np.array_equal(matrices[1], np.eye(len(matrices[1]))))
 
 
 def _mistakes(signed: Signed, names: Sequence[str], ids: bool) -> Iterator[tuple[str, Signed]]:

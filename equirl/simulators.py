@@ -32,14 +32,14 @@ REPLACED = 0.3
 class Pair:
     """A step of twins: what the first saw and did, and where both came to.
 
-    ``wanted`` is what the group element makes of the first one's next observation, ``found`` the
-    second one's; ``before`` and ``after`` are the first one's own.
+    ``before`` is what the first one saw, ``start`` what the group element makes of that and
+    ``wanted`` what it makes of the first one's next observation; ``found`` is the second one's.
     """
 
     element: int
     before: Vector
     action: Any
-    after: Vector
+    start: Vector
     wanted: Vector
     found: Vector
     rewards: tuple[float, float]
@@ -57,12 +57,18 @@ class Simulator(ABC):
     """Of differences: 2 for their root mean square, 1 for their mean."""
     tolerance = 0.1
     """The largest difference, in parts of an entry's changes, of what is approximate."""
+    derived = 0.5
+    """The same of entries that are no part of the state, such as forces of contacts."""
     apart = 1.0
     """The largest part of steps after which twins differ by more than `NEAR`."""
 
     @abstractmethod
     def pairs(self, env: gym.Env, twin: gym.Env, symmetry: Symmetry, seed: int) -> Iterator[Pair]:
         """Steps of twins without end, under random actions, for all elements in turn."""
+
+    def states(self, env: gym.Env, entries: int) -> int:
+        """How many entries show the state, the first ones; what follows is derived from it."""
+        return entries
 
     def takes(self, symmetry: Symmetry) -> bool:
         """Whether it makes twins for all elements of this group."""
@@ -78,6 +84,12 @@ class Placed(Simulator):
     """Twins in a state that an observation shows: each step is compared by itself."""
 
     place: Place
+    state: Callable[[gym.Env], int] | None = None
+    """How many entries show the state, the first ones; all when omitted."""
+
+    def states(self, env: gym.Env, entries: int) -> int:
+        """See `Simulator.states`."""
+        return entries if self.state is None else self.state(env)
 
     def deterministic(self, env: gym.Env, twin: gym.Env, seed: int) -> bool:
         """See `Simulator.deterministic`."""
@@ -111,11 +123,12 @@ class Placed(Simulator):
                 before = self.place(env, observation)
                 after, reward, end, *_ = env.step(action)
                 g = next(elements)
-                self.place(twin, symmetry.act_on_observations(g, before[None])[0])
+                start = symmetry.act_on_observations(g, before[None])[0]
+                self.place(twin, start)
                 found, other, other_end, *_ = twin.step(_moved(symmetry, g, action))
                 wanted = symmetry.act_on_observations(g, np.asarray(after)[None])[0]
                 rewards, ends = (float(reward), float(other)), (bool(end), bool(other_end))
-                yield Pair(g, before, action, after, wanted, found, rewards, ends)
+                yield Pair(g, before, action, start, wanted, found, rewards, ends)
                 self.place(env, observation)
             observation, _, terminated, truncated, _ = env.step(action)
             if terminated or truncated:
@@ -126,7 +139,7 @@ class Placed(Simulator):
 class Episodes(Simulator):
     """Twins that begin an episode alike; they are compared until they have come apart."""
 
-    steps, norm, tolerance, apart = 3000, 1, 0.2, 0.05
+    steps, norm, tolerance, apart = 6000, 1, 0.2, 0.05
     begin: Callable[[gym.Env, int], Vector]
     """Resets the second one by a seed, mirrored, and returns what it shows."""
     through_wrappers: bool = False
@@ -147,15 +160,16 @@ class Episodes(Simulator):
             before, _ = env.reset(seed=episode)
             seen = self.begin(twin, episode)
             wanted = symmetry.act_on_observations(1, np.asarray(before)[None])[0]
-            yield Pair(1, before, None, before, wanted, seen, (0.0, 0.0), (False, False))
+            yield Pair(1, before, None, wanted, wanted, seen, (0.0, 0.0), (False, False))
             ended = abs(seen - wanted).max() > NEAR
             while not ended:
                 action = env.action_space.sample()
+                start = wanted
                 after, reward, end, *_ = env.step(action)
                 found, other, other_end, *_ = twin.step(_moved(symmetry, 1, action))
                 wanted = symmetry.act_on_observations(1, np.asarray(after)[None])[0]
                 rewards, ends = (float(reward), float(other)), (bool(end), bool(other_end))
-                yield Pair(1, before, action, after, wanted, found, rewards, ends)
+                yield Pair(1, before, action, start, wanted, found, rewards, ends)
                 before, ended = after, end or other_end or abs(found - wanted).max() > NEAR
 
 
@@ -198,12 +212,24 @@ def _set(entries: Callable[[Vector], Any]) -> Place:
 def _mujoco(env: gym.Env, observation: Vector) -> Vector:
     """By joint positions and velocities, which observations begin with, but for where a body is."""
     inner: Any = env.unwrapped
-    positions, velocities = inner.model.nq, inner.model.nv
-    structure = getattr(inner, "observation_structure", None) or {}
-    absent = structure.get("skipped_qpos", max(0, positions + velocities - len(observation)))
+    positions, velocities, absent = _joints(inner)
     place = np.concatenate([np.zeros(absent), observation[: positions - absent]])
     inner.set_state(place, observation[positions - absent :][:velocities].astype(float))
     return np.array(inner._get_obs())
+
+
+def _joints(inner: Any) -> tuple[int, int, int]:
+    """How many positions and velocities a body has, and how many of the positions are not seen."""
+    positions, velocities = inner.model.nq, inner.model.nv
+    structure = getattr(inner, "observation_structure", None) or {}
+    entries = inner.observation_space.shape[0]
+    absent = structure.get("skipped_qpos", max(0, positions + velocities - entries))
+    return positions, velocities, absent
+
+
+def _seen_joints(env: gym.Env) -> int:
+    positions, velocities, absent = _joints(env.unwrapped)
+    return positions + velocities - absent
 
 
 def _reacher(env: gym.Env, observation: Vector) -> Vector:
@@ -325,7 +351,7 @@ SIMULATORS: dict[str, Simulator] = {
     f"{_CONTROL}.pendulum:PendulumEnv": Placed(_set(lambda o: (np.arctan2(o[1], o[0]), o[2]))),
     f"{_MUJOCO}.reacher_v5:ReacherEnv": Placed(_reacher),
     f"{_MUJOCO}.inverted_double_pendulum_v5:InvertedDoublePendulumEnv": Placed(_double_pendulum),
-    f"{_MUJOCO}.mujoco_env:MujocoEnv": Placed(_mujoco),
+    f"{_MUJOCO}.mujoco_env:MujocoEnv": Placed(_mujoco, _seen_joints),
     "equirl.envs.gridworld:Gridworld": Placed(_cells),
     "gymnasium.envs.toy_text.frozen_lake:FrozenLakeEnv": Placed(_one_of),
     "gymnasium.envs.toy_text.cliffwalking:CliffWalkingEnv": Placed(_one_of),

@@ -31,6 +31,14 @@ def on_one_core():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Verdicts of symmetries are kept for this run of the tests, and not in the user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp().parent / "cache"))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def registries(monkeypatch):
     """What a test registers is forgotten after it."""
