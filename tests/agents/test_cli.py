@@ -5,7 +5,10 @@ import pytest
 
 from equirl.agents import cli, compare, demo, evaluate, landscape, plot, study, train, video
 
-COMMANDS = ("train", "evaluate", "compare", "study", "plot", "landscape", "video")
+COMMANDS = (
+    *("train", "evaluate", "compare", "check", "discover"),
+    *("study", "plot", "landscape", "video"),
+)
 
 
 @pytest.fixture
