@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
+import inspect
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -38,6 +40,7 @@ def _line(env_id: str, env_kwargs: dict[str, Any]) -> str:
         "env": env_id,
         "arguments": {name: str(value) for name, value in sorted(env_kwargs.items())},
         "symmetry": described(symmetry),
+        "code": _code(env),
         "versions": {name: _version(name) for name in PACKAGES},
         "equirl": equirl.__version__,
     }
@@ -68,6 +71,15 @@ def described(symmetry: Symmetry) -> str:
         return digest(symmetry.to_dict())
     except NotImplementedError:
         return f"{symmetry.observation}, {symmetry.action}"
+
+
+def _code(env: gym.Env) -> str:
+    """A digest of the files that an environment's classes are written in, as far as there are."""
+    files = set()
+    for kind in type(env.unwrapped).__mro__:
+        with contextlib.suppress(TypeError, OSError):
+            files.add(inspect.getsourcefile(kind))
+    return digest(b"".join(Path(file).read_bytes() for file in sorted(filter(None, files))))
 
 
 def _version(package: str) -> str:

@@ -43,7 +43,7 @@ def moves(matrix: NDArray[Any], names: Sequence[str]) -> Iterator[str]:
 def said(column: NDArray[Any], names: Sequence[str]) -> str:
     """Where an entry goes, by a column of a matrix: ``-left hip``, ``0.5 x + 0.87 y``."""
     text = ""
-    for place in np.flatnonzero(abs(column) > CLOSE):
+    for place in np.flatnonzero(abs(column) > CLOSE).tolist():
         number = float(column[place])
         size = "" if abs(abs(number) - 1) < CLOSE else f"{abs(number):.3g} "
         if text:

@@ -88,6 +88,8 @@ class Judge:
             self.simulator = None
         else:
             alike = simulator.deterministic(self.env, self.twin, seed)
+            if alike and place is not None and isinstance(simulator, Placed):
+                simulator.check_whole(self.env, self.twin, seed)
             self.simulator = simulator if alike else None
 
     def transitions(self) -> Experience:
@@ -174,13 +176,10 @@ def of_pairs(
     part = float(wrong.mean())
     few = part <= simulator.tolerance * max(float(ends.any(1).mean()), 1e-3)
     verdict = ("approximate" if simulator.exact == "exact" else simulator.exact) if few else "false"
-    termination = Aspect(
-        verdict if part else simulator.exact,
-        part,
-        _worst(pairs[int(wrong.argmax())], symmetry, "one ends, the other does not")
-        if part
-        else "",
-    )
+    told_of_ends = "" if ends.any() else "none of these steps ended an episode"
+    if part:
+        told_of_ends = _worst(pairs[int(wrong.argmax())], symmetry, "one ends, the other does not")
+    termination = Aspect(verdict if part else simulator.exact, part, told_of_ends)
     return Check(
         name_of(env),
         symmetry,

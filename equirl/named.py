@@ -273,7 +273,8 @@ def _matrix(
     names: Sequence[str], generator: Generator, changes: Sequence[Change], what: str
 ) -> NDArray[np.float64]:
     """The matrix of a generator on all entries; ValueError if it is not of its order."""
-    matrix, by = np.eye(len(names)), {}
+    matrix = np.eye(len(names))
+    by: dict[int, str] = {}
     for change in changes:
         for places, block in change.blocks(names):
             for place in places:

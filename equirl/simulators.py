@@ -93,23 +93,34 @@ class Placed(Simulator):
 
     def deterministic(self, env: gym.Env, twin: gym.Env, seed: int) -> bool:
         """See `Simulator.deterministic`."""
+        return all(self._alike(env, twin, seed, (True, True)))
+
+    def check_whole(self, env: gym.Env, twin: gym.Env, seed: int) -> None:
+        """Raise ValueError if an environment goes on differently once its state has been set."""
+        if not all(self._alike(env, twin, seed, (False, True))):
+            raise ValueError(
+                "place does not set all of the state: after it the environment goes on differently "
+                "than without it. Set what an observation does not show, too, or let place= out: "
+                "transitions are looked at then"
+            )
+
+    def _alike(
+        self, env: gym.Env, twin: gym.Env, seed: int, placed: tuple[bool, bool]
+    ) -> Iterator[bool]:
+        """Whether twins in the same state go on alike, for some steps; in which states are set."""
         env.action_space.seed(seed)
         observation, _ = env.reset(seed=seed)
         twin.reset(seed=seed + 1)
         for _ in range(20):
             action = env.action_space.sample()
             follows = []
-            for one in (env, twin):
-                self.place(one, observation)
-                after, reward, end, *_ = one.step(action)
+            for one, is_placed in zip((twin, env), placed[::-1], strict=True):
+                if is_placed:
+                    self.place(one, observation)
+                after, reward, end, truncated, _ = one.step(action)
                 follows.append(np.append(np.ravel(after), (float(reward), bool(end))))
-            if abs(follows[0] - follows[1]).max() > 1e-6 * (1 + abs(follows[0]).max()):
-                return False
-            self.place(env, observation)
-            observation, _, terminated, truncated, _ = env.step(action)
-            if terminated or truncated:
-                observation, _ = env.reset()
-        return True
+            yield abs(follows[0] - follows[1]).max() <= 1e-6 * (1 + abs(follows[0]).max())
+            observation = env.reset()[0] if end or truncated else after
 
     def pairs(self, env: gym.Env, twin: gym.Env, symmetry: Symmetry, seed: int) -> Iterator[Pair]:
         """See `Simulator.pairs`. States are those that random actions lead to."""

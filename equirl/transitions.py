@@ -96,7 +96,9 @@ class Scales:
     def of(cls, experience: Experience, space: spaces.Space) -> Scales:
         """The scales of transitions in an environment with this action space."""
         discrete = isinstance(space, spaces.Discrete)
-        actions = int(space.n) if isinstance(space, spaces.Discrete) else math.prod(space.shape)
+        actions = (
+            int(space.n) if isinstance(space, spaces.Discrete) else math.prod(space.shape or ())
+        )
         both = np.concatenate(
             [flat(experience.observations), _acts(experience, actions, discrete)], 1
         )
@@ -128,10 +130,9 @@ class Scales:
 
         moved = (_moved(experience) / self.changes).clip(-LARGEST, LARGEST)
         near = 1e-9 * (1 + abs(self.rewards).max())
-        low, high = (
-            np.searchsorted(self.rewards, np.asarray(experience.rewards) + sign * near, side)
-            for sign, side in ((-1, "left"), (1, "right"))
-        )
+        rewards = np.asarray(experience.rewards, float)
+        low = np.searchsorted(self.rewards, rewards - near, "left")
+        high = np.searchsorted(self.rewards, rewards + near, "right")
         rank = ndtri((low + high + 1) / (2 * len(self.rewards) + 2))
         ends = np.asarray(experience.terminated, float)
         return torch.from_numpy(np.column_stack([moved, rank, ends])).float()

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from equirl.symmetry import Symmetry
 
+SAID = ("approximate", "unknown", "false")
+"""Verdicts beside which the worst case stands."""
 SHOWN, MARKS = 16, 300
 """Entries of a figure, and marks of each, at most."""
 
@@ -118,7 +120,8 @@ class Check:
         for name in ("dynamics", "reward", "termination"):
             aspect: Aspect = getattr(self, name)
             lines.append(f"  {name}: {aspect}")
-            if aspect.worst and aspect.verdict in ("approximate", "unknown", "false"):
+            unseen = name == "termination" and not aspect.size
+            if aspect.worst and (unseen or aspect.verdict in SAID):
                 lines.append(f"    {aspect.worst}")
         if self.in_return is not None and self.holds and self.reward.verdict == "approximate":
             lines.append(f"  return: differs by {100 * self.in_return:.2g} % at most")

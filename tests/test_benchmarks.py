@@ -257,3 +257,23 @@ def test_ratios_are_three_columns_of_the_table(benchmark, tmp_path):
         "what,time,time_low,time_high,bar\na,1.235,1.0,2.0,\nb,,,,3.0\n"
     )
     assert (tmp_path / "new.md").read_text() == "# Title\n\n`python benchmarks/test.py`\n\nWords.\n"
+
+
+@pytest.mark.slow
+def test_symmetries_are_checked_and_lies_are_caught(tmp_path):
+    """The smallest run of benchmarks/symmetries.py, twice: the second time from what is kept."""
+    words = ["--seeds", "0", "--few", "0", "--only", "CartPole", "--runs", tmp_path / "runs"]
+    for _ in range(2):
+        page = run(FOLDER / "symmetries.py", *words, "--output", tmp_path / "out")
+    assert "True ones hold in 1.00" in page
+    lies = pd.read_csv(tmp_path / "out" / "lies.csv")
+    assert lies.caught.all() and lies.named.all()
+    assert pd.read_csv(tmp_path / "out" / "discovery.csv").right.all()
+    assert (tmp_path / "out" / "symmetries.png").is_file()
+
+
+def test_lies_are_those_of_the_results():
+    """What results/symmetries says of each lie is about the lies that the benchmark has."""
+    table = pd.read_csv(RESULTS / "symmetries" / "lies.csv")
+    assert len(table.drop_duplicates(["env", "lie"])) >= 40 and table.env.nunique() >= 10
+    assert table.caught.all()

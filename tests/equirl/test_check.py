@@ -171,6 +171,20 @@ def test_users_say_how_a_state_is_set():
     assert unfair.verdicts == ("exact", "false", "exact")
 
 
+def test_a_state_that_is_not_set_whole_is_noticed():
+    def forgets(env, observation):
+        env.unwrapped.state = np.array([observation[0], 0.0])
+        return observation
+
+    with pytest.raises(ValueError, match="does not set all of the state"):
+        check_symmetry(drifting(), POINT, place=forgets)
+
+
+def test_that_no_episode_ended_is_said():
+    assert "none of these steps ended" in check_symmetry(drifting(), POINT, place=place).verdict
+    assert "none of these steps ended" not in check_symmetry("CartPole-v1").verdict
+
+
 def test_without_a_state_transitions_are_looked_at():
     check = check_symmetry(drifting(), POINT)
     assert check.holds and set(check.verdicts) == {"in distribution"}
