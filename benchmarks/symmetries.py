@@ -53,8 +53,10 @@ class Arguments:
 
     seeds: tuple[int, ...] = tuple(range(20))
     """Of the checks of true symmetries by twins."""
+    lies: tuple[int, ...] = (0,)
+    """Of lies."""
     few: tuple[int, ...] = (0, 1, 2)
-    """Of lies, of checks by transitions, and of searches."""
+    """Of searches; of checks by transitions the first two."""
     only: str = ""
     """Environments whose names begin so; all when omitted."""
     output: Path | None = None
@@ -204,9 +206,9 @@ def main(arguments: Arguments) -> None:
     simple = [name for name in known if lies.LIES[name].env in BY_TRANSITIONS]
     tables = {
         "checks": gathered(arguments, "checks", checked, list(truths()), arguments.seeds),
-        "lies": gathered(arguments, "lies", caught, known, few),
+        "lies": gathered(arguments, "lies", caught, known, arguments.lies),
         "transitions": gathered(
-            arguments, "transitions", by_transitions, [*BY_TRANSITIONS, *simple], few
+            arguments, "transitions", by_transitions, [*BY_TRANSITIONS, *simple], few[:2]
         ),
         "discovery": gathered(arguments, "discovery", found, list(FOUND), few),
     }

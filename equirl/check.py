@@ -24,7 +24,7 @@ from equirl.symmetry import Symmetry
 from equirl.transitions import Learned
 from equirl.verdict import Check
 
-EDITS, CONFIRMED = 250, 4
+EDITS, CONFIRMED = 250, 6
 """Mistakes that are tried at most, and those of which all steps of twins are looked at."""
 
 

@@ -22,7 +22,7 @@ from equirl.verdict import Aspect, Check
 
 EXACT, ROUNDING = 1e-12, 1e-5
 """Largest errors of what is called exact, and exact up to rounding, in parts of an entry's size."""
-TRANSITIONS, TRIED = 20_000, 64
+TRANSITIONS, TRIED = 20_000, 32
 """Transitions that are looked at where there are no twins; steps of twins in a quick look."""
 OVERLAP = 0.8
 """Transitions tell of a symmetry if they overlap by as much with transformed ones."""

@@ -2,11 +2,12 @@
 
 Where it is, what follows from an observation and an action does not depend on whether the
 transition was transformed. Two networks learn what follows from transitions and transformed ones,
-one of them knowing which is which. What the second one says of the difference is the direction in
+one of them knowing which is which. What the second one says of the difference is a direction in
 which the first one's errors are looked at, on held-out transitions: their mean in this direction,
 in parts of its standard error, is near a standard normal where the symmetry holds (the projected
 covariance measure of Lundborg, Kim, Shah and Samworth, 2024, The Annals of Statistics). Networks
-that are not exact make it see less, and do not make it see what is not there.
+that are not exact make it see less, and do not make it see what is not there. Two directions that
+need not be learned are looked at, too, for small violations: a constant, and what follows itself.
 
 It needs transitions whose transformed ones are seen too: an agent that always walks with one leg in
 front tells nothing of the other. How far they overlap is measured, and so is the smallest violation
@@ -43,7 +44,8 @@ class Evidence:
         scores: In standard errors; large ones speak against the symmetry.
         sizes: Root mean square differences, in parts of the targets' own size; upper ones where
             nothing was found are noise.
-        detectable: The smallest differences that would have been seen with probability `POWER`.
+        detectable: The smallest constant differences between transitions and transformed ones that
+            would have been seen with probability `POWER`.
         overlap: How far transitions and transformed ones come from the same places, 0 to 1.
         worst: For each target the row of the experience that speaks most against the symmetry.
         threshold: Of the scores.
@@ -88,33 +90,43 @@ def evidence(
         told = fitted(torch.cat([inputs, sides], 1), targets, STEPS, seed + 1)
         said = plain(seen)
         right, wrong = (told(torch.cat([seen, sign * side.abs()], 1)) for sign in (1, -1))
-        surprise = (side - said[:, -1:]).clamp(-2, 2)
-        direction = right - wrong
-        errors = follows - said[:, :-1]
-        terms = (errors * surprise * direction).double().numpy()
-        rows = np.tile(stretch, 2)
-        names, places = np.unique(rows, return_inverse=True)
-        sums = np.stack([np.bincount(places, term, len(names)) for term in terms.T], 1)
-        spread = np.sqrt(((sums - sums.mean(0)) ** 2).sum(0))
-        varies = (follows.std(0) > 1e-6).numpy() & (spread > 0)
-        scores = np.where(varies, sums.sum(0) / np.where(spread > 0, spread, 1), 0)
+        surprise = (side - said[:, -1:]).clamp(-2, 2).double()
+        errors = (follows - said[:, :-1]).double()
+        directions = (right - wrong, torch.ones_like(right), said[:, :-1])
+        terms = torch.stack([errors * surprise * d for d in directions])
+        signs = torch.sign(terms.mean(1, keepdim=True))
+        signs[0] = 1  # what was learned has a sign; of the others either counts
+        terms = (terms * signs).numpy()
         overlap = float(surprise.square().mean().clamp(max=1))
-        wide = (surprise * direction).square().mean(0).double().numpy() + 1e-12
-        slope = abs(terms.mean(0)) / wide
-        threshold = float(-ndtri(LEVEL / (len(scores) * len(generators))))
-        least = 2 * (threshold + ndtri(POWER)) * errors.double().std(0).numpy()
+        sums, spreads = np.stack([_sums(each, stretch) for each in terms], 1)
+        scores = np.where(spreads > 0, sums / np.where(spreads > 0, spreads, 1), 0)
+        scores[:, follows.std(0).numpy() < 1e-6] = 0
+        best, every = scores.argmax(0), np.arange(scores.shape[1])
+        wide = torch.stack([d.square().mean(0) for d in directions]).double().numpy() + 1e-12
+        slope = abs(terms.mean(1)) / (wide * overlap + 1e-12)
+        tests = scores.size * len(generators) * 5 / 3  # of two directions either sign counts
+        threshold = float(-ndtri(LEVEL / tests))
+        least = 2 * (threshold + ndtri(POWER)) * spreads[1] / len(seen)
         found.append(
             Evidence(
                 g,
-                scores,
-                2 * slope * direction.square().mean(0).sqrt().double().numpy(),
-                least / np.sqrt(len(seen) * max(overlap, 1e-3)),
+                scores[best, every],
+                (2 * slope * np.sqrt(wide))[best, every],
+                least / max(overlap, 1e-3),
                 overlap,
-                terms.argmax(0) % len(other),
+                terms[best, :, every].argmax(1) % len(other),
                 threshold,
             )
         )
     return found
+
+
+def _sums(terms: NDArray[np.float64], stretch: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sums, and their standard errors, (2, targets); rows of a stretch of time go together."""
+    _, places = np.unique(np.tile(stretch, 2), return_inverse=True)
+    sums = np.stack([np.bincount(places, term) for term in terms.T], 1)
+    spread = np.sqrt(((sums - sums.mean(0)) ** 2).sum(0))
+    return np.stack([sums.sum(0), spread])
 
 
 def _both(
