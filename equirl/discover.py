@@ -23,10 +23,10 @@ from tqdm import tqdm
 
 from equicore import Matrix, Permutation, trivial
 from equirl.experience import Experience
-from equirl.judge import TRIED, Judge, Made
+from equirl.judge import TRIED, Judge, Made, check_finite
 from equirl.signed import Signed, generated, named_of, written
 from equirl.symmetry import Names, Symmetry
-from equirl.transitions import ROWS, Learned
+from equirl.transitions import ROWS, Learned, flat
 from equirl.verdict import Check
 
 ALIKE = 2.5
@@ -115,9 +115,12 @@ def search(
             f"{len(names.observation)} and {len(names.action)}"
         )
     discrete = isinstance(first.action_space, spaces.Discrete)
-    learned = Learned(experience or judge.transitions(), first.action_space, TRAINING, seed)
+    lived = judge.transitions() if experience is None else experience
     if judge.simulator is None:
-        judge.experience = experience or judge.transitions()
+        judge.experience = lived
+    seen = flat(lived.observations), flat(lived.next_observations)
+    check_finite(first, names.observation, *seen, lived.rewards)
+    learned = Learned(lived, first.action_space, TRAINING, seed)
     found: list[Signed] = []
     checks: list[Check] = []
     group, refuted = {Signed.identity(learned.size)}, 0
@@ -139,13 +142,13 @@ def search(
             Permutation(one, [range(actions)]) if discrete else Matrix(one, np.eye(actions)[None])
         )
         whole = Symmetry(seen, told, names)
-        return Discovery(whole, (), "", refuted, len(learned.inputs) * 2)
+        return Discovery(whole, (), "", refuted, len(lived))
     return Discovery(
         named_of(found, names, discrete),
         tuple(checks),
         written(found, names, discrete),
         refuted,
-        len(judge.transitions()) if experience is None else len(experience),
+        len(lived),
     )
 
 

@@ -147,6 +147,8 @@ def of_pairs(
         flat(np.array([getattr(pair, part) for pair in pairs], float))
         for part in ("wanted", "found", "start")
     )
+    rewards = np.array([pair.rewards for pair in pairs])
+    check_finite(env, names_of(symmetry, "observation", wanted.shape[1]), wanted, found, rewards)
     moved = np.maximum(abs(wanted - start), abs(found - start))
     changes = _mean(moved, simulator) + 1e-12
     size = abs(wanted).max(0) + changes
@@ -163,7 +165,6 @@ def of_pairs(
     wrong = entries[~state & often] > simulator.derived
     if wrong.any() or (off.max(1) > NEAR).mean() > simulator.apart:
         dynamics = Aspect("false", float(entries[state | often].max()))
-    rewards = np.array([pair.rewards for pair in pairs])
     differ = rewards[:, 1] - rewards[:, 0]
     largest, at = abs(rewards).max() + 1e-12, int(abs(differ).argmax())
     spread = max(float(rewards[:, 0].std()), 1e-9 * largest)
@@ -197,6 +198,10 @@ def of_pairs(
 
 def of_transitions(env: gym.Env, symmetry: Symmetry, experience: Experience, seed: int) -> Check:
     """What transitions say; of the worst generator."""
+    seen = flat(experience.observations), flat(experience.next_observations)
+    check_finite(
+        env, names_of(symmetry, "observation", seen[0].shape[1]), *seen, experience.rewards
+    )
     every = evidence(experience, symmetry, env.action_space, seed)
     _, other, _ = halves(experience, seed)
     worst = max(every, key=lambda e: (e.scores / e.threshold).max())
@@ -252,6 +257,20 @@ def _of_evidence(
         f"{names[target]}, {one.scores[target]:.0f} standard errors; most so with {element}, "
         f"action {_short(other.actions[row])}, state {_short(other.observations[row])}",
     )
+
+
+def check_finite(
+    env: gym.Env,
+    names: Sequence[str],
+    one: NDArray[np.float64],
+    other: NDArray[np.float64],
+    rewards: NDArray[Any],
+) -> None:
+    """Raise ValueError if observations (N, entries) or rewards are NaN or infinite."""
+    wrong = ~np.isfinite(one).all(0) | ~np.isfinite(other).all(0)
+    if wrong.any() or not np.isfinite(rewards).all():
+        what = f"the entry {names[int(wrong.argmax())]!r}" if wrong.any() else "the reward"
+        raise ValueError(f"{what} of {name_of(env)} is NaN or infinite in some steps")
 
 
 def _mean(values: NDArray[Any], simulator: Simulator) -> Any:

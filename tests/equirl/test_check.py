@@ -305,6 +305,18 @@ def test_what_cannot_be_checked_is_refused(make, wrong, message):
         check_symmetry(make, wrong)
 
 
+@pytest.mark.parametrize("how", [{"place": place}, {}])
+def test_what_is_not_a_number_is_named(how):
+    class Breaks(Drift):
+        def step(self, action):
+            observation, *rest = super().step(action)
+            observation[1] = np.nan if self.steps > 20 else observation[1]
+            return observation, *rest
+
+    with pytest.raises(ValueError, match="'speed' of Breaks is NaN"):
+        check_symmetry(Breaks, POINT, **how)
+
+
 def test_large_images_without_twins_are_refused():
     class Pictures(Drift):
         observation_space = spaces.Box(0, 255, (84, 84), np.uint8)
