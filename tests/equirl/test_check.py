@@ -313,7 +313,7 @@ def test_what_is_not_a_number_is_named(how):
             observation[1] = np.nan if self.steps > 20 else observation[1]
             return observation, *rest
 
-    with pytest.raises(ValueError, match="'speed' of Breaks is NaN"):
+    with pytest.raises(ValueError, match="of Breaks is NaN"):
         check_symmetry(Breaks, POINT, **how)
 
 
