@@ -16,6 +16,9 @@ from equirl.described import CLOSE, entries_of
 from equirl.named import Change, Generator, choices, move, negate, power, swap, symmetry
 from equirl.symmetry import Names, Symmetry
 
+SIDES = ("left", "right"), ("first", "second"), ("front", "back"), ("north", "south")
+"""Words of names that tell two sides."""
+
 
 @dataclass(frozen=True)
 class Signed:
@@ -166,13 +169,43 @@ def likely_mistakes(of: Symmetry) -> Iterator[tuple[str, Symmetry]]:
         idle = _still(of, "action" if what == "observation" else "observation")
         names = getattr(of.names, what, None) or [f"entry {i}" for i in range(len(signed.source))]
         ids = isinstance(representation, Permutation)
-        for text, other in _mistakes(signed, names, ids):
+        for text, other in [*_by_names(of, what, signed, names), *_mistakes(signed, names, ids)]:
             if idle and other == Signed.identity(len(names)):
                 continue  # what changes nothing is true of everything
             made: Any = Matrix.from_generators(of.group, [other.matrix()])
             if ids:
                 made = Permutation.from_generators(of.group, [list(other.source)])
             yield f"{what}: {text}", dataclasses.replace(of, **{what: made})
+
+
+def _by_names(
+    of: Symmetry, what: str, signed: Signed, names: Sequence[str]
+) -> Iterator[tuple[str, Signed]]:
+    """Sides exchanged that by their names are two, and are not now.
+
+    Actions change their sign if entries of observations do that are called so.
+    """
+    matrices = entries_of(of.observation)
+    seen = Signed.of(matrices[1]) if what == "action" and matrices is not None else None
+    entries = of.names.observation if of.names else ()
+    for one, other in SIDES:
+        places, signs, first = {}, {}, ""
+        for i, name in enumerate(names):
+            words = [other if word == one else word for word in name.split()]
+            if one not in name.split() or " ".join(words) not in names or signed.source[i] != i:
+                continue
+            j = list(names).index(" ".join(words))
+            alike = [k for k, entry in enumerate(entries) if f"{entry} ".startswith(f"{name} ")]
+            sign = (
+                seen.sign[alike[0]]
+                if seen and alike and not isinstance(of.action, Permutation)
+                else 1
+            )
+            places |= {i: j, j: i}
+            signs |= {i: sign, j: sign}
+            first = first or f"{name!r} and {names[j]!r}"
+        if len(places) > 2:
+            yield f"{first}, and others, exchanged", signed.changed(places, signs)
 
 
 def _still(of: Symmetry, what: str) -> bool:
