@@ -260,21 +260,29 @@ def written(tables: dict[str, pd.DataFrame]) -> str:
         f"True ones hold in {rate} of the rows (95 % interval). The error is the largest over seeds"
         ", of the worst entry, in parts of its changes; in_return bounds by how much returns "
         "differ. Quarter turns of the Ant hold for its dynamics, and not for its reward.",
-        frame_markdown(first, ".2g"),
+        _page(first),
         "## Lies",
         f"Caught, that is not said to hold: {catch}. The entry named: {named}. What is caught and "
         "not called false was not shown: transitions could not tell.",
-        frame_markdown(second, ".2g"),
+        _page(second),
         "## By transitions alone, beside twins",
         "20,000 transitions under random actions, level 1e-4 for all tests of a symmetry together. "
         f"Both agree in {agree}. The size of what holds is the smallest violation that would have "
         "been seen with probability 0.95.",
-        frame_markdown(third, ".2g"),
+        _page(third),
         "## Found from interaction alone",
         f"Right: {right}. Candidates are learned from transitions, then verified.",
-        frame_markdown(fourth, ".3g"),
+        _page(fourth),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _page(table: pd.DataFrame) -> str:
+    """A table in Markdown, with two digits."""
+    plain = table.rename(columns=lambda name: name.replace("_", " "))
+    for name in plain.select_dtypes(float):
+        plain[name] = plain[name].map("{:.2g}".format)
+    return frame_markdown(plain.fillna(""))
 
 
 def _said(values: pd.Series) -> str:

@@ -33,6 +33,9 @@ MIXTURES, NOISE = 20, 0.05
 entry's spread."""
 LARGEST = 1000
 """Entries of observations of which transitions are looked at, at most."""
+SEEN = 0.05
+"""The largest violation that transitions show and that is called approximate, in parts of usual
+changes."""
 RARE = 0.05
 """What is no part of the state and changes in fewer steps, as contacts may, is not judged."""
 TOGETHER = "several entries together"
@@ -262,7 +265,7 @@ def _of_evidence(
     size = float(one.sizes[target])
     element = f"element {one.element} ({symmetry.group.names[one.element]})"
     return Aspect(
-        "false" if size > Simulator.tolerance else "approximate",
+        "false" if size > SEEN else "approximate",
         size,
         f"{names[target]}, {one.scores[target]:.0f} standard errors; most so with {element}, "
         f"action {_short(other.actions[row])}, state {_short(other.observations[row])}",
