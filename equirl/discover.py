@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 import gymnasium as gym
@@ -29,7 +29,7 @@ from equirl.symmetry import Names, Symmetry
 from equirl.transitions import ROWS, Learned, flat
 from equirl.verdict import Check
 
-ALIKE = 2.5
+ALIKE = 4.0
 """Entries that may change places differ in spread, changes and influence at most by this factor."""
 SIGNED = 0.3, 0.5, 0.7, 0.9
 """Sensitivities have a sign if their mean is so large, in parts of their mean absolute value."""
@@ -131,8 +131,8 @@ def search(
             continue
         symmetry = named_of([element], names, discrete)
         checked = _verified(judge, symmetry)
-        if checked is None:
-            refuted += 1
+        if checked is None or any(_idle(one, checked.unseen) for one in grown):
+            refuted += 1  # what only changes entries that are still was not tested
         else:
             found, checks, group = [*found, element], [*checks, checked], grown
     if not found:
@@ -150,6 +150,12 @@ def search(
         refuted,
         len(lived),
     )
+
+
+def _idle(element: Signed, unseen: Container[int]) -> bool:
+    """Whether an element changes something, but nothing that was seen to change."""
+    changed = [k for k, source in enumerate(element.source) if source != k or element.sign[k] != 1]
+    return bool(changed) and all(k in unseen for k in changed)
 
 
 def _sizes(env: gym.Env) -> tuple[int, int]:
@@ -191,6 +197,7 @@ def proposed(learned: Learned) -> list[Signed]:
         if signs:
             errors = learned.errors(signs)
             near = [i for i in errors.argsort()[:SIGNS] if errors[i] <= 1.5 * errors.min() + 0.1]
+            found |= {signs[i] for i in near}
             found |= {_improved(learned, signs[i], alike, identity) for i in near}
     kinds: dict[Signed, Signed] = {}
     for element in _ordered(learned, found - {identity}):
@@ -304,7 +311,10 @@ def _signs(
                 if places[t] != i
             ),
         )
-        signs |= dict.fromkeys(_tied(learned, ties, FREE if straight else FEWER))
+        free = FREE if straight else FEWER
+        signs |= dict.fromkeys(_tied(learned, ties, free))
+        # episodes that begin or end on one side give reward and end a sign that they do not have
+        signs |= dict.fromkeys(_tied(learned, [t for t in ties if t[1] < size], free))
     return [Signed(source, each) for each in signs]
 
 

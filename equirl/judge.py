@@ -202,6 +202,7 @@ def of_pairs(
         termination,
         entries,
         float(abs(differ).mean() / (abs(rewards).mean() + 1e-12)),
+        _unseen(np.concatenate([wanted, start])),
         (),
         None,
         wanted,
@@ -236,6 +237,7 @@ def of_transitions(env: gym.Env, symmetry: Symmetry, experience: Experience, see
         aspects["termination"],
         worst.sizes[:count],
         None,
+        _unseen(np.concatenate(seen)),
         (),
         None,
         flat(transformed(experience, symmetry, worst.element).next_observations),
@@ -270,6 +272,11 @@ def _of_evidence(
         f"{names[target]}, {one.scores[target]:.0f} standard errors; most so with {element}, "
         f"action {_short(other.actions[row])}, state {_short(other.observations[row])}",
     )
+
+
+def _unseen(values: NDArray[np.float64]) -> tuple[int, ...]:
+    """Places of entries, of (N, entries), that have one value in all rows."""
+    return tuple(np.flatnonzero(np.ptp(values, 0) < 1e-12).tolist())
 
 
 def check_finite(

@@ -64,6 +64,8 @@ class Check:
         in_return: By how much rewards of twins differ at most in the mean, in parts of their mean
             size: an episode's return differs by no more, as long as twins stay together. None
             where there are no twins.
+        unseen: Places of entries that had one and the same value in all steps: whether their signs
+            are right was not tested.
         lopsided: Entries whose first values are not drawn symmetrically: an agent may never see the
             transformed states. The symmetry can be true all the same.
         resembles: The symmetry that is nearest by one change and is true, in words, if this one is
@@ -79,6 +81,7 @@ class Check:
     termination: Aspect
     entries: NDArray[np.float64] = dataclasses.field(repr=False)
     in_return: float | None
+    unseen: tuple[int, ...]
     lopsided: tuple[str, ...]
     resembles: str | None
     wanted: NDArray[np.float64] = dataclasses.field(repr=False)
@@ -125,6 +128,10 @@ class Check:
                 lines.append(f"    {aspect.worst}")
         if self.in_return is not None and self.holds and self.reward.verdict == "approximate":
             lines.append(f"  return: differs by {100 * self.in_return:.2g} % at most")
+        if self.unseen:
+            names = [self._name(place) for place in self.unseen]
+            more = " ..." if len(names) > 4 else ""
+            lines.append(f"  never changed, so not tested: {', '.join(names[:4])}{more}")
         some = ", ".join(self.lopsided[:4]) + (" ..." if len(self.lopsided) > 4 else "")
         lines.append(
             f"  first states: lopsided in {some}; an agent may never see the transformed ones"
@@ -134,6 +141,10 @@ class Check:
         if self.resembles:
             lines.append(f"  it would hold with one change: {self.resembles}")
         return "\n".join(lines)
+
+    def _name(self, entry: int) -> str:
+        names = self.symmetry.names.observation if self.symmetry.names else ()
+        return names[entry] if len(names) == len(self.entries) else f"entry {entry}"
 
     def plot(self, stem: Path) -> list[Path]:
         """Draw what was found against what the symmetry wants, for the entries that err most.
@@ -151,7 +162,6 @@ class Check:
 
         every = self.entries.argsort()[::-1][:SHOWN]
         figure, axes = figures.panels(len(every), (1.9, 1.7), columns=4)
-        names = self.symmetry.names.observation if self.symmetry.names else ()
         twins = self.in_return is not None
         for axis, entry in zip(axes, every, strict=True):
             both = np.stack([self.wanted[:, entry], self.found[:, entry]])
@@ -160,8 +170,7 @@ class Check:
             low, high = both.min(), both.max()
             axis.plot([low, high], [low, high], color="#999999", linewidth=1)
             axis.plot(*both[:, some], ".", color="#0072b2", markersize=3)
-            name = names[entry] if len(names) == len(self.entries) else f"entry {entry}"
-            axis.set_title(f"{name}: {100 * self.entries[entry]:.2g} %", fontsize=8)
+            axis.set_title(f"{self._name(entry)}: {100 * self.entries[entry]:.2g} %", fontsize=8)
             axis.tick_params(labelsize=6)
             figures.tidy(axis)
         figure.suptitle(self.summary, fontsize=8, wrap=True)

@@ -180,6 +180,32 @@ def test_a_state_that_is_not_set_whole_is_noticed():
         check_symmetry(drifting(), POINT, place=forgets)
 
 
+def test_entries_that_never_change_are_said_to_be_untested():
+    class Idle(Drift):
+        observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float64)
+
+        def reset(self, *, seed=None, options=None):
+            return np.append(super().reset(seed=seed)[0], 0.0), {}
+
+        def step(self, action):
+            observation, *rest = super().step(action)
+            return np.append(observation, 0.0), *rest
+
+    names = ("place", "speed", "alarm")
+    right = symmetry(names, choices("left", "right"),
+                     mirror([negate("place", "speed")], [swap("left", "right")]))  # fmt: skip
+    wrong = symmetry(names, choices("left", "right"),
+                     mirror([negate(*names)], [swap("left", "right")]))  # fmt: skip
+
+    def set_two(env, observation):
+        env.unwrapped.state = np.array(observation[:2], float)
+        return observation
+
+    for each in (right, wrong):
+        check = check_symmetry(Idle, each, place=set_two)
+        assert check.unseen == (2,) and "never changed, so not tested: alarm" in check.verdict
+
+
 def test_that_no_episode_ended_is_said():
     assert "none of these steps ended" in check_symmetry(drifting(), POINT, place=place).verdict
     assert "none of these steps ended" not in check_symmetry("CartPole-v1").verdict
