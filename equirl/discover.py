@@ -118,8 +118,8 @@ def search(
     lived = judge.transitions() if experience is None else experience
     if judge.simulator is None:
         judge.experience = lived
-    seen = flat(lived.observations), flat(lived.next_observations)
-    check_finite(first, names.observation, *seen, lived.rewards)
+    both = flat(lived.observations), flat(lived.next_observations)
+    check_finite(first, names.observation, *both, lived.rewards)
     learned = Learned(lived, first.action_space, TRAINING, seed)
     found: list[Signed] = []
     checks: list[Check] = []

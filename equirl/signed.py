@@ -189,7 +189,9 @@ def _by_names(
     seen = Signed.of(matrices[1]) if what == "action" and matrices is not None else None
     entries = of.names.observation if of.names else ()
     for one, other in SIDES:
-        places, signs, first = {}, {}, ""
+        places: dict[int, int] = {}
+        signs: dict[int, int] = {}
+        first = ""
         for i, name in enumerate(names):
             words = [other if word == one else word for word in name.split()]
             if one not in name.split() or " ".join(words) not in names or signed.source[i] != i:

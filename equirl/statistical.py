@@ -96,14 +96,14 @@ def evidence(
         terms = torch.stack([errors * surprise * d for d in directions])
         signs = torch.sign(terms.mean(1, keepdim=True))
         signs[0] = 1  # what was learned has a sign; of the others either counts
-        terms = (terms * signs).numpy()
+        looked = (terms * signs).numpy()
         overlap = float(surprise.square().mean().clamp(max=1))
-        sums, spreads = np.stack([_sums(each, stretch) for each in terms], 1)
+        sums, spreads = np.stack([_sums(each, stretch) for each in looked], 1)
         scores = np.where(spreads > 0, sums / np.where(spreads > 0, spreads, 1), 0)
         scores[:, follows.std(0).numpy() < 1e-6] = 0
         best, every = scores.argmax(0), np.arange(scores.shape[1])
         wide = torch.stack([d.square().mean(0) for d in directions]).double().numpy() + 1e-12
-        slope = abs(terms.mean(1)) / (wide * overlap + 1e-12)
+        slope = abs(looked.mean(1)) / (wide * overlap + 1e-12)
         tests = scores.size * len(generators) * 5 / 3  # of two directions either sign counts
         threshold = float(-ndtri(LEVEL / tests))
         least = 2 * (threshold + ndtri(POWER)) * spreads[1] / len(seen)
@@ -114,7 +114,7 @@ def evidence(
                 (2 * slope * np.sqrt(wide))[best, every],
                 least / max(overlap, 1e-3),
                 overlap,
-                terms[best, :, every].argmax(1) % len(other),
+                looked[best, :, every].argmax(1) % len(other),
                 threshold,
             )
         )
