@@ -92,6 +92,8 @@ def _nearest(judge: Judge, symmetry: Symmetry) -> str | None:
 
 def _likely(judge: Judge, edits: list[tuple[str, Symmetry]]) -> list[tuple[str, Symmetry]]:
     """Those that a quick look at twins does not refute, or what a network agrees with best."""
+    if not edits:
+        return []
     if judge.simulator is None:
         elements = [signed_of(other, 1) for _, other in edits]
         known = [i for i, element in enumerate(elements) if element is not None]

@@ -33,6 +33,9 @@ MIXTURES, NOISE = 20, 0.05
 entry's spread."""
 LARGEST = 1000
 """Entries of observations of which transitions are looked at, at most."""
+POWERLESS = 0.5
+"""Transitions that would not show violations of this size, in parts of usual changes, show nothing.
+"""
 SEEN = 0.05
 """The largest violation that transitions show and that is called approximate, in parts of usual
 changes."""
@@ -260,6 +263,12 @@ def _of_evidence(
             float(one.detectable[part].max()),
             f"transitions overlap with transformed ones by {100 * one.overlap:.0f} % only: this "
             "agent does not see transformed states; give place=, or transitions of another agent",
+        )
+    if not one.against[target] and one.detectable[part].max() > POWERLESS:
+        return Aspect(
+            "unknown",
+            float(one.detectable[part].max()),
+            "too few transitions, or too much chance: even large violations would not be seen",
         )
     if not one.against[target]:
         return Aspect("in distribution", float(max(e.detectable[part].max() for e in every)))
