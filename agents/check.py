@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import sys
 from typing import Any
 
@@ -15,6 +14,7 @@ from equicore.lab.store import check_writable
 from equirl.agents.arguments import Check
 from equirl.agents.cli import run
 from equirl.agents.hyperparameters import parse_env_kwargs
+from equirl.registry import imported
 from equirl.symmetry import Symmetry
 
 
@@ -30,22 +30,6 @@ def _made(env: str, arguments: dict[str, Any]) -> gym.Env:
     return gym.wrappers.FlattenObservation(made)
 
 
-def named(what: str) -> Any:
-    """What ``module:name`` stands for.
-
-    Raises:
-        ValueError: If there is no such module, or no such name in it.
-    """
-    module, colon, name = what.partition(":")
-    try:
-        found = importlib.import_module(module)
-    except ImportError as error:
-        raise ValueError(f"{what}: cannot import {module}: {error}") from error
-    if not colon or not hasattr(found, name):
-        raise ValueError(f"{what}: write module:name, of something that the module {module} has")
-    return getattr(found, name)
-
-
 def main(arguments: Check) -> None:
     """Check, print the verdict; exit with 1 unless the symmetry holds."""
     if arguments.output is not None:
@@ -55,7 +39,7 @@ def main(arguments: Check) -> None:
     if arguments.symmetry is None:
         symmetry = equirl.symmetry_of(env)
     else:
-        found = named(arguments.symmetry)
+        found = imported(arguments.symmetry)
         symmetry = found if isinstance(found, Symmetry) else found(env.spec)
         if not isinstance(symmetry, Symmetry):
             raise ValueError(f"{arguments.symmetry} returned {symmetry!r}, not a Symmetry")

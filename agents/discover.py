@@ -6,9 +6,10 @@ import time
 
 from equicore.lab.store import check_writable, write_text
 from equirl.agents.arguments import Discover
-from equirl.agents.check import maker, named
+from equirl.agents.check import maker
 from equirl.agents.cli import run
 from equirl.discover import search
+from equirl.registry import imported
 from equirl.symmetry import Names
 
 HEADER = '''"""The symmetry of {env}, as `equirl discover` found it."""
@@ -25,7 +26,7 @@ def main(arguments: Discover) -> None:
     """Search, print what was found and Python code of it."""
     if arguments.output is not None:
         check_writable(arguments.output)
-    names = None if arguments.names is None else named(arguments.names)
+    names = None if arguments.names is None else imported(arguments.names)
     if not isinstance(names, Names | None):
         raise ValueError(f"{arguments.names} is {names!r}, not equirl.Names(observation, action)")
     start = time.monotonic()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import DummyVecEnv
+from tqdm import trange
 
 from equicore.lab.store import read_tensors, write_tensors
 
@@ -52,8 +53,11 @@ class Experience:
 
     def newest(self, limit: int) -> Experience:
         """The last ``limit`` rows, or all if there are fewer."""
-        rows = slice(max(0, len(self) - limit), None)
-        return Experience(**{name: part[rows] for name, part in self._parts().items()})
+        return self.rows(slice(max(0, len(self) - limit), None))
+
+    def rows(self, which: slice | NDArray[np.bool_]) -> Experience:
+        """Some rows."""
+        return Experience(**{name: part[which] for name, part in self._parts().items()})
 
     def save(self, path: str | Path) -> None:
         """Write it as a safetensors file, which holds no code."""
@@ -174,6 +178,28 @@ def rollout_experience(
     stacked = [np.stack(part) for part in zip(*lived, strict=True)]
     stacked[-1][-1] = True
     return _one_after_the_other(*stacked)
+
+
+def random_experience(env: gym.Env, steps: int, seed: int) -> Experience:
+    """Transitions under random actions.
+
+    Args:
+        env: Has observations in a ``Box``.
+        steps: How many.
+        seed: Of the first episode and of the actions.
+    """
+    rows: list[tuple[Any, ...]] = []
+    env.action_space.seed(seed)
+    before, _ = env.reset(seed=seed)
+    for _ in trange(steps, desc="random actions", leave=False, delay=3):
+        action = env.action_space.sample()
+        after, reward, terminated, truncated, _ = env.step(action)
+        ended = bool(terminated or truncated)
+        rows.append((before, action, float(reward), after, bool(terminated), ended))
+        before = env.reset()[0] if ended else after
+    parts = [np.array(part) for part in zip(*rows, strict=True)]
+    parts[-1][-1] = True
+    return Experience(*parts)
 
 
 def _one_after_the_other(*parts: NDArray[Any]) -> Experience:

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from equirl.experience import Experience
+from equirl.experience import Experience, random_experience
 from equirl.simulators import NEAR, Pair, Place, Placed, Simulator, simulator_of
 from equirl.statistical import Evidence, evidence
 from equirl.symmetry import Symmetry
-from equirl.transitions import flat, halves, random_experience, transformed
+from equirl.transitions import flat, halves, transformed
 from equirl.verdict import Aspect, Check
 
 EXACT, ROUNDING = 1e-12, 1e-5
@@ -111,7 +111,7 @@ class Judge:
             self.drawn = True
         return self.experience
 
-    def _unseen(self, checked: Check) -> Check:
+    def _refuted_unseen(self, checked: Check) -> Check:
         """Refute what random actions would show if it were true.
 
         If episodes begin symmetrically, and actions are drawn so, all states are visited so.
@@ -137,7 +137,7 @@ class Judge:
             by_chance = self.experience is None or self.drawn
             checked = of_transitions(self.env, symmetry, self.transitions(), self.seed)
             if by_chance and "unknown" in checked.verdicts:
-                return self._unseen(checked)
+                return self._refuted_unseen(checked)
             return checked
         every = self.simulator.pairs(self.env, self.twin, symmetry, self.seed)
         count = steps or self.simulator.steps
@@ -162,7 +162,7 @@ def of_pairs(
         for part in ("wanted", "found", "start")
     )
     rewards = np.array([pair.rewards for pair in pairs])
-    check_finite(env, names_of(symmetry, "observation", wanted.shape[1]), wanted, found, rewards)
+    check_finite(env, symmetry.names_of("observation", wanted.shape[1]), wanted, found, rewards)
     moved = np.maximum(abs(wanted - start), abs(found - start))
     changes = _mean(moved, simulator) + 1e-12
     size = abs(wanted).max(0) + changes
@@ -171,7 +171,7 @@ def of_pairs(
     entries = _mean(off, simulator) / scale
     entry = int(entries.argmax())
     row = int(off[:, entry].argmax())
-    name = names_of(symmetry, "observation", len(entries))[entry]
+    name = symmetry.names_of("observation", len(entries))[entry]
     told = f"{name}: {wanted[row, entry]:.4g} wanted, {found[row, entry]:.4g} found"
     state = np.arange(len(entries)) < simulator.states(env, len(entries))
     often = (moved > 1e-3 * size).mean(0) > RARE
@@ -205,7 +205,7 @@ def of_pairs(
         termination,
         entries,
         float(abs(differ).mean() / (abs(rewards).mean() + 1e-12)),
-        _unseen(np.concatenate([wanted, start])),
+        _unchanged(np.concatenate([wanted, start])),
         (),
         None,
         wanted,
@@ -216,9 +216,7 @@ def of_pairs(
 def of_transitions(env: gym.Env, symmetry: Symmetry, experience: Experience, seed: int) -> Check:
     """What transitions say; of the worst generator."""
     seen = flat(experience.observations), flat(experience.next_observations)
-    check_finite(
-        env, names_of(symmetry, "observation", seen[0].shape[1]), *seen, experience.rewards
-    )
+    check_finite(env, symmetry.names_of("observation", seen[0].shape[1]), *seen, experience.rewards)
     every = evidence(experience, symmetry, env.action_space, seed)
     _, other, _ = halves(experience, seed)
     worst = max(every, key=lambda e: (e.scores / e.threshold).max())
@@ -240,7 +238,7 @@ def of_transitions(env: gym.Env, symmetry: Symmetry, experience: Experience, see
         aspects["termination"],
         worst.sizes[:count],
         None,
-        _unseen(np.concatenate(seen)),
+        _unchanged(np.concatenate(seen)),
         (),
         None,
         flat(transformed(experience, symmetry, worst.element).next_observations),
@@ -256,7 +254,7 @@ def _of_evidence(
     at = int(one.scores[part].argmax())
     target = range(len(one.scores))[part][at]
     count = len(one.scores) - 2
-    names = [*names_of(symmetry, "observation", count), "reward", "end"]
+    names = [*symmetry.names_of("observation", count), "reward", "end"]
     if one.overlap < OVERLAP:
         return Aspect(
             "unknown",
@@ -283,7 +281,7 @@ def _of_evidence(
     )
 
 
-def _unseen(values: NDArray[np.float64]) -> tuple[int, ...]:
+def _unchanged(values: NDArray[np.float64]) -> tuple[int, ...]:
     """Places of entries, of (N, entries), that have one value in all rows."""
     return tuple(np.flatnonzero(np.ptp(values, 0) < 1e-12).tolist())
 
@@ -327,12 +325,6 @@ def _short(values: Any) -> str:
     return np.array2string(np.asarray(values), precision=3, threshold=12, max_line_width=200)
 
 
-def names_of(symmetry: Symmetry, what: str, count: int) -> Sequence[str]:
-    """Names of entries, or their numbers."""
-    named = getattr(symmetry.names, what, None)
-    return named if named and len(named) == count else [f"entry {i}" for i in range(count)]
-
-
 def name_of(env: gym.Env) -> str:
     """An environment's id, or the name of its class."""
     return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
@@ -354,7 +346,7 @@ def lopsided(env: gym.Env, symmetry: Symmetry, seed: int) -> tuple[str, ...]:
 
     first = np.stack([np.asarray(env.reset(seed=seed + i)[0]) for i in range(RESETS)])
     values = flat(first)
-    names = [*names_of(symmetry, "observation", values.shape[1]), *[TOGETHER] * MIXTURES]
+    names = [*symmetry.names_of("observation", values.shape[1]), *[TOGETHER] * MIXTURES]
     spread = values.std(0)
     generator = np.random.default_rng(seed)
     mixed = generator.choice([-1.0, 1.0], (values.shape[1], MIXTURES))

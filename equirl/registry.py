@@ -100,8 +100,7 @@ def symmetry_of(env: Env) -> Symmetry:
         )
     factory = _registry[spec.id]
     if isinstance(factory, str):
-        module, _, name = factory.partition(":")
-        factory = getattr(_import(module, factory), name)
+        factory = imported(factory)
         _registry[spec.id] = factory
     symmetry = factory(spec)
     if not isinstance(symmetry, Symmetry):
@@ -110,6 +109,19 @@ def symmetry_of(env: Env) -> Symmetry:
             "function lack a return?"
         )
     return symmetry
+
+
+def imported(what: str) -> Any:
+    """What ``module:name`` stands for.
+
+    Raises:
+        ValueError: If there is no such module, or no such name in it.
+    """
+    module, colon, name = what.partition(":")
+    found = _import(module, what)
+    if not colon or not hasattr(found, name):
+        raise ValueError(f"{what}: write module:name, of something that the module {module} has")
+    return getattr(found, name)
 
 
 def _import(module: str, what: str) -> Any:

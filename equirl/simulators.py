@@ -23,7 +23,7 @@ Vector = NDArray[Any]
 Place = Callable[[gym.Env, Vector], Vector]
 """Sets an environment's state to what an observation shows, and returns what it shows then."""
 NEAR = 1e-3
-"""Twins are compared as long as they differ by less, in parts of each entry's own changes."""
+"""Twins of whole episodes are compared as long as no entry differs by more."""
 REPLACED = 0.3
 """Part of the steps of an episode whose states are compared."""
 
@@ -59,6 +59,8 @@ class Simulator(ABC):
     """The largest difference, in parts of an entry's changes, of what is approximate."""
     derived = 0.5
     """The same of entries that are no part of the state, such as forces of contacts."""
+    through_wrappers = False
+    """Whether wrappers may change what an environment shows."""
     apart = 1.0
     """The largest part of steps after which twins differ by more than `NEAR`."""
 
@@ -154,7 +156,7 @@ class Episodes(Simulator):
     begin: Callable[[gym.Env, int], Vector]
     """Resets the second one by a seed, mirrored, and returns what it shows."""
     through_wrappers: bool = False
-    """Whether that is what it shows through wrappers, too."""
+    """See `Simulator`: whether ``begin`` returns what is shown through them."""
     exact: str = "exact up to solver order"
     """As in `Simulator`: bodies in contact are solved for one after the other."""
 
@@ -192,7 +194,7 @@ def simulator_of(env: gym.Env) -> Simulator | None:
     changed = bool(changes(env))
     for kind in type(env.unwrapped).__mro__:
         if found := SIMULATORS.get(f"{kind.__module__}:{kind.__qualname__}"):
-            return found if not changed or getattr(found, "through_wrappers", False) else None
+            return found if not changed or found.through_wrappers else None
     return None
 
 

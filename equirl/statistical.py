@@ -47,7 +47,8 @@ class Evidence:
         detectable: The smallest constant differences between transitions and transformed ones that
             would have been seen with probability `POWER`.
         overlap: How far transitions and transformed ones come from the same places, 0 to 1.
-        worst: For each target the row of the experience that speaks most against the symmetry.
+        worst: For each target the row that speaks most against the symmetry, of the second half of
+            the experience (`halves`).
         threshold: Of the scores.
     """
 

@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import itertools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,11 @@ class Symmetry:
         """The group."""
         return self.observation.group
 
+    def names_of(self, what: str, count: int) -> Sequence[str]:
+        """Names of the ``count`` entries of ``observation`` or ``action``, or their numbers."""
+        named = getattr(self.names, what, ())
+        return named if len(named) == count else [f"entry {i}" for i in range(count)]
+
     def act_on_observations(self, g: int, observations: NDArray[Any]) -> NDArray[Any]:
         """Apply element g to a batch of observations (B, ...); returns a new array."""
         return self.observation.act(g, torch.from_numpy(np.array(observations))).numpy()
@@ -105,8 +110,7 @@ class Symmetry:
             if matrices is None:
                 lines.append(f"  {getattr(self, what)}")
             else:
-                count = len(matrices[0])
-                names = getattr(self.names, what, None) or [f"entry {i}" for i in range(count)]
+                names = self.names_of(what, len(matrices[0]))
                 lines += [f"  {line}" for line in moves(matrices[g], names)]
         return "\n".join(lines)
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -36,28 +35,6 @@ WORST, OUTLIER = 4.0, 25.0
 """Squared errors that count at most: of a target's mean in parts of its variance, of one row."""
 STILL = 1e-8
 """Entries that change by less do not change."""
-
-
-def random_experience(env: gym.Env, steps: int, seed: int) -> Experience:
-    """Transitions under random actions.
-
-    Args:
-        env: Has observations in a ``Box``.
-        steps: How many.
-        seed: Of the first episode and of the actions.
-    """
-    rows: list[tuple[Any, ...]] = []
-    env.action_space.seed(seed)
-    before, _ = env.reset(seed=seed)
-    for _ in trange(steps, desc="random actions", leave=False, delay=60):
-        action = env.action_space.sample()
-        after, reward, terminated, truncated, _ = env.step(action)
-        ended = bool(terminated or truncated)
-        rows.append((before, action, float(reward), after, bool(terminated), ended))
-        before = env.reset()[0] if ended else after
-    parts = [np.array(part) for part in zip(*rows, strict=True)]
-    parts[-1][-1] = True
-    return Experience(*parts)
 
 
 def transformed(experience: Experience, symmetry: Symmetry, g: int) -> Experience:
@@ -99,9 +76,7 @@ class Scales:
         actions = (
             int(space.n) if isinstance(space, spaces.Discrete) else math.prod(space.shape or ())
         )
-        both = np.concatenate(
-            [flat(experience.observations), _acts(experience, actions, discrete)], 1
-        )
+        both = _inputs(experience, actions, discrete)
         spread = both.std(0)
         moved = abs(_moved(experience))
         usual = np.sqrt((np.minimum(moved, np.quantile(moved, USUAL, 0)) ** 2).mean(0))
@@ -117,8 +92,7 @@ class Scales:
 
     def inputs(self, experience: Experience) -> Tensor:
         """Observations and actions, (N, entries + actions)."""
-        acts = _acts(experience, self.actions, self.discrete)
-        both = np.concatenate([flat(experience.observations), acts], 1)
+        both = _inputs(experience, self.actions, self.discrete)
         return torch.from_numpy((both - self.centre) / self.spread).float()
 
     def targets(self, experience: Experience) -> Tensor:
@@ -156,7 +130,7 @@ def fitted(inputs: Tensor, targets: Tensor, steps: int, seed: int) -> nn.Sequent
         )
         optimizer = torch.optim.Adam(network.parameters(), RATE)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
-        for _ in trange(steps, desc="learning what follows", leave=False, delay=60):
+        for _ in trange(steps, desc="learning what follows", leave=False, delay=3):
             rows = torch.randint(len(inputs), (BATCH,))
             loss = (network(inputs[rows]) - targets[rows]).square().mean()
             optimizer.zero_grad()
@@ -175,7 +149,7 @@ def halves(experience: Experience, seed: int) -> tuple[Experience, Experience, N
     place = np.arange(len(experience)) - np.searchsorted(starts, starts)
     _, stretch = np.unique(np.column_stack([starts, place // 50]), axis=0, return_inverse=True)
     second = np.random.default_rng(seed).permutation(stretch.max() + 1)[stretch] % 2 == 1
-    return _rows(experience, ~second), _rows(experience, second), stretch[second]
+    return experience.rows(~second), experience.rows(second), stretch[second]
 
 
 class Learned:
@@ -194,12 +168,11 @@ class Learned:
             torch.from_numpy(x).float() for x in (scales.centre, scales.spread, scales.changes)
         )
         self.values = self.inputs * self.spread + self.centre
-        moved = flat(other.next_observations) - flat(other.observations)
-        self.moved = torch.from_numpy(moved[order]).float()
+        self.moved = torch.from_numpy(_moved(other)[order]).float()
         variance = self.targets.var(0)
         self.used = variance > 1e-3
         self.variance = variance.clamp(min=1e-3)
-        moves = experience.observations.std(0).reshape(-1) > 1e-8
+        moves = experience.observations.std(0).reshape(-1) > STILL
         self.still = frozenset(np.flatnonzero(~moves).tolist())
 
     def errors(self, elements: Sequence[Signed], rows: int = ROWS) -> NDArray[np.float64]:
@@ -232,7 +205,6 @@ class Learned:
             follows = []
             for action in range(self.scales.actions):
                 acts = -self.centre[n:] / self.spread[n:]
-                acts = acts.clone()
                 acts[action] = (1 - self.centre[n + action]) / self.spread[n + action]
                 follows.append(
                     self.network(torch.cat([states[:, :n], acts.expand(len(states), -1)], 1))
@@ -242,23 +214,12 @@ class Learned:
         return each.abs().mean(0).double().numpy(), each.mean(0).double().numpy()
 
 
-def _rows(experience: Experience, which: NDArray[np.bool_]) -> Experience:
-    return Experience(
-        experience.observations[which],
-        experience.actions[which],
-        experience.rewards[which],
-        experience.next_observations[which],
-        experience.terminated[which],
-        experience.ended[which],
-    )
-
-
 def _moved(experience: Experience) -> NDArray[np.float64]:
     return flat(experience.next_observations) - flat(experience.observations)
 
 
-def _acts(experience: Experience, count: int, discrete: bool) -> NDArray[np.float64]:
-    """Actions as vectors, (N, actions): ones and zeros of ids."""
-    if discrete:
-        return np.eye(count)[np.asarray(experience.actions, int)]
-    return flat(experience.actions)
+def _inputs(experience: Experience, actions: int, discrete: bool) -> NDArray[np.float64]:
+    """Observations and actions as vectors, (N, entries + actions): ones and zeros of ids."""
+    told = experience.actions
+    acts = np.eye(actions)[np.asarray(told, int)] if discrete else flat(told)
+    return np.concatenate([flat(experience.observations), acts], 1)

@@ -129,7 +129,8 @@ class Check:
         if self.in_return is not None and self.holds and self.reward.verdict == "approximate":
             lines.append(f"  return: differs by {100 * self.in_return:.2g} % at most")
         if self.unseen:
-            names = [self._name(place) for place in self.unseen]
+            every = self.symmetry.names_of("observation", len(self.entries))
+            names = [every[place] for place in self.unseen]
             more = " ..." if len(names) > 4 else ""
             lines.append(f"  never changed, so not tested: {', '.join(names[:4])}{more}")
         some = ", ".join(self.lopsided[:4]) + (" ..." if len(self.lopsided) > 4 else "")
@@ -141,10 +142,6 @@ class Check:
         if self.resembles:
             lines.append(f"  it would hold with one change: {self.resembles}")
         return "\n".join(lines)
-
-    def _name(self, entry: int) -> str:
-        names = self.symmetry.names.observation if self.symmetry.names else ()
-        return names[entry] if len(names) == len(self.entries) else f"entry {entry}"
 
     def plot(self, stem: Path) -> list[Path]:
         """Draw what was found against what the symmetry wants, for the entries that err most.
@@ -162,6 +159,7 @@ class Check:
 
         every = self.entries.argsort()[::-1][:SHOWN]
         figure, axes = figures.panels(len(every), (1.9, 1.7), columns=4)
+        names = self.symmetry.names_of("observation", len(self.entries))
         twins = self.in_return is not None
         for axis, entry in zip(axes, every, strict=True):
             both = np.stack([self.wanted[:, entry], self.found[:, entry]])
@@ -170,7 +168,7 @@ class Check:
             low, high = both.min(), both.max()
             axis.plot([low, high], [low, high], color="#999999", linewidth=1)
             axis.plot(*both[:, some], ".", color="#0072b2", markersize=3)
-            axis.set_title(f"{self._name(entry)}: {100 * self.entries[entry]:.2g} %", fontsize=8)
+            axis.set_title(f"{names[entry]}: {100 * self.entries[entry]:.2g} %", fontsize=8)
             axis.tick_params(labelsize=6)
             figures.tidy(axis)
         figure.suptitle(self.summary, fontsize=8, wrap=True)

@@ -10,11 +10,10 @@ from gymnasium import spaces
 import equirl
 from equicore import Matrix, Permutation, cyclic, trivial
 from equirl.check import check_symmetry
-from equirl.experience import Experience
+from equirl.experience import Experience, random_experience
 from equirl.judge import Judge
 from equirl.named import choices, mirror, negate, swap, symmetry
 from equirl.signed import likely_mistakes
-from equirl.transitions import random_experience
 
 EXACT = ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "equirl/Gridworld-v0")
 SOLVED = ("LunarLander-v3", "LunarLanderContinuous-v3", "BipedalWalker-v3")
