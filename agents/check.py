@@ -33,16 +33,22 @@ def _made(env: str, arguments: dict[str, Any]) -> gym.Env:
 def main(arguments: Check) -> None:
     """Check, print the verdict; exit with 1 unless the symmetry holds."""
     if arguments.output is not None:
+        if arguments.output.suffix not in ("", ".png", ".svg"):
+            raise ValueError(f"figures are written as PNG and SVG; name {arguments.output} so")
         check_writable(arguments.output.with_suffix(".png"))
     make = maker(arguments.env, arguments.env_kwargs)
     env = make()
+    env.close()
     if arguments.symmetry is None:
         symmetry = equirl.symmetry_of(env)
     else:
         found = imported(arguments.symmetry)
-        symmetry = found if isinstance(found, Symmetry) else found(env.spec)
+        symmetry = found(env.spec) if callable(found) else found
         if not isinstance(symmetry, Symmetry):
-            raise ValueError(f"{arguments.symmetry} returned {symmetry!r}, not a Symmetry")
+            raise ValueError(
+                f"{arguments.symmetry} is neither a Symmetry nor a function of the environment's "
+                f"EnvSpec that returns one: {symmetry!r}"
+            )
     print(symmetry.describe())
     check = equirl.check_symmetry(make, symmetry, seed=arguments.seed)
     print(f"\n{check}")

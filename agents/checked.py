@@ -7,6 +7,8 @@ import functools
 import importlib.metadata
 import inspect
 import os
+import sys
+import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,12 @@ import gymnasium as gym
 import pandas as pd
 
 import equirl
+import equirl.envs
 from equicore.lab.store import digest, remembered
 from equirl.symmetry import Symmetry
 
-PACKAGES = ("gymnasium", "mujoco", "Box2D", "minigrid", "gymnasium-robotics")
-"""Their versions decide what an environment does."""
+ENGINES = ("mujoco", "Box2D")
+"""Packages that compute what environments of others do."""
 
 
 def cache() -> Path:
@@ -36,20 +39,22 @@ def _line(env_id: str, env_kwargs: dict[str, Any]) -> str:
     make = functools.partial(gym.make, env_id, **env_kwargs)
     env = make()
     symmetry = equirl.symmetry_of(env)
-    settings = {
-        "env": env_id,
-        "arguments": {name: str(value) for name, value in sorted(env_kwargs.items())},
-        "symmetry": described(symmetry),
-        "code": _code(env),
-        "versions": {name: _version(name) for name in PACKAGES},
-        "equirl": equirl.__version__,
-    }
+    check = functools.partial(_checked, make, symmetry)
     try:
+        code, plain = _code(env), _plain(symmetry)
+        if code is None or plain is None:
+            return str(check().line.iloc[0])
+        settings = {
+            "env": env_id,
+            "arguments": {name: str(value) for name, value in sorted(env_kwargs.items())},
+            "symmetry": plain,
+            "code": code,
+        }
         file = cache() / "checks" / f"{digest(settings)}.csv"
-        table = remembered(file, settings, functools.partial(_checked, make, symmetry))
-        return str(table.line.iloc[0])
-    except ValueError as error:
-        return f"{env_id}: the symmetry could not be checked: {error}"
+        return str(remembered(file, settings, check).line.iloc[0])
+    except Exception as error:  # whatever someone's environment raises: the comparison goes on
+        kind = type(error).__name__
+        return f"WARNING: {env_id}: the symmetry could not be checked: {kind}: {error}"
     finally:
         env.close()
 
@@ -67,23 +72,49 @@ def _checked(make: Any, symmetry: Symmetry) -> pd.DataFrame:
 
 def described(symmetry: Symmetry) -> str:
     """A digest of a symmetry, or its kinds where these have no plain description."""
+    return _plain(symmetry) or f"{symmetry.observation}, {symmetry.action}"
+
+
+def _plain(symmetry: Symmetry) -> str | None:
     try:
         return digest(symmetry.to_dict())
     except NotImplementedError:
-        return f"{symmetry.observation}, {symmetry.action}"
+        return None
 
 
-def _code(env: gym.Env) -> str:
-    """A digest of the files that an environment's classes are written in, as far as there are."""
-    files = set()
-    for kind in type(env.unwrapped).__mro__:
-        with contextlib.suppress(TypeError, OSError):
-            files.add(inspect.getsourcefile(kind))
-    return digest(b"".join(Path(file).read_bytes() for file in sorted(filter(None, files))))
+def _code(env: gym.Env) -> dict[str, str] | None:
+    """What decides how an environment behaves and is checked: packages by version, and files.
+
+    None where that is not known: code or data outside installed packages may change with nothing
+    to show it, such as a module that a user's environment imports.
+    """
+    layers = [env]
+    while isinstance(layers[-1], gym.Wrapper):
+        layers.append(layers[-1].env)
+    ours = [
+        path for of in (equirl, equirl.envs) for path in Path(str(of.__file__)).parent.glob("*.py")
+    ]
+    code = {"equirl": digest(b"".join(path.read_bytes() for path in sorted(ours)))}
+    owners = importlib.metadata.packages_distributions()
+    for kind in {kind for layer in layers for kind in type(layer).__mro__}:
+        package = kind.__module__.partition(".")[0]
+        if package == "equirl" or package in sys.stdlib_module_names:
+            continue
+        if package not in owners or not _installed(inspect.getfile(kind)):
+            return None
+        code |= {name: importlib.metadata.version(name) for name in owners[package]}
+    for engine in ENGINES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            code[engine] = importlib.metadata.version(engine)
+    given = [*(env.spec.kwargs.values() if env.spec else ()),
+             getattr(env.unwrapped, "fullpath", "")]  # fmt: skip
+    data = [str(value) for value in given if isinstance(value, str | Path) and str(value)]
+    if any(Path(value).exists() and not _installed(value) for value in data):
+        return None
+    return code
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+def _installed(file: str) -> bool:
+    """Whether a file lies among installed packages, which change by version only."""
+    places = {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}
+    return any(place in Path(file).resolve().parents for place in places)

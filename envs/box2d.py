@@ -1,10 +1,15 @@
-"""Symmetries of Gymnasium's Box2D environments; they need the extra `box2d`."""
+"""Gymnasium's Box2D environments (extra `box2d`): symmetries, and mirrored episodes."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from equirl.named import choices, mirror, negate, swap, symmetry
+from equirl.simulators import Episodes, Vector
 from equirl.symmetry import Symmetry
 
 LANDER = ("x", "y", "x velocity", "y velocity", "angle", "angular velocity", "left leg contact",
@@ -42,3 +47,48 @@ def bipedalwalker_symmetry(spec: EnvSpec) -> Symmetry:
         MOTORS,
         mirror([swap("first leg", "second leg")], [swap("first leg", "second leg")]),
     )
+
+
+class _MirroredDraws:
+    """LunarLander's random numbers as its mirror image would draw them.
+
+    The heights of the ground in reverse, the first push sideways negated, and of both numbers by
+    which the engines scatter in each step the one along the side.
+    """
+
+    def __init__(self, generator: np.random.Generator) -> None:
+        self.generator, self.drawn = generator, 0
+
+    def uniform(self, low: float, high: float, size: Any = None) -> Any:
+        drawn = self.generator.uniform(low, high, size)
+        if size is not None:
+            return np.concatenate([drawn[:-1][::-1], drawn[-1:]])
+        self.drawn += 1
+        sideways = self.drawn == 1 or (self.drawn > 2 and self.drawn % 2 == 0)
+        return -drawn if sideways else drawn
+
+
+def _mirrored_lander(env: gym.Env, seed: int) -> Vector:
+    inner: Any = env.unwrapped
+    if inner.enable_wind:
+        raise ValueError(
+            "LunarLander's wind goes through its own sequence, which has no mirror image: an "
+            "episode with wind has none"
+        )
+    inner.np_random = _MirroredDraws(gym.utils.seeding.np_random(seed)[0])
+    return np.array(env.reset()[0])
+
+
+def _other_leg_first(env: gym.Env, seed: int) -> Vector:
+    """BipedalWalker's legs under each other's names."""
+    observation = np.array(env.reset(seed=seed)[0])
+    inner: Any = env.unwrapped
+    inner.legs = [*inner.legs[2:], *inner.legs[:2]]
+    inner.joints = [*inner.joints[2:], *inner.joints[:2]]
+    first, second = observation[4:9].copy(), observation[9:14].copy()
+    observation[4:9], observation[9:14] = second, first
+    return observation
+
+
+MIRRORED_LANDER = Episodes(_mirrored_lander)
+OTHER_LEG_FIRST = Episodes(_other_leg_first)

@@ -11,6 +11,7 @@ from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
 from equicore import Image, Matrix, Permutation, cyclic
+from equirl.simulators import Placed, Vector
 from equirl.symmetry import Symmetry
 
 MOVES = np.array([(1, 0), (0, 1), (-1, 0), (0, -1)])
@@ -234,3 +235,19 @@ def gridworld_symmetry(spec: EnvSpec) -> Symmetry:
 def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+
+
+def _cells(env: gym.Env, observation: Vector) -> Vector:
+    """Of a Gridworld: agent and goal, from their coordinates or from planes."""
+    inner: Any = env.unwrapped
+    if observation.ndim == 3:
+        found = [np.argwhere(plane)[0] for plane in observation]
+        cells = [np.array([column, inner.n - 1 - row]) for row, column in found]
+    else:
+        places = np.rint((np.asarray(observation, float) + 1) / 2 * (inner.n - 1))
+        cells = list(places.astype(int).reshape(2, 2))
+    inner.agent, inner.goal = cells
+    return observation
+
+
+STATE = Placed(_cells)

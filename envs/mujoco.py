@@ -1,4 +1,4 @@
-"""Symmetries of Gymnasium's MuJoCo environments, version 5; they need the extra `mujoco`.
+"""Gymnasium's MuJoCo environments, version 5, which need the extra `mujoco`: their symmetries.
 
 x is forward, y to the left, z up. Under the mirror image y -> -y a vector's y changes sign, and of
 what turns (angular velocities, torques, the vector part of a quaternion) x and z do.

@@ -15,7 +15,7 @@ import itertools
 from tqdm import tqdm
 
 from equirl.experience import Experience
-from equirl.judge import TRIED, Judge, Made, lopsided, made
+from equirl.judge import TRIED, Judge, Made, made
 from equirl.registry import symmetry_of
 from equirl.signed import likely_mistakes, signed_of
 from equirl.simulators import Place
@@ -65,14 +65,14 @@ def check_symmetry(
         symmetry = symmetry_of(env if isinstance(env, str) else made(env)[0])
     if len(symmetry.group) == 1:
         raise ValueError("the group is trivial: there is nothing to check")
-    judge = Judge(env, place, experience, seed)
-    symmetry.check_spaces(judge.env.observation_space, judge.env.action_space)
-    checked = judge.judge(symmetry)
-    return dataclasses.replace(
-        checked,
-        lopsided=lopsided(judge.env, symmetry, seed),
-        resembles=_nearest(judge, symmetry) if checked.false else None,
-    )
+    with Judge(env, place, experience, seed) as judge:
+        symmetry.check_spaces(judge.env.observation_space, judge.env.action_space)
+        checked = judge.judge(symmetry)
+        return dataclasses.replace(
+            checked,
+            lopsided=judge.lopsided(symmetry),
+            resembles=_nearest(judge, symmetry) if checked.false else None,
+        )
 
 
 def _nearest(judge: Judge, symmetry: Symmetry) -> str | None:

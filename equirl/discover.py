@@ -23,11 +23,11 @@ from tqdm import tqdm
 
 from equicore import Matrix, Permutation, trivial
 from equirl.experience import Experience
-from equirl.judge import TRIED, Judge, Made, check_finite
+from equirl.judge import TRIED, Judge, Made
 from equirl.signed import Signed, generated, named_of, written
 from equirl.symmetry import Names, Symmetry
 from equirl.transitions import ROWS, Learned, flat
-from equirl.verdict import Check
+from equirl.verdict import Check, check_finite
 
 ALIKE = 4.0
 """Entries that may change places differ in spread, changes and influence at most by this factor."""
@@ -42,6 +42,8 @@ SIMPLER = 8
 """Elements of which simpler ones are candidates, too: of each change to actions the best."""
 LARGEST_GROUP, TRAINING = 64, 4000
 """Elements of a group at most, and steps in which a network learns."""
+NETWORKS = 2
+"""So many learn, one after the other, until something is found."""
 LOOKED_AT, TESTED = 100, 12
 """Candidates that are verified: by twins, which is quick, and by transitions."""
 
@@ -103,9 +105,14 @@ def search(
         ValueError: If observations are no vectors, actions neither ids from 0 nor vectors, names
             are more or fewer than entries, or resets of the environment by one seed differ.
     """
-    judge = Judge(env, seed=seed)
-    first = judge.env
-    count, actions = _sizes(first)
+    with Judge(env, seed=seed) as judge:
+        return _searched(judge, names, experience, seed)
+
+
+def _searched(
+    judge: Judge, names: Names | None, experience: Experience | None, seed: int
+) -> Discovery:
+    count, actions = _sizes(judge.env)
     names = names or Names(
         tuple(f"entry {i}" for i in range(count)), tuple(f"action {i}" for i in range(actions))
     )
@@ -114,27 +121,29 @@ def search(
             f"the environment has {count} entries and {actions} actions; there are names of "
             f"{len(names.observation)} and {len(names.action)}"
         )
-    discrete = isinstance(first.action_space, spaces.Discrete)
-    lived = judge.transitions() if experience is None else experience
-    if judge.simulator is None:
-        judge.experience = lived
+    discrete = isinstance(judge.env.action_space, spaces.Discrete)
+    if experience is not None:
+        judge.lived(experience)
+    lived = judge.transitions()
     both = flat(lived.observations), flat(lived.next_observations)
-    check_finite(first, names.observation, *both, lived.rewards)
-    learned = Learned(lived, first.action_space, TRAINING, seed)
+    check_finite(judge.env, names.observation, *both, lived.rewards)
     found: list[Signed] = []
     checks: list[Check] = []
-    group, refuted = {Signed.identity(learned.size)}, 0
+    group, refuted = {Signed.identity(count + actions)}, 0
     most = TESTED if judge.simulator is None else LOOKED_AT
-    for element in tqdm(proposed(learned)[:most], "verifying", leave=False, delay=3):
-        grown = None if element in group else generated([*found, element], LARGEST_GROUP)
-        if grown is None:
-            continue
-        symmetry = named_of([element], names, discrete)
-        checked = _verified(judge, symmetry)
-        if checked is None or any(_idle(one, checked.unseen) for one in grown):
-            refuted += 1  # what only changes entries that are still was not tested
-        else:
-            found, checks, group = [*found, element], [*checks, checked], grown
+    for network in range(NETWORKS):
+        learned = Learned(lived, judge.env.action_space, TRAINING, seed + network)
+        for element in tqdm(proposed(learned)[:most], "verifying", leave=False, delay=3):
+            grown = None if element in group else generated([*found, element], LARGEST_GROUP)
+            if grown is None:
+                continue
+            checked = _verified(judge, named_of([element], names, discrete))
+            if checked is None or any(_idle(one, checked.unseen) for one in grown):
+                refuted += 1  # what only changes entries that are still was not tested
+            else:
+                found, checks, group = [*found, element], [*checks, checked], grown
+        if found:
+            break
     if not found:
         one = trivial()
         seen = Matrix(one, np.eye(count)[None])

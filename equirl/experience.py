@@ -18,6 +18,9 @@ from tqdm import trange
 
 from equicore.lab.store import read_tensors, write_tensors
 
+LONGEST = 1000
+"""Steps after which an episode of random actions is given up that does not end."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Experience:
@@ -58,6 +61,11 @@ class Experience:
     def rows(self, which: slice | NDArray[np.bool_]) -> Experience:
         """Some rows."""
         return Experience(**{name: part[which] for name, part in self._parts().items()})
+
+    def and_then(self, other: Experience) -> Experience:
+        """These transitions, then those of another one."""
+        mine, others = self._parts(), other._parts()
+        return Experience(**{name: np.concatenate([mine[name], others[name]]) for name in mine})
 
     def save(self, path: str | Path) -> None:
         """Write it as a safetensors file, which holds no code."""
@@ -180,23 +188,38 @@ def rollout_experience(
     return _one_after_the_other(*stacked)
 
 
-def random_experience(env: gym.Env, steps: int, seed: int) -> Experience:
+def random_experience(env: gym.Env, steps: int, seed: int, hold: int = 1) -> Experience:
     """Transitions under random actions.
 
     Args:
         env: Has observations in a ``Box``.
         steps: How many.
         seed: Of the first episode and of the actions.
+        hold: In every second episode an action is kept for so many steps at most: that leads
+            further than an action drawn anew in each step.
     """
     rows: list[tuple[Any, ...]] = []
+    generator = np.random.default_rng(seed)
     env.action_space.seed(seed)
-    before, _ = env.reset(seed=seed)
+    before = np.array(env.reset(seed=seed)[0])
+    kept = lasted = episodes = 0
     for _ in trange(steps, desc="random actions", leave=False, delay=3):
-        action = env.action_space.sample()
+        if not kept:
+            action = env.action_space.sample()
+            kept = int(generator.integers(hold)) if episodes % 2 else 0
+        else:
+            kept -= 1
         after, reward, terminated, truncated, _ = env.step(action)
-        ended = bool(terminated or truncated)
+        lasted += 1
+        ended = bool(terminated or truncated or lasted == LONGEST)
+        after = np.array(after)  # an environment may show the same array each time
         rows.append((before, action, float(reward), after, bool(terminated), ended))
-        before = env.reset()[0] if ended else after
+        if ended:
+            before = np.array(env.reset()[0])
+            kept = lasted = 0
+            episodes += 1
+        else:
+            before = after
     parts = [np.array(part) for part in zip(*rows, strict=True)]
     parts[-1][-1] = True
     return Experience(*parts)

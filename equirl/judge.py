@@ -5,27 +5,32 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from equirl.experience import Experience, random_experience
-from equirl.simulators import NEAR, Pair, Place, Placed, Simulator, simulator_of
-from equirl.statistical import Evidence, evidence
+from equirl.simulators import NEAR, Episodes, Pair, Place, Placed, simulator_of
+from equirl.statistical import of_transitions
 from equirl.symmetry import Symmetry
-from equirl.transitions import flat, halves, transformed
-from equirl.verdict import Aspect, Check
+from equirl.transitions import flat
+from equirl.twins import QUICK, of_pairs
+from equirl.verdict import Check, name_of
 
-EXACT, ROUNDING = 1e-12, 1e-5
-"""Largest errors of what is called exact, and exact up to rounding, in parts of an entry's size."""
 TRANSITIONS, TRIED = 20_000, 32
 """Transitions that are looked at where there are no twins; steps of twins in a quick look."""
-OVERLAP = 0.8
-"""Transitions tell of a symmetry if they overlap by as much with transformed ones."""
+FEWEST = 1000
+"""Transitions that networks can learn from."""
+HOLD = 10
+"""Steps for which random actions are kept at most, on the way to states of twins."""
+EPISODES = 100
+"""If transformed states are hardly seen in so many episodes, they would be if it were true."""
 RESETS, LEVEL = 400, 1e-4
 """Resets that are looked at, and the level of the test whether they are lopsided."""
 MIXTURES, NOISE = 20, 0.05
@@ -33,14 +38,6 @@ MIXTURES, NOISE = 20, 0.05
 entry's spread."""
 LARGEST = 1000
 """Entries of observations of which transitions are looked at, at most."""
-POWERLESS = 0.5
-"""Transitions that would not show violations of this size, in parts of usual changes, show nothing.
-"""
-SEEN = 0.05
-"""The largest violation that transitions show and that is called approximate, in parts of usual
-changes."""
-RARE = 0.05
-"""What is no part of the state and changes in fewer steps, as contacts may, is not judged."""
 TOGETHER = "several entries together"
 """What is lopsided where a mixture is."""
 
@@ -70,7 +67,7 @@ def made(env: Made) -> tuple[gym.Env, gym.Env]:
 
 
 class Judge:
-    """Says of symmetries whether they hold in an environment.
+    """Says of symmetries whether they hold in an environment; closes it at the end of a ``with``.
 
     Args:
         env: The environment.
@@ -87,19 +84,57 @@ class Judge:
         seed: int = 0,
     ) -> None:
         self.env, self.twin = made(env)
-        self.seed, self.experience, self.drawn = seed, experience, False
-        _check_seeds(self.env, seed)
-        simulator = simulator_of(self.env) if place is None else Placed(place)
-        if experience is not None or simulator is None:
-            self.simulator = None
-        else:
-            alike = simulator.deterministic(self.env, self.twin, seed)
-            if alike and place is not None and isinstance(simulator, Placed):
-                simulator.check_whole(self.env, self.twin, seed)
-            self.simulator = simulator if alike else None
+        self.seed, self.by_chance = seed, True
+        self.experience: Experience | None = None
+        self._own = [self.twin] if isinstance(env, gym.Env) else [self.env, self.twin]
+        self._firsts: NDArray[Any] | None = None
+        self._visited: Experience | None = None
+        _check_observations(self.env, seed)
+        if experience is not None:
+            self.lived(experience)
+        simulator, self.why = (Placed(place), "") if place else simulator_of(self.env)
+        if isinstance(simulator, Episodes) and experience is not None:
+            simulator, self.why = None, "its twins do not begin in the states of transitions"
+        if simulator is not None:
+            self.visited = self._visits(simulator.visits)
+            self.why = simulator.unfit(self.env, self.twin, self.visited, seed)
+            if self.why and place is not None and not self.why.startswith("the same state"):
+                raise ValueError(
+                    f"place does not set the state of {name_of(self.env)}: {self.why}. Set what "
+                    "an observation does not show, too, or let place= out: transitions are looked "
+                    "at then"
+                )
+        self.simulator = None if self.why else simulator
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        """Close the environments that it has made."""
+        for env in self._own:
+            env.close()
+
+    def _visits(self, steps: int) -> Experience:
+        """States for twins: those that random actions lead to, and as many of an experience."""
+        visited = random_experience(self.env, steps, self.seed, HOLD)
+        if self.experience is None:
+            return visited
+        some = np.random.default_rng(self.seed).permutation(len(self.experience))[:steps]
+        return visited.and_then(self.experience.rows(some))
+
+    def lived(self, experience: Experience) -> None:
+        """Look at these transitions where there are no twins."""
+        _check_experience(self.env, experience)
+        self.experience, self.by_chance = experience, False
 
     def transitions(self) -> Experience:
-        """Those that are looked at; random actions lead to them."""
+        """Those that are looked at where there are no twins; random actions lead to them."""
         space = self.env.observation_space
         if math.prod(space.shape or ()) > LARGEST:
             raise ValueError(
@@ -108,23 +143,12 @@ class Judge:
             )
         if self.experience is None:
             self.experience = random_experience(self.env, TRANSITIONS, self.seed)
-            self.drawn = True
+        if len(self.experience) < FEWEST:
+            raise ValueError(
+                f"{len(self.experience)} transitions are too few to tell anything; give {FEWEST:,} "
+                f"or more (20,000 are usual). Twins cannot be used: {self.why}"
+            )
         return self.experience
-
-    def _refuted_unseen(self, checked: Check) -> Check:
-        """Refute what random actions would show if it were true.
-
-        If episodes begin symmetrically, and actions are drawn so, all states are visited so.
-        """
-        if lopsided(self.env, checked.symmetry, self.seed):
-            return checked
-        worst = (
-            "transformed states are hardly seen, although episodes begin symmetrically and actions "
-            "are drawn so: the dynamics lead elsewhere"
-        )
-        return dataclasses.replace(
-            checked, dynamics=dataclasses.replace(checked.dynamics, verdict="false", worst=worst)
-        )
 
     def judge(self, symmetry: Symmetry, steps: int | None = None) -> Check:
         """What twins or transitions say.
@@ -134,235 +158,114 @@ class Judge:
             steps: Of twins, fewer than usual for a quick look.
         """
         if self.simulator is None or not self.simulator.takes(symmetry):
-            by_chance = self.experience is None or self.drawn
-            checked = of_transitions(self.env, symmetry, self.transitions(), self.seed)
-            if by_chance and "unknown" in checked.verdicts:
-                return self._refuted_unseen(checked)
-            return checked
-        every = self.simulator.pairs(self.env, self.twin, symmetry, self.seed)
+            return self._by_transitions(symmetry)
         count = steps or self.simulator.steps
-        shown = tqdm(itertools.islice(every, count), "comparing twins", count, leave=False, delay=3)
+        every = self.simulator.pairs(self.env, self.twin, symmetry, self.visited, self.seed)
+        some = itertools.islice(every, count)
         pairs: list[Pair] = []
         apart = 0
-        for pair in shown:
+        for pair in tqdm(some, "comparing twins", count, leave=False, delay=3):
             pairs.append(pair)
-            apart += bool((abs(np.subtract(pair.found, pair.wanted, dtype=float)) > NEAR).any())
             # twins that come apart begin a new episode, which takes time and says no more
-            if self.simulator.apart < 1 and apart > max(count // 200, len(pairs) // 2, 3):
+            apart += isinstance(self.simulator, Episodes) and pair.apart > NEAR
+            if apart > max(count // 200, QUICK * len(pairs), 3):
                 break
+        if not pairs:
+            raise ValueError(
+                f"place sets no state of {name_of(self.env)} that an element takes another one to"
+            )
         return of_pairs(self.env, pairs, symmetry, self.simulator)
 
+    def _by_transitions(self, symmetry: Symmetry) -> Check:
+        why = self.why or "its twins are known for one mirror image only"
+        lived = self.transitions()
+        checked = of_transitions(self.env, symmetry, lived, self.seed)
+        told = f"{len(lived):,} transitions ({why})"
+        unseen = self.by_chance and "unknown" in checked.verdicts
+        if unseen and lived.ended.sum() >= EPISODES and not self.lopsided(symmetry):
+            worst = (
+                "transformed states are hardly seen, although episodes begin symmetrically and "
+                "actions are drawn so: the dynamics lead elsewhere"
+            )
+            false = dataclasses.replace(checked.dynamics, verdict="false", worst=worst)
+            return dataclasses.replace(checked, dynamics=false, compared=told)
+        return dataclasses.replace(checked, compared=told)
 
-def of_pairs(
-    env: gym.Env, pairs: Sequence[Pair], symmetry: Symmetry, simulator: Simulator
-) -> Check:
-    """What steps of twins say."""
-    wanted, found, start = (
-        flat(np.array([getattr(pair, part) for pair in pairs], float))
-        for part in ("wanted", "found", "start")
-    )
-    rewards = np.array([pair.rewards for pair in pairs])
-    check_finite(env, symmetry.names_of("observation", wanted.shape[1]), wanted, found, rewards)
-    moved = np.maximum(abs(wanted - start), abs(found - start))
-    changes = _mean(moved, simulator) + 1e-12
-    size = abs(wanted).max(0) + changes
-    scale = np.maximum(changes, 1e-9 * size)
-    off = abs(found - wanted)
-    entries = _mean(off, simulator) / scale
-    entry = int(entries.argmax())
-    row = int(off[:, entry].argmax())
-    name = symmetry.names_of("observation", len(entries))[entry]
-    told = f"{name}: {wanted[row, entry]:.4g} wanted, {found[row, entry]:.4g} found"
-    state = np.arange(len(entries)) < simulator.states(env, len(entries))
-    often = (moved > 1e-3 * size).mean(0) > RARE
-    dynamics = _judged((off / size).max(), float(entries[state].max()), simulator)
-    wrong = entries[~state & often] > simulator.derived
-    # a solver's order may tell twins apart several times in a row: a quick look allows more
-    apart = simulator.apart if len(pairs) > 1000 else max(simulator.apart, 0.5)
-    if wrong.any() or (off.max(1) > NEAR).mean() > apart:
-        dynamics = Aspect("false", float(entries[state | often].max()))
-    differ = rewards[:, 1] - rewards[:, 0]
-    largest, at = abs(rewards).max() + 1e-12, int(abs(differ).argmax())
-    spread = max(float(rewards[:, 0].std()), 1e-9 * largest)
-    reward = _judged(
-        abs(differ).max() / largest, float(_mean(differ, simulator)) / spread, simulator
-    )
-    other = f"{rewards[at, 0]:.4g} wanted, {rewards[at, 1]:.4g} found"
-    ends = np.array([pair.ends for pair in pairs])
-    wrong = ends[:, 0] != ends[:, 1]
-    part = float(wrong.mean())
-    few = part <= simulator.tolerance * max(float(ends.any(1).mean()), 1e-3)
-    verdict = ("approximate" if simulator.exact == "exact" else simulator.exact) if few else "false"
-    told_of_ends = "" if ends.any() else "none of these steps ended an episode"
-    if part:
-        told_of_ends = _worst(pairs[int(wrong.argmax())], symmetry, "one ends, the other does not")
-    termination = Aspect(verdict if part else simulator.exact, part, told_of_ends)
-    return Check(
-        name_of(env),
-        symmetry,
-        dataclasses.replace(dynamics, worst=_worst(pairs[row], symmetry, told)),
-        dataclasses.replace(reward, worst=_worst(pairs[at], symmetry, other)),
-        termination,
-        entries,
-        float(abs(differ).mean() / (abs(rewards).mean() + 1e-12)),
-        _unchanged(np.concatenate([wanted, start])),
-        (),
-        None,
-        wanted,
-        found,
-    )
+    def lopsided(self, symmetry: Symmetry) -> tuple[str, ...]:
+        """Entries of first observations that are not drawn as their images under generators are."""
+        from scipy.stats import ks_2samp  # scipy is slow to import, and not needed for policies
+
+        if self._firsts is None:
+            seeds = range(self.seed, self.seed + RESETS)
+            self._firsts = np.stack([np.array(self.env.reset(seed=i)[0]) for i in seeds])
+        first = self._firsts
+        values = flat(first)
+        names = [*symmetry.names_of("observation", first.shape[1:]), *[TOGETHER] * MIXTURES]
+        spread = values.std(0)
+        generator = np.random.default_rng(self.seed)
+        mixed = generator.choice([-1.0, 1.0], (values.shape[1], MIXTURES))
+        mixed /= np.where(spread > 1e-9, spread, 1)[:, None]
+        tests = len(names) * len(symmetry.group.generators)
+        found = []
+        for g in symmetry.group.generators:
+            moved = flat(symmetry.act_on_observations(g, first))
+            # where entries go together, mixtures are what a solver's rounding leaves: noise hides
+            # that
+            noise = generator.normal(0, NOISE, (2, RESETS, MIXTURES))
+            one, other = (
+                np.hstack([x.round(9), x @ mixed + n])
+                for x, n in zip((values, moved), noise, strict=True)
+            )
+            for place, name in enumerate(names):
+                halves = one[: RESETS // 2, place], other[RESETS // 2 :, place]
+                if name not in found and ks_2samp(*halves, method="asymp").pvalue < LEVEL / tests:
+                    found.append(name)
+        return tuple(found)
 
 
-def of_transitions(env: gym.Env, symmetry: Symmetry, experience: Experience, seed: int) -> Check:
-    """What transitions say; of the worst generator."""
-    seen = flat(experience.observations), flat(experience.next_observations)
-    check_finite(env, symmetry.names_of("observation", seen[0].shape[1]), *seen, experience.rewards)
-    every = evidence(experience, symmetry, env.action_space, seed)
-    _, other, _ = halves(experience, seed)
-    worst = max(every, key=lambda e: (e.scores / e.threshold).max())
-    count = len(worst.scores) - 2
-    parts = {
-        "dynamics": slice(0, count),
-        "reward": slice(count, -1),
-        "termination": slice(-1, None),
-    }
-    aspects = {}
-    for name, part in parts.items():
-        aspects[name] = _of_evidence(every, part, other, symmetry)
-    found = flat(experience.next_observations)
-    return Check(
-        name_of(env),
-        symmetry,
-        aspects["dynamics"],
-        aspects["reward"],
-        aspects["termination"],
-        worst.sizes[:count],
-        None,
-        _unchanged(np.concatenate(seen)),
-        (),
-        None,
-        flat(transformed(experience, symmetry, worst.element).next_observations),
-        found,
-    )
-
-
-def _of_evidence(
-    every: Sequence[Evidence], part: slice, other: Experience, symmetry: Symmetry
-) -> Aspect:
-    """Of some targets, of the generator that they speak against most."""
-    one = max(every, key=lambda e: (e.scores[part] / e.threshold).max())
-    at = int(one.scores[part].argmax())
-    target = range(len(one.scores))[part][at]
-    count = len(one.scores) - 2
-    names = [*symmetry.names_of("observation", count), "reward", "end"]
-    if one.overlap < OVERLAP:
-        return Aspect(
-            "unknown",
-            float(one.detectable[part].max()),
-            f"transitions overlap with transformed ones by {100 * one.overlap:.0f} % only: this "
-            "agent does not see transformed states; give place=, or transitions of another agent",
-        )
-    if not one.against[target] and one.detectable[part].max() > POWERLESS:
-        return Aspect(
-            "unknown",
-            float(one.detectable[part].max()),
-            "too few transitions, or too much chance: even large violations would not be seen",
-        )
-    if not one.against[target]:
-        return Aspect("in distribution", float(max(e.detectable[part].max() for e in every)))
-    row = int(one.worst[target])
-    size = float(one.sizes[target])
-    element = f"element {one.element} ({symmetry.group.names[one.element]})"
-    return Aspect(
-        "false" if size > SEEN else "approximate",
-        size,
-        f"{names[target]}, {one.scores[target]:.0f} standard errors; most so with {element}, "
-        f"action {_short(other.actions[row])}, state {_short(other.observations[row])}",
-    )
-
-
-def _unchanged(values: NDArray[np.float64]) -> tuple[int, ...]:
-    """Places of entries, of (N, entries), that have one value in all rows."""
-    return tuple(np.flatnonzero(np.ptp(values, 0) < 1e-12).tolist())
-
-
-def check_finite(
-    env: gym.Env,
-    names: Sequence[str],
-    one: NDArray[np.float64],
-    other: NDArray[np.float64],
-    rewards: NDArray[Any],
-) -> None:
-    """Raise ValueError if observations (N, entries) or rewards are NaN or infinite."""
-    wrong = ~np.isfinite(one).all(0) | ~np.isfinite(other).all(0)
-    if wrong.any() or not np.isfinite(rewards).all():
-        what = f"the entry {names[int(wrong.argmax())]!r}" if wrong.any() else "the reward"
-        raise ValueError(f"{what} of {name_of(env)} is NaN or infinite in some steps")
-
-
-def _mean(values: NDArray[Any], simulator: Simulator) -> Any:
-    return (abs(values) ** simulator.norm).mean(0) ** (1 / simulator.norm)
-
-
-def _judged(largest: float, usual: float, simulator: Simulator) -> Aspect:
-    exact = simulator.exact
-    if largest <= EXACT:
-        return Aspect(exact, float(usual))
-    if largest <= ROUNDING:
-        return Aspect("exact up to rounding" if exact == "exact" else exact, float(usual))
-    if usual > simulator.tolerance:
-        return Aspect("false", float(usual))
-    return Aspect("approximate" if exact == "exact" else exact, float(usual))
-
-
-def _worst(pair: Pair, symmetry: Symmetry, what: str) -> str:
-    element = f"element {pair.element} ({symmetry.group.names[pair.element]})"
-    action = "the first one" if pair.action is None else f"action {_short(pair.action)}"
-    return f"{what}; {element}, {action}, state {_short(pair.before)}"
-
-
-def _short(values: Any) -> str:
-    return np.array2string(np.asarray(values), precision=3, threshold=12, max_line_width=200)
-
-
-def name_of(env: gym.Env) -> str:
-    """An environment's id, or the name of its class."""
-    return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
-
-
-def _check_seeds(env: gym.Env, seed: int) -> None:
-    """Raise ValueError if resets by one seed differ: nothing could be compared, or run again."""
-    first, again = (np.asarray(env.reset(seed=seed)[0], float) for _ in range(2))
-    if first.shape != again.shape or not np.array_equal(first, again, equal_nan=True):
+def _check_observations(env: gym.Env, seed: int) -> None:
+    """Raise ValueError unless observations are as the space says, and resets use their seed."""
+    space, name = env.observation_space, name_of(env)
+    if not isinstance(space, spaces.Box):
         raise ValueError(
-            f"two resets of {name_of(env)} by seed {seed} show different observations: it does not "
-            "use its seed; call super().reset(seed=seed) in its reset and draw from self.np_random"
+            f"symmetries act on arrays; the observations of {name} are {space}. Flatten them: "
+            "gymnasium.wrappers.FlattenObservation"
         )
-
-
-def lopsided(env: gym.Env, symmetry: Symmetry, seed: int) -> tuple[str, ...]:
-    """Entries of first observations that are not drawn as their images under generators are."""
-    from scipy.stats import ks_2samp  # scipy is slow to import, and not needed for policies
-
-    first = np.stack([np.asarray(env.reset(seed=seed + i)[0]) for i in range(RESETS)])
-    values = flat(first)
-    names = [*symmetry.names_of("observation", values.shape[1]), *[TOGETHER] * MIXTURES]
-    spread = values.std(0)
-    generator = np.random.default_rng(seed)
-    mixed = generator.choice([-1.0, 1.0], (values.shape[1], MIXTURES))
-    mixed /= np.where(spread > 1e-9, spread, 1)[:, None]
-    tests = len(names) * len(symmetry.group.generators)
-    found = []
-    for g in symmetry.group.generators:
-        moved = flat(symmetry.act_on_observations(g, first))
-        # where entries go together, mixtures are what a solver's rounding leaves: noise hides that
-        noise = generator.normal(0, NOISE, (2, RESETS, MIXTURES))
-        one, other = (
-            np.hstack([x.round(9), x @ mixed + n])
-            for x, n in zip((values, moved), noise, strict=True)
+    first, again = (np.array(env.reset(seed=seed)[0], float) for _ in range(2))
+    env.action_space.seed(seed)
+    after = np.array(env.step(env.action_space.sample())[0])
+    for shape in (first.shape, after.shape):
+        if shape != space.shape:
+            raise ValueError(
+                f"the observation space of {name} has shape {space.shape}, its observations have "
+                f"{shape}"
+            )
+    if np.array_equal(first, again, equal_nan=True):
+        return
+    inner = env.unwrapped
+    vectors = inner is not env and isinstance(inner.observation_space, spaces.Box)
+    if vectors and np.array_equal(*(inner.reset(seed=seed)[0] for _ in range(2))):
+        raise ValueError(
+            f"two resets of {name} by seed {seed} show different observations, because a wrapper "
+            f"changes from one to the next: {env}. Stop it (NormalizeObservation: "
+            "update_running_mean = False), or check the environment without it"
         )
-        for place, name in enumerate(names):
-            halves = one[: RESETS // 2, place], other[RESETS // 2 :, place]
-            if name not in found and ks_2samp(*halves, method="asymp").pvalue < LEVEL / tests:
-                found.append(name)
-    return tuple(found)
+    raise ValueError(
+        f"two resets of {name} by seed {seed} show different observations: it does not "
+        "use its seed; call super().reset(seed=seed) in its reset and draw from self.np_random"
+    )
+
+
+def _check_experience(env: gym.Env, experience: Experience) -> None:
+    """Raise ValueError if transitions are of another environment."""
+    shape = np.shape(experience.observations)[1:]
+    if not len(experience) or shape != env.observation_space.shape:
+        raise ValueError(
+            f"{len(experience)} transitions with observations of shape {shape}; those of "
+            f"{name_of(env)} have {env.observation_space.shape}"
+        )
+    acts = np.shape(experience.actions)[1:]
+    if acts != env.action_space.shape:
+        raise ValueError(
+            f"the experience has actions of shape {acts}, {name_of(env)} {env.action_space.shape}"
+        )

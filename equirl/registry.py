@@ -120,7 +120,11 @@ def imported(what: str) -> Any:
     module, colon, name = what.partition(":")
     found = _import(module, what)
     if not colon or not hasattr(found, name):
-        raise ValueError(f"{what}: write module:name, of something that the module {module} has")
+        near = difflib.get_close_matches(name, dir(found), n=1)
+        raise ValueError(
+            f"{what}: write module:name, of something that the module {module} has"
+            + (f"; did you mean {module}:{near[0]}?" if near else "")
+        )
     return getattr(found, name)
 
 

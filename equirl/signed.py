@@ -167,7 +167,7 @@ def likely_mistakes(of: Symmetry) -> Iterator[tuple[str, Symmetry]]:
         if signed is None:
             continue
         idle = _still(of, "action" if what == "observation" else "observation")
-        names = of.names_of(what, len(signed.source))
+        names = of.names_of(what, (len(signed.source),))
         ids = isinstance(representation, Permutation)
         for text, other in [*_by_names(of, what, signed, names), *_mistakes(signed, names, ids)]:
             if idle and other == Signed.identity(len(names)):

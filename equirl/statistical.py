@@ -16,8 +16,10 @@ that as many transitions would have shown.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -25,12 +27,21 @@ from numpy.typing import NDArray
 
 from equirl.experience import Experience
 from equirl.symmetry import Symmetry
-from equirl.transitions import Scales, fitted, halves, transformed
+from equirl.transitions import Scales, fitted, flat, halves, transformed
+from equirl.verdict import Aspect, Check, check_finite, name_of, ranges_of, short
 
 LEVEL, POWER = 1e-4, 0.95
 """Of all tests of a symmetry together; and how often the violation that is named would be seen."""
 STEPS = 3000
 """Of training, of each network."""
+OVERLAP = 0.8
+"""Transitions tell of a symmetry if they overlap by as much with transformed ones."""
+POWERLESS = 0.5
+"""Transitions that would not show violations of this size, in parts of usual changes, show nothing.
+"""
+SEEN = 0.05
+"""The largest violation that transitions show and that is called approximate, in parts of usual
+changes."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,7 @@ class Evidence:
         sizes: Root mean square differences, in parts of the targets' own size; upper ones where
             nothing was found are noise.
         detectable: The smallest constant differences between transitions and transformed ones that
-            would have been seen with probability `POWER`.
+            would have been seen with probability `POWER`; of ends, in parts of their own number.
         overlap: How far transitions and transformed ones come from the same places, 0 to 1.
         worst: For each target the row that speaks most against the symmetry, of the second half of
             the experience (`halves`).
@@ -64,6 +75,70 @@ class Evidence:
     def against(self) -> NDArray[np.bool_]:
         """Which targets speak against the symmetry."""
         return self.scores > self.threshold
+
+
+def of_transitions(env: gym.Env, symmetry: Symmetry, experience: Experience, seed: int) -> Check:
+    """What transitions say; of the worst generator."""
+    seen = flat(experience.observations), flat(experience.next_observations)
+    names = symmetry.names_of("observation", np.shape(experience.observations)[1:])
+    check_finite(env, names, *seen, experience.rewards)
+    every = evidence(experience, symmetry, env.action_space, seed)
+    _, other, _ = halves(experience, seed)
+    worst = max(every, key=lambda e: (e.scores / e.threshold).max())
+    targets = [*names, "reward", "end"]
+    parts = slice(0, len(names)), slice(len(names), -1), slice(-1, None)
+    aspects = [_of_evidence(every, part, other, symmetry, targets) for part in parts]
+    if not experience.terminated.any():
+        aspects[2] = Aspect("in distribution", 0.0, "none of these transitions ended an episode")
+    return Check(
+        name_of(env),
+        symmetry,
+        *aspects,
+        names,
+        worst.sizes[: len(names)],
+        None,
+        ranges_of(np.concatenate(seen)),
+        f"{len(experience):,} transitions",
+        wanted=flat(transformed(experience, symmetry, worst.element).next_observations),
+        found=seen[1],
+    )
+
+
+def _of_evidence(
+    every: Sequence[Evidence],
+    part: slice,
+    other: Experience,
+    symmetry: Symmetry,
+    names: Sequence[str],
+) -> Aspect:
+    """Of some targets, of the generator that they speak against most."""
+    one = max(every, key=lambda e: (e.scores[part] / e.threshold).max())
+    target = range(len(names))[part][int(one.scores[part].argmax())]
+    least = float(max(e.detectable[part].max() for e in every))
+    if one.overlap < OVERLAP:
+        return Aspect(
+            "unknown",
+            least,
+            f"transitions overlap with transformed ones by {100 * one.overlap:.0f} % only: this "
+            "agent does not see transformed states; give place=, or transitions of another agent",
+        )
+    if not one.against[target] and least > POWERLESS:
+        return Aspect(
+            "unknown",
+            least,
+            "too few transitions, or too much chance: even large violations would not be seen",
+        )
+    if not one.against[target]:
+        return Aspect("in distribution", least)
+    row = int(one.worst[target])
+    size = float(one.sizes[target])
+    element = f"element {one.element} ({symmetry.group.names[one.element]})"
+    return Aspect(
+        "false" if size > SEEN else "approximate",
+        size,
+        f"{names[target]}, {one.scores[target]:.0f} standard errors; most so with {element}, "
+        f"action {short(other.actions[row])}, state {short(other.observations[row])}",
+    )
 
 
 def evidence(
@@ -107,12 +182,17 @@ def evidence(
         slope = abs(looked.mean(1)) / (wide * overlap + 1e-12)
         tests = scores.size * len(generators) * 5 / 3  # of two directions either sign counts
         threshold = float(-ndtri(LEVEL / tests))
+        sizes = (2 * slope * np.sqrt(wide))[best, every]
         least = 2 * (threshold + ndtri(POWER)) * spreads[1] / len(seen)
+        # of ends what matters is which part of them one side has more of: they are rare
+        expected = max(float((follows[:, -1] * said[:, -2]).mean()), 1e-12)
+        sizes[-1] /= np.sqrt(expected)
+        least[-1] *= spreads[2, -1] / (spreads[1, -1] + 1e-12) / expected
         found.append(
             Evidence(
                 g,
                 scores[best, every],
-                (2 * slope * np.sqrt(wide))[best, every],
+                sizes,
                 least / max(overlap, 1e-3),
                 overlap,
                 looked[best, :, every].argmax(1) % len(other),

@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,10 +85,14 @@ class Symmetry:
         """The group."""
         return self.observation.group
 
-    def names_of(self, what: str, count: int) -> Sequence[str]:
-        """Names of the ``count`` entries of ``observation`` or ``action``, or their numbers."""
+    def names_of(self, what: str, shape: tuple[int, ...]) -> tuple[str, ...]:
+        """Names of the entries of an ``observation`` or ``action``, or their numbers."""
         named = getattr(self.names, what, ())
-        return named if len(named) == count else [f"entry {i}" for i in range(count)]
+        if (len(named),) == shape:
+            return tuple(named)
+        return tuple(
+            f"entry {place[0] if len(place) == 1 else list(place)}" for place in np.ndindex(shape)
+        )
 
     def act_on_observations(self, g: int, observations: NDArray[Any]) -> NDArray[Any]:
         """Apply element g to a batch of observations (B, ...); returns a new array."""
@@ -110,7 +114,7 @@ class Symmetry:
             if matrices is None:
                 lines.append(f"  {getattr(self, what)}")
             else:
-                names = self.names_of(what, len(matrices[0]))
+                names = self.names_of(what, (len(matrices[0]),))
                 lines += [f"  {line}" for line in moves(matrices[g], names)]
         return "\n".join(lines)
 

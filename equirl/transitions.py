@@ -78,9 +78,7 @@ class Scales:
         )
         both = _inputs(experience, actions, discrete)
         spread = both.std(0)
-        moved = abs(_moved(experience))
-        usual = np.sqrt((np.minimum(moved, np.quantile(moved, USUAL, 0)) ** 2).mean(0))
-        changes = np.where(usual > STILL, usual, np.sqrt((moved**2).mean(0)))
+        changes = usual(_moved(experience))
         return cls(
             actions,
             discrete,
@@ -110,6 +108,13 @@ class Scales:
         rank = ndtri((low + high + 1) / (2 * len(self.rewards) + 2))
         ends = np.asarray(experience.terminated, float)
         return torch.from_numpy(np.column_stack([moved, rank, ends])).float()
+
+
+def usual(changes: NDArray[Any]) -> NDArray[np.float64]:
+    """By how much each entry usually changes, of changes (N, entries): `USUAL`."""
+    size = abs(changes)
+    cut = np.sqrt((np.minimum(size, np.quantile(size, USUAL, 0)) ** 2).mean(0))
+    return np.where(cut > STILL, cut, np.sqrt((size**2).mean(0)))
 
 
 def flat(observations: NDArray[Any]) -> NDArray[np.float64]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +18,8 @@ SAID = ("approximate", "unknown", "false")
 """Verdicts beside which the worst case stands."""
 SHOWN, MARKS = 16, 300
 """Entries of a figure, and marks of each, at most."""
+TOLD = 4
+"""Entries that a line names at most."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +29,10 @@ class Aspect:
     Attributes:
         verdict: ``exact``, ``exact up to rounding``, ``exact up to solver order``,
             ``in distribution``, ``approximate``, ``unknown`` or ``false``.
-        size: Of the error: of dynamics and reward the root mean square, in parts of the changes of
-            the worst entry, or of the rewards' spread; of the end the part of steps that differ.
-            Where transitions show none, the smallest size that they would have shown.
+        size: Of the error: of dynamics and reward in parts of the usual changes of the worst entry
+            or of rewards, what 99 % of steps keep to; of ends the part of them that differ. If
+            exact up to solver order, the part of steps in which twins came apart. Where transitions
+            show nothing, the smallest size that they would have shown.
         worst: The state, action, element and entry where it is largest, in words.
     """
 
@@ -40,12 +46,14 @@ class Aspect:
         return self.verdict not in ("false", "unknown")
 
     def __str__(self) -> str:
-        part = f"{100 * self.size:.2g} %"
+        part = percent(self.size)
         about = {
             "approximate": f", by {part}",
             "false": f", by {part}",
-            "in distribution": f"; {part} would have been seen",
-            "exact up to solver order": f", within {part}" if self.size > 1e-12 else "",
+            "in distribution": f"; {part} would have been seen" if self.size else "",
+            "exact up to solver order": f"; twins came apart in {part} of the steps"
+            if self.size
+            else "",
         }
         return self.verdict + about.get(self.verdict, "")
 
@@ -60,12 +68,13 @@ class Check:
         dynamics: Of the next observations.
         reward: Of the rewards.
         termination: Of whether an episode ends.
-        entries: The error of each entry of next observations, in parts of its changes.
-        in_return: By how much rewards of twins differ at most in the mean, in parts of their mean
-            size: an episode's return differs by no more, as long as twins stay together. None
-            where there are no twins.
-        unseen: Places of entries that had one and the same value in all steps: whether their signs
-            are right was not tested.
+        names: Of the entries of observations.
+        entries: The error of each, in parts of its usual changes, (entries,).
+        in_return: By how much rewards of twins differ in the mean, in parts of their mean size.
+            None where there are no twins.
+        ranges: The smallest and the largest value of each entry in what was compared, (2, entries):
+            nothing is said of states beyond.
+        compared: What was, in words.
         lopsided: Entries whose first values are not drawn symmetrically: an agent may never see the
             transformed states. The symmetry can be true all the same.
         resembles: The symmetry that is nearest by one change and is true, in words, if this one is
@@ -79,13 +88,15 @@ class Check:
     dynamics: Aspect
     reward: Aspect
     termination: Aspect
+    names: tuple[str, ...] = dataclasses.field(repr=False)
     entries: NDArray[np.float64] = dataclasses.field(repr=False)
     in_return: float | None
-    unseen: tuple[int, ...]
-    lopsided: tuple[str, ...]
-    resembles: str | None
-    wanted: NDArray[np.float64] = dataclasses.field(repr=False)
-    found: NDArray[np.float64] = dataclasses.field(repr=False)
+    ranges: NDArray[np.float64] = dataclasses.field(repr=False)
+    compared: str
+    lopsided: tuple[str, ...] = ()
+    resembles: str | None = None
+    wanted: NDArray[np.float64] = dataclasses.field(kw_only=True, repr=False)
+    found: NDArray[np.float64] = dataclasses.field(kw_only=True, repr=False)
 
     @property
     def holds(self) -> bool:
@@ -111,9 +122,14 @@ class Check:
         return "false" in self.verdicts
 
     @property
+    def unseen(self) -> tuple[int, ...]:
+        """Places of entries that had one and the same value: their signs were not tested."""
+        return tuple(np.flatnonzero(np.ptp(self.ranges, 0) < 1e-12).tolist())
+
+    @property
     def _word(self) -> str:
         if self.holds:
-            return "holds"
+            return "holds approximately" if "approximate" in self.verdicts else "holds"
         return "is FALSE" if self.false else "is not shown"
 
     @property
@@ -127,21 +143,31 @@ class Check:
             if aspect.worst and (unseen or aspect.verdict in SAID):
                 lines.append(f"    {aspect.worst}")
         if self.in_return is not None and self.holds and self.reward.verdict == "approximate":
-            lines.append(f"  return: differs by {100 * self.in_return:.2g} % at most")
+            lines.append(f"  return: rewards differ by {percent(self.in_return)} in the mean")
         if self.unseen:
-            every = self.symmetry.names_of("observation", len(self.entries))
-            names = [every[place] for place in self.unseen]
-            more = " ..." if len(names) > 4 else ""
-            lines.append(f"  never changed, so not tested: {', '.join(names[:4])}{more}")
-        some = ", ".join(self.lopsided[:4]) + (" ..." if len(self.lopsided) > 4 else "")
+            lines.append(f"  never changed, so not tested: {_some(self.unseen_names)}")
         lines.append(
-            f"  first states: lopsided in {some}; an agent may never see the transformed ones"
+            f"  first states: lopsided in {_some(self.lopsided)}; an agent may never see the "
+            "transformed ones"
             if self.lopsided
             else "  first states: symmetric, as far as resets tell"
         )
+        lines.append(f"  compared: {self.compared}; {_some(self._told_ranges())}")
         if self.resembles:
             lines.append(f"  it would hold with one change: {self.resembles}")
         return "\n".join(lines)
+
+    @property
+    def unseen_names(self) -> list[str]:
+        """The names of `unseen`."""
+        return [self.names[place] for place in self.unseen]
+
+    def _told_ranges(self) -> list[str]:
+        return [
+            f"{name} {low:.3g} to {high:.3g}"
+            for name, low, high in zip(self.names, *self.ranges, strict=True)
+            if high > low
+        ]
 
     def plot(self, stem: Path) -> list[Path]:
         """Draw what was found against what the symmetry wants, for the entries that err most.
@@ -159,7 +185,6 @@ class Check:
 
         every = self.entries.argsort()[::-1][:SHOWN]
         figure, axes = figures.panels(len(every), (1.9, 1.7), columns=4)
-        names = self.symmetry.names_of("observation", len(self.entries))
         twins = self.in_return is not None
         for axis, entry in zip(axes, every, strict=True):
             both = np.stack([self.wanted[:, entry], self.found[:, entry]])
@@ -168,7 +193,7 @@ class Check:
             low, high = both.min(), both.max()
             axis.plot([low, high], [low, high], color="#999999", linewidth=1)
             axis.plot(*both[:, some], ".", color="#0072b2", markersize=3)
-            axis.set_title(f"{names[entry]}: {100 * self.entries[entry]:.2g} %", fontsize=8)
+            axis.set_title(f"{self.names[entry]}: {percent(self.entries[entry])}", fontsize=8)
             axis.tick_params(labelsize=6)
             figures.tidy(axis)
         figure.suptitle(self.summary, fontsize=8, wrap=True)
@@ -178,3 +203,44 @@ class Check:
 
     def __str__(self) -> str:
         return self.verdict
+
+
+def name_of(env: gym.Env) -> str:
+    """An environment's id, or the name of its class."""
+    return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+
+
+def percent(part: float) -> str:
+    """A part of one in per cent, by two digits."""
+    return f"{float(f'{100 * part:.2g}'):g} %"
+
+
+def short(values: Any) -> str:
+    """An array in a line."""
+    values = np.asarray(values)
+    if values.ndim > 1:
+        return f"an array {values.shape} from {values.min():.3g} to {values.max():.3g}"
+    return np.array2string(values, precision=3, threshold=12, max_line_width=10_000)
+
+
+def ranges_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The smallest and the largest value of each entry, (2, entries), of values (N, entries)."""
+    return np.stack([values.min(0), values.max(0)])
+
+
+def check_finite(
+    env: gym.Env,
+    names: Sequence[str],
+    one: NDArray[np.float64],
+    other: NDArray[np.float64],
+    rewards: NDArray[Any],
+) -> None:
+    """Raise ValueError if observations (N, entries) or rewards are NaN or infinite."""
+    wrong = ~np.isfinite(one).all(0) | ~np.isfinite(other).all(0)
+    if wrong.any() or not np.isfinite(rewards).all():
+        what = f"the entry {names[int(wrong.argmax())]!r}" if wrong.any() else "the reward"
+        raise ValueError(f"{what} of {name_of(env)} is NaN or infinite in some steps")
+
+
+def _some(words: Sequence[str]) -> str:
+    return ", ".join(words[:TOLD]) + (" ..." if len(words) > TOLD else "")

@@ -256,7 +256,7 @@ class Matrix(Representation):
 
     def act(self, g: int, x: Tensor) -> Tensor:
         self._check_axis(x.shape, self.dim, self.size)
-        matrix = self._matched(self.matrices, x)[self.group.check_element(g)]
+        matrix = self._matched(self.matrices[self.group.check_element(g)], x)
         return exact_product(x.movedim(self.dim, -1), matrix.mT).movedim(-1, self.dim)
 
     def act_each(self, elements: Tensor, x: Tensor) -> Tensor:

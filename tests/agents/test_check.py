@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 
 import equirl
@@ -62,7 +63,10 @@ def test_arguments_of_the_environment_count(capsys):
         ({"symmetry": "nowhere:lie"}, "cannot import nowhere"),
         ({"symmetry": "mine:truth"}, "write module:name"),
         ({"symmetry": "mine"}, "write module:name"),
-        ({"symmetry": "mine:forgets"}, "not a Symmetry"),
+        ({"symmetry": "mine:lies"}, "did you mean mine:lie"),
+        ({"symmetry": "mine:forgets"}, "neither a Symmetry nor a function"),
+        ({"symmetry": "mine:__name__"}, "neither a Symmetry nor a function"),
+        ({"output": Path("cart.pdf")}, "PNG and SVG"),
         ({"env": "MountainCar-v0"}, "no symmetry is registered"),
         ({"output": Path("mine.py/cart.png")}, "is a file, not a folder"),
     ],
@@ -106,6 +110,36 @@ def test_verdicts_are_kept(monkeypatch, tmp_path):
     assert len(calls) == 2
 
 
+def test_verdicts_on_code_that_may_change_are_not_kept(monkeypatch, tmp_path, module):
+    """A module that an environment of a user's own imports may change, with nothing to show it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "tables_of_mine.py").write_text("PUSH = 0.0")
+    (tmp_path / "cart_of_mine.py").write_text(CART)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    gym.register("my/Cart-v0", "cart_of_mine:Cart", max_episode_steps=100)
+    equirl.register_symmetry("my/Cart-v0", lambda spec: equirl.symmetry_of("CartPole-v1"))
+    try:
+        (line,) = checked.checks_of([("my/Cart-v0", {})])
+        assert line == "my/Cart-v0: the symmetry holds (exact)"
+        monkeypatch.setattr("tables_of_mine.PUSH", 0.05)
+        (line,) = checked.checks_of([("my/Cart-v0", {})])
+        assert line.startswith("WARNING: my/Cart-v0: the symmetry is FALSE")
+    finally:
+        gym.registry.pop("my/Cart-v0")
+    assert not list(tmp_path.rglob("*.csv"))
+
+
+CART = """
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+import numpy as np, tables_of_mine
+class Cart(CartPoleEnv):
+    def step(self, action):
+        observation, *rest = super().step(action)
+        self.state = np.array(self.state) + np.array([0, tables_of_mine.PUSH, 0, 0])
+        return np.array(self.state, dtype=np.float32), *rest
+"""
+
+
 def test_a_false_symmetry_is_warned_of(monkeypatch, tmp_path, module):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     equirl.register_symmetry("CartPole-v1", f"{module}:lie")
@@ -118,7 +152,7 @@ def test_what_cannot_be_checked_is_said(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(equirl, "check_symmetry", _refuse)
     (line,) = checked.checks_of([("CartPole-v1", {})])
-    assert line == "CartPole-v1: the symmetry could not be checked: too large"
+    assert line == "WARNING: CartPole-v1: the symmetry could not be checked: ValueError: too large"
     assert not list(tmp_path.rglob("*.csv"))
 
 
