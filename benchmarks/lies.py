@@ -177,6 +177,65 @@ def windy_lander() -> gym.Env:
     return Windy()
 
 
+def lander_with(change: Callable[..., Any]) -> Callable[[], gym.Env]:
+    """A LunarLander whose steps' results (action, observation, reward, end) are changed."""
+
+    def make() -> gym.Env:
+        from gymnasium.envs.box2d.lunar_lander import LunarLander
+
+        class Changed(LunarLander):
+            def step(self, action: Any) -> Any:
+                observation, reward, end, *rest = super().step(action)
+                reward, end = change(action, observation, reward, end)
+                return observation, float(reward), bool(end), *rest
+
+        return Changed()
+
+    return make
+
+
+def dead_swimmer() -> gym.Env:
+    """A Swimmer whose first motor does nothing at small torques to one side."""
+    from gymnasium.envs.mujoco.swimmer_v5 import SwimmerEnv
+
+    class Dead(SwimmerEnv):
+        def step(self, action: Any) -> Any:
+            first = 0.0 if 0 < action[0] < 0.3 else action[0]
+            return super().step(np.array([first, action[1]]))
+
+    return gym.wrappers.TimeLimit(Dead(), 1000)
+
+
+class Cart(gym.Env):
+    """A point that 20 actions push; both its ends and its pushes may be unfair.
+
+    Args:
+        weaker: Part by which the two strongest pushes to the right are weaker.
+        end: Where an episode ends on the right.
+    """
+
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = spaces.Discrete(20)
+
+    def __init__(self, weaker: float = 0.0, end: float = np.inf) -> None:
+        self.weaker, self.end = weaker, end
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        """Anywhere near the middle."""
+        super().reset(seed=seed)
+        self.state, self.steps = self.np_random.uniform(-1, 1, 2), 0
+        return self.state.copy(), {}
+
+    def step(self, action: Any) -> Any:
+        """The push, less friction."""
+        place, speed = self.state
+        push = (action - 9.5) / 50 * (1 - self.weaker * (action > 17))
+        speed = 0.9 * speed + push - 0.1 * np.sin(3 * place)
+        self.state = np.array([place + 0.1 * speed, speed])
+        self.steps += 1
+        return self.state.copy(), -abs(place), bool(place > self.end), self.steps >= 50, {}
+
+
 class Clockwork(gym.Env):
     """Two legs that follow clocks of their own, as robots that walk by a gait phase do.
 
@@ -206,7 +265,7 @@ class Clockwork(gym.Env):
         return self.state.copy(), float(-abs(moved).sum()), False, False, {}
 
 
-def set_clockwork(env: gym.Env, observation: Any) -> Any:
+def set_state(env: gym.Env, observation: Any) -> Any:
     """Its state is what it shows."""
     inner: Any = env.unwrapped
     inner.state = np.array(observation, float)
@@ -264,6 +323,11 @@ NAMED: dict[str, tuple[tuple[str, ...], Any, Any]] = {
         mirror([swap("left hip", "right hip"), negate("left clock", "right clock")],
                [swap("left", "right")]),
     ),
+    "Cart": (
+        ("place", "speed"),
+        choices(*(f"push {i}" for i in range(20))),
+        mirror([negate("place", "speed")], [swap(f"push {i}", f"push {19 - i}") for i in range(10)]),
+    ),
 }  # fmt: skip
 """Mirror images that are not there."""
 
@@ -313,11 +377,27 @@ def _lies() -> dict[str, Lie]:
           for e in ("MountainCar-v0", "HalfCheetah-v5", "Hopper-v5", "FrozenLake-v1",
                     "CliffWalking-v1")),
         Lie("Clockwork", "gait phase negated, not exchanged", Clockwork,
-            functools.partial(named, "Clockwork"), "clock", set_clockwork),
+            functools.partial(named, "Clockwork"), "clock", set_state),
         Lie("CartPole-v1", "constant side wind", WindyCartPole,
             symmetry_of("CartPole-v1"), "velocity"),
         Lie("LunarLander-v3", "constant side wind", windy_lander,
             symmetry_of("LunarLander-v3"), "x velocity"),
+        *(Lie("LunarLander-v3", words, lander_with(change), symmetry_of("LunarLander-v3"), entry)
+          for words, entry, change in (
+              ("reward: one engine costs 0.5 more", "reward: false",
+               lambda a, o, r, end: (r - 0.5 * (a == 1), end)),
+              ("reward leans by the angle", "reward: false",
+               lambda a, o, r, end: (r - 0.3 * o[4], end)),
+              ("ends sooner on the right", "termination: false",
+               lambda a, o, r, end: (r, end or o[0] > 0.5)))),
+        Lie("Swimmer-v5", "a motor that is dead on one side", dead_swimmer,
+            symmetry_of("Swimmer-v5")),
+        Lie("Cart", "2 of 20 actions weaker", functools.partial(Cart, weaker=0.3),
+            functools.partial(named, "Cart"), "speed", set_state),
+        Lie("Cart", "rare ends on one side", functools.partial(Cart, end=1.0),
+            functools.partial(named, "Cart"), "termination: false", set_state),
+        Lie("Cart", "rare ends on one side, by transitions", functools.partial(Cart, end=1.0),
+            functools.partial(named, "Cart"), "termination: false"),
         Lie("CartPole-v1", "normaliser with unsymmetric statistics", normalised,
             symmetry_of("CartPole-v1")),
         Lie("Walker2d-v4", "feet with different frictions", maker("Walker2d-v4"),

@@ -53,7 +53,7 @@ class Arguments:
 
     seeds: tuple[int, ...] = tuple(range(20))
     """Of the checks of true symmetries by twins."""
-    lies: tuple[int, ...] = (0,)
+    lies: tuple[int, ...] = (0, 1, 2)
     """Of lies."""
     few: tuple[int, ...] = (0, 1, 2)
     """Of searches; of checks by transitions the first two."""
