@@ -326,7 +326,8 @@ NAMED: dict[str, tuple[tuple[str, ...], Any, Any]] = {
     "Cart": (
         ("place", "speed"),
         choices(*(f"push {i}" for i in range(20))),
-        mirror([negate("place", "speed")], [swap(f"push {i}", f"push {19 - i}") for i in range(10)]),
+        mirror([negate("place", "speed")],
+               [swap(f"push {i}", f"push {19 - i}") for i in range(10)]),
     ),
 }  # fmt: skip
 """Mirror images that are not there."""

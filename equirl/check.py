@@ -42,16 +42,18 @@ def check_symmetry(
     each other, they are told what it takes to each other; then they must be so still, with the same
     reward and the same end. Of other environments 20,000 transitions are looked at; the verdict
     then names the smallest violation that these would have shown. Random actions lead to the
-    states.
+    states; the verdict tells how far.
 
     Args:
         env: An id, an environment that was made from one, or a function that makes it. Its
             observations are in a ``Box``.
         symmetry: What is checked; the registered one when omitted.
         place: Sets an environment's state to what an observation shows, and returns what it then
-            shows; for environments whose simulator is not known here.
-        experience: Transitions to look at in place of random ones and of twins, such as
-            `rollout_experience` of an agent.
+            shows, or None where an observation does not show the state; for environments whose
+            simulator is not known here.
+        experience: Transitions such as `rollout_experience` of an agent. Twins are put into their
+            states, too; where there are none, these transitions are looked at in place of random
+            ones.
         seed: Of resets, actions, and networks.
 
     Returns:
@@ -59,7 +61,8 @@ def check_symmetry(
 
     Raises:
         ValueError: If no symmetry is registered, the group is trivial, it does not fit the spaces,
-            resets of the environment by one seed differ, or it cannot be made a second time.
+            resets of the environment by one seed differ, observations are not as their space says,
+            it cannot be made a second time, or ``place`` does not set all of its state.
     """
     if symmetry is None:
         symmetry = symmetry_of(env if isinstance(env, str) else made(env)[0])

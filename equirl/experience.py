@@ -58,7 +58,7 @@ class Experience:
         """The last ``limit`` rows, or all if there are fewer."""
         return self.rows(slice(max(0, len(self) - limit), None))
 
-    def rows(self, which: slice | NDArray[np.bool_]) -> Experience:
+    def rows(self, which: slice | NDArray[Any]) -> Experience:
         """Some rows."""
         return Experience(**{name: part[which] for name, part in self._parts().items()})
 

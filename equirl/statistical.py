@@ -87,13 +87,15 @@ def of_transitions(env: gym.Env, symmetry: Symmetry, experience: Experience, see
     worst = max(every, key=lambda e: (e.scores / e.threshold).max())
     targets = [*names, "reward", "end"]
     parts = slice(0, len(names)), slice(len(names), -1), slice(-1, None)
-    aspects = [_of_evidence(every, part, other, symmetry, targets) for part in parts]
+    dynamics, reward, end = (_of_evidence(every, part, other, symmetry, targets) for part in parts)
     if not experience.terminated.any():
-        aspects[2] = Aspect("in distribution", 0.0, "none of these transitions ended an episode")
+        end = Aspect("in distribution", 0.0, "none of these transitions ended an episode")
     return Check(
         name_of(env),
         symmetry,
-        *aspects,
+        dynamics,
+        reward,
+        end,
         names,
         worst.sizes[: len(names)],
         None,
