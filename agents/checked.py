@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import importlib.metadata
-import inspect
 import os
 import sys
 import sysconfig
@@ -44,12 +44,7 @@ def _line(env_id: str, env_kwargs: dict[str, Any]) -> str:
         code, plain = _code(env), _plain(symmetry)
         if code is None or plain is None:
             return str(check().line.iloc[0])
-        settings = {
-            "env": env_id,
-            "arguments": {name: str(value) for name, value in sorted(env_kwargs.items())},
-            "symmetry": plain,
-            "code": code,
-        }
+        settings = {"env": env_id, "symmetry": plain, "code": code}
         file = cache() / "checks" / f"{digest(settings)}.csv"
         return str(remembered(file, settings, check).line.iloc[0])
     except Exception as error:  # whatever someone's environment raises: the comparison goes on
@@ -88,26 +83,33 @@ def _code(env: gym.Env) -> dict[str, str] | None:
     None where that is not known: code or data outside installed packages may change with nothing
     to show it, such as a module that a user's environment imports.
     """
+    try:
+        assert env.spec is not None  # as it was made from an id
+        code = {"spec": env.spec.to_json()}  # with arguments, also of wrappers
+        entry = importlib.import_module(str(env.spec.entry_point).partition(":")[0])
+    except (ValueError, TypeError, ImportError):
+        return None
     layers = [env]
     while isinstance(layers[-1], gym.Wrapper):
         layers.append(layers[-1].env)
     ours = [
         path for of in (equirl, equirl.envs) for path in Path(str(of.__file__)).parent.glob("*.py")
     ]
-    code = {"equirl": digest(b"".join(path.read_bytes() for path in sorted(ours)))}
+    code["equirl"] = digest(b"".join(path.read_bytes() for path in sorted(ours)))
     owners = importlib.metadata.packages_distributions()
-    for kind in {kind for layer in layers for kind in type(layer).__mro__}:
-        package = kind.__module__.partition(".")[0]
+    modules = {kind.__module__ for layer in layers for kind in type(layer).__mro__}
+    for module in {entry.__name__, *modules}:
+        package = module.partition(".")[0]
         if package == "equirl" or package in sys.stdlib_module_names:
             continue
-        if package not in owners or not _installed(inspect.getfile(kind)):
+        file = getattr(sys.modules.get(module), "__file__", None)
+        if package not in owners or file is None or not _installed(file):
             return None
         code |= {name: importlib.metadata.version(name) for name in owners[package]}
     for engine in ENGINES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             code[engine] = importlib.metadata.version(engine)
-    given = [*(env.spec.kwargs.values() if env.spec else ()),
-             getattr(env.unwrapped, "fullpath", "")]  # fmt: skip
+    given = [*env.spec.kwargs.values(), getattr(env.unwrapped, "fullpath", "")]
     data = [str(value) for value in given if isinstance(value, str | Path) and str(value)]
     if any(Path(value).exists() and not _installed(value) for value in data):
         return None

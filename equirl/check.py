@@ -88,7 +88,7 @@ def _nearest(judge: Judge, symmetry: Symmetry) -> str | None:
             continue
         edits.append((text, other))
     for text, other in _likely(judge, edits)[:CONFIRMED]:
-        if judge.judge(other).holds:
+        if not judge.judge(other, 10 * TRIED).false and judge.judge(other).holds:
             return text
     return None
 
@@ -105,8 +105,10 @@ def _likely(judge: Judge, edits: list[tuple[str, Symmetry]]) -> list[tuple[str, 
         return [edits[known[i]] for i in errors.argsort()[:1]]
     fits = []
     for text, other in tqdm(edits, "trying likely mistakes", leave=False, delay=3):
+        if judge.judge(other, TRIED // 4).false:
+            continue
         checked = judge.judge(other, TRIED)
         if not checked.false:
-            aspects = checked.dynamics, checked.reward, checked.termination
-            fits.append((sum(aspect.size for aspect in aspects), text, other))
+            error = checked.entries.max() + checked.reward.size + checked.termination.size
+            fits.append((error, text, other))
     return [fit[1:] for fit in sorted(fits, key=lambda fit: fit[0])]

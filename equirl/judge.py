@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from equirl.experience import Experience, random_experience
-from equirl.simulators import NEAR, Episodes, Pair, Place, Placed, simulator_of
+from equirl.simulators import CHANCE, HIDDEN, Episodes, Pair, Place, Placed, simulator_of
 from equirl.statistical import of_transitions
 from equirl.symmetry import Symmetry
 from equirl.transitions import flat
@@ -54,8 +54,16 @@ def made(env: Made) -> tuple[gym.Env, gym.Env]:
     """
     if isinstance(env, str):
         return gym.make(env), gym.make(env)
+    if isinstance(env, gym.vector.VectorEnv) or not (isinstance(env, gym.Env) or callable(env)):
+        raise ValueError(f"expected an environment, its id, or a function that makes it; got {env}")
     if not isinstance(env, gym.Env):
-        return env(), env()
+        first, second = env(), env()
+        if first is second:
+            raise ValueError(
+                f"the function returns one and the same {name_of(first)} each time; it is called "
+                "twice, for two of them"
+            )
+        return first, second
     try:
         if env.spec is not None:
             return env, gym.make(env.spec)
@@ -98,11 +106,10 @@ class Judge:
         if simulator is not None:
             self.visited = self._visits(simulator.visits)
             self.why = simulator.unfit(self.env, self.twin, self.visited, seed)
-            if self.why and place is not None and not self.why.startswith("the same state"):
+            if self.why and place is not None and self.why != CHANCE:
                 raise ValueError(
-                    f"place does not set the state of {name_of(self.env)}: {self.why}. Set what "
-                    "an observation does not show, too, or let place= out: transitions are looked "
-                    "at then"
+                    f"place cannot be used for {name_of(self.env)}: {self.why}. Mend it, or let it "
+                    "out: transitions are looked at then"
                 )
         self.simulator = None if self.why else simulator
 
@@ -136,10 +143,12 @@ class Judge:
     def transitions(self) -> Experience:
         """Those that are looked at where there are no twins; random actions lead to them."""
         space = self.env.observation_space
-        if math.prod(space.shape or ()) > LARGEST:
+        if len(space.shape or ()) != 1 or math.prod(space.shape) > LARGEST:
             raise ValueError(
-                f"{name_of(self.env)} has no twins here, and observations {space} are too large to "
-                "learn from transitions what follows; give place=, which sets its state"
+                f"{name_of(self.env)} has no twins here ({self.why}), and transitions of pictures "
+                f"or of more than {LARGEST:,} entries tell too little; its observations have the "
+                f"shape {space.shape}. Give place=, which sets its state, or check the environment "
+                "by observations that are vectors"
             )
         if self.experience is None:
             self.experience = random_experience(self.env, TRANSITIONS, self.seed)
@@ -167,8 +176,8 @@ class Judge:
         for pair in tqdm(some, "comparing twins", count, leave=False, delay=3):
             pairs.append(pair)
             # twins that come apart begin a new episode, which takes time and says no more
-            apart += isinstance(self.simulator, Episodes) and pair.apart > NEAR
-            if apart > max(count // 200, QUICK * len(pairs), 3):
+            apart += isinstance(self.simulator, Episodes) and pair.together == (True, False)
+            if apart > max(count // 200, QUICK * len(pairs), 1):
                 break
         if not pairs:
             raise ValueError(
@@ -189,7 +198,8 @@ class Judge:
             )
             false = dataclasses.replace(checked.dynamics, verdict="false", worst=worst)
             return dataclasses.replace(checked, dynamics=false, compared=told)
-        return dataclasses.replace(checked, compared=told)
+        hidden = why if why == HIDDEN else ""
+        return dataclasses.replace(checked, compared=told, hidden=hidden)
 
     def lopsided(self, symmetry: Symmetry) -> tuple[str, ...]:
         """Entries of first observations that are not drawn as their images under generators are."""

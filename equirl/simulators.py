@@ -27,13 +27,31 @@ Vector = NDArray[Any]
 Place = Callable[[gym.Env, Vector], Vector | None]
 """Sets an environment's state to what an observation shows, and returns what it shows then; None
 where an observation does not show the state, as one whose entries were clipped."""
-NEAR = 1e-3
-"""Twins of whole episodes are compared as long as no entry differs by more."""
+NEAR, FAR = 1e-3, 1.0
+"""Twins of whole episodes are together as long as no entry differs by more; and an episode is
+given up where one differs by so much."""
+SOON = 5
+"""Steps by which a solver's order may make one of twins end later."""
 TRIALS, MISSES = 300, 0.01
 """Steps by which it is tried whether states can be set, and the part of them that may fail."""
 SAME, ALIKE = 1e-4, 0.05
 """Largest differences of what is the same, in parts of each entry's size; and of steps that were
 made again, in parts of usual changes: MuJoCo shows some things as they were a moment ago."""
+
+OTHER = (
+    "two copies go on differently from the same state by the same seed: the second one was made "
+    "otherwise than the first, or chance does not come from np_random"
+)
+CHANCE = "the same state and action lead to different steps by chance"
+DRAWN = (
+    "the same state and action lead to different steps after another reset: what a reset draws is "
+    "not set, such as a goal that no observation shows"
+)
+HIDDEN = (
+    "after a state has been set it goes on differently than it did: what no observation shows, "
+    "such as the last action or a count of steps, matters, too"
+)
+"""Why twins are not used, in words."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +71,23 @@ class Pair:
     found: Vector
     rewards: tuple[float, float]
     ends: tuple[bool, bool]
+    gap: NDArray[np.float64] | float = 0.0
+    """By how much the second one's entries differed before, in one and the same episode."""
 
     @property
-    def apart(self) -> float:
-        """By how much the entry differs most that does."""
-        return float(abs(np.subtract(self.found, self.wanted, dtype=float)).max(initial=0))
+    def off(self) -> NDArray[np.float64]:
+        """By how much its entries differ now."""
+        return np.subtract(self.found, self.wanted, dtype=float)
+
+    @property
+    def together(self) -> tuple[bool, bool]:
+        """Whether twins were together before, and are now."""
+        return bool(np.all(np.abs(self.gap) <= NEAR)), bool(np.all(np.abs(self.off) <= NEAR))
+
+    @property
+    def pushed(self) -> bool:
+        """Whether this step took them apart, or further apart."""
+        return bool(np.any(np.abs(self.off - self.gap) > NEAR))
 
 
 class Simulator(ABC):
@@ -111,28 +141,33 @@ class Placed(Simulator):
     def unfit(self, env: gym.Env, twin: gym.Env, visited: Experience, seed: int) -> str:
         """See `Simulator.unfit`. Steps that were made before are made again, from placed states."""
         rows = _shuffled(visited, np.random.default_rng(seed))
-        shown, was, again, other = [], [], [], []
+        shown, was, again = [], [], []
+        others: list[list[Vector]] = [[], [], []]
         for number, row in zip(range(min(TRIALS, len(visited))), rows, strict=False):
             seen, action = visited.observations[row], visited.actions[row]
-            # each by a reset of its own: what an episode draws and does not show tells them apart
             made = self._step(env, seen, action, seed + number)
             if made is None:
                 continue
-            two = self._step(twin, seen, action, seed + TRIALS + number)
-            assert two is not None
+            # once more, with another chance, and after another reset
+            for steps, (start, chance) in zip(others, ((0, 0), (0, 1), (TRIALS, 0)), strict=True):
+                step = self._step(twin, seen, action, seed + start + number, chance)
+                assert step is not None
+                steps.append(_flat(*step[1:]))
+            if made[0].shape != seen.shape:
+                raise ValueError(
+                    f"place returned an array of shape {made[0].shape}; it returns the observation "
+                    f"that is shown then, of shape {seen.shape}"
+                )
             shown.append((np.ravel(made[0]), np.ravel(seen)))
             after, reward = visited.next_observations[row], visited.rewards[row]
             was.append(_flat(after, reward, visited.terminated[row]))
             again.append(_flat(*made[1:]))
-            other.append(_flat(*two[1:]))
         if not shown:
-            return "no observation shows the state: place returned None for each"
+            return "place returned None for each observation; does it lack a return?"
         known = self.states(env, len(was[0]) - 2)
-        if _differ(np.array(again), np.array(other)):
-            return (
-                "the same state and action lead to different steps, by chance or by what an "
-                "episode draws and does not show"
-            )
+        for steps, why in zip(others, (OTHER, CHANCE, DRAWN), strict=True):
+            if _differ(np.array(again), np.array(steps)):
+                return why
         placed, told = (np.array(part)[:, :known] for part in zip(*shown, strict=True))
         if _differ(placed, told):
             return "where a state is set it shows another observation than the one that it was told"
@@ -142,10 +177,7 @@ class Placed(Simulator):
         moved[:, :known] = was_[:, :known] - told
         size = SAME * (1e-9 + abs(was_).max(0))
         if (abs(was_ - again_) > np.maximum(ALIKE * usual(moved), size)).any(1).mean() > MISSES:
-            return (
-                "after a state has been set it goes on differently than it did: what no "
-                "observation shows, such as the last action or a count of steps, matters, too"
-            )
+            return HIDDEN
         return ""
 
     def pairs(
@@ -172,18 +204,19 @@ class Placed(Simulator):
             yield Pair(g, before, action, start, wanted, found, (reward, other), (end, other_end))
 
     def _step(
-        self, env: gym.Env, observation: Vector, action: Any, seed: int
+        self, env: gym.Env, observation: Vector, action: Any, seed: int, chance: int = 0
     ) -> tuple[Vector, Vector, float, bool] | None:
         """What an environment shows in a state, then, its reward, and whether it ends.
 
         It is reset first: what counts steps begins anew. None if an observation shows no state.
         """
         env.reset(seed=seed)
-        placed = self.place(env, observation)
+        placed = self.place(env, observation.copy())
         if placed is None:
             return None
         before = np.array(placed)
-        after, reward, end, *_ = env.step(action)
+        env.unwrapped.np_random = np.random.default_rng((seed, chance))
+        after, reward, end, *_ = env.step(np.copy(action) if np.ndim(action) else action)
         return before, np.array(after), float(reward), bool(end)
 
 
@@ -192,10 +225,13 @@ class Episodes(Simulator):
     """Twins that begin an episode alike; they are compared until they have come apart."""
 
     steps, tolerance = 6000, 0.2
-    apart = 0.03
-    """The largest part of steps in which twins may come apart."""
     begin: Callable[[gym.Env, int], Vector]
     """Resets the second one by a seed, mirrored, and returns what it shows."""
+    apart: float = 0.0
+    """The largest part of steps after which twins that were together may have come apart, as bodies
+    in contact are solved for one after the other; measured where the symmetry is true."""
+    refuses: Callable[[gym.Env], str] = lambda env: ""
+    """Why an environment has no mirrored episodes, in words; empty if it has."""
     through_wrappers: bool = False
     """See `Simulator`: whether ``begin`` returns what is shown through them."""
     draws: bool = True
@@ -210,7 +246,7 @@ class Episodes(Simulator):
     def unfit(self, env: gym.Env, twin: gym.Env, visited: Experience, seed: int) -> str:
         """See `Simulator.unfit`."""
         if self.draws:
-            return ""
+            return self.refuses(env)
         env.action_space.seed(seed)
         env.reset(seed=seed)
         inner: Any = env.unwrapped
@@ -236,7 +272,7 @@ class Episodes(Simulator):
             wanted = symmetry.act_on_observations(1, before[None])[0]
             pair = Pair(1, before, None, wanted, wanted, seen, (0.0, 0.0), (False, False))
             yield pair
-            ended = pair.apart > NEAR
+            ended = not pair.together[1]
             while not ended:
                 action = env.action_space.sample()
                 start = wanted
@@ -245,9 +281,12 @@ class Episodes(Simulator):
                 after, found = np.array(after), np.array(found)
                 wanted = symmetry.act_on_observations(1, after[None])[0]
                 rewards, ends = (float(reward), float(other)), (bool(end), bool(other_end))
-                pair = Pair(1, before, action, start, wanted, found, rewards, ends)
+                if ends[0] != ends[1] and _ends_soon(twin if ends[0] else env):
+                    break  # a solver's order may end one of them a moment before the other
+                pair = Pair(1, before, action, start, wanted, found, rewards, ends, pair.off)
                 yield pair
-                before, ended = after, end or other_end or truncated or pair.apart > NEAR
+                before, ended = after, end or other_end or truncated
+                ended |= bool((abs(pair.off) > FAR).any())
 
 
 def simulator_of(env: gym.Env) -> tuple[Simulator | None, str]:
@@ -266,6 +305,11 @@ def simulator_of(env: gym.Env) -> tuple[Simulator | None, str]:
             return None, f"{', '.join(changed)} changes what it shows or is told"
         return found, ""
     return None, "how its state is set is not known; place= can say it"
+
+
+def _ends_soon(env: gym.Env) -> bool:
+    """Whether an episode ends in the next steps, too."""
+    return any(env.step(env.action_space.sample())[2] for _ in range(SOON))
 
 
 def _turns(symmetry: Symmetry) -> Iterator[int]:

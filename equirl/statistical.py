@@ -16,6 +16,7 @@ that as many transitions would have shown.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from equirl.experience import Experience
 from equirl.symmetry import Symmetry
 from equirl.transitions import Scales, fitted, flat, halves, transformed
-from equirl.verdict import Aspect, Check, check_finite, name_of, ranges_of, short
+from equirl.verdict import Aspect, Check, alike_note, check_finite, name_of, ranges_of, short
 
 LEVEL, POWER = 1e-4, 0.95
 """Of all tests of a symmetry together; and how often the violation that is named would be seen."""
@@ -39,6 +40,8 @@ OVERLAP = 0.8
 POWERLESS = 0.5
 """Transitions that would not show violations of this size, in parts of usual changes, show nothing.
 """
+FORESEEN = 0.02
+"""Changes that can be foreseen count as no smaller, in parts of usual changes."""
 SEEN = 0.05
 """The largest violation that transitions show and that is called approximate, in parts of usual
 changes."""
@@ -89,7 +92,8 @@ def of_transitions(env: gym.Env, symmetry: Symmetry, experience: Experience, see
     parts = slice(0, len(names)), slice(len(names), -1), slice(-1, None)
     dynamics, reward, end = (_of_evidence(every, part, other, symmetry, targets) for part in parts)
     if not experience.terminated.any():
-        end = Aspect("in distribution", 0.0, "none of these transitions ended an episode")
+        end = Aspect("in distribution", 0.0, note="none of these transitions ended an episode")
+    reward = dataclasses.replace(reward, note=alike_note(experience.rewards))
     return Check(
         name_of(env),
         symmetry,
@@ -180,11 +184,14 @@ def evidence(
         scores = np.where(spreads > 0, sums / np.where(spreads > 0, spreads, 1), 0)
         scores[:, follows.std(0).numpy() < 1e-6] = 0
         best, every = scores.argmax(0), np.arange(scores.shape[1])
+        # violations are measured by what can be foreseen, which chance may exceed by far
+        foreseen = said[:, :-1].double().square().mean(0).numpy()
         wide = torch.stack([d.square().mean(0) for d in directions]).double().numpy() + 1e-12
         slope = abs(looked.mean(1)) / (wide * overlap + 1e-12)
         tests = scores.size * len(generators) * 5 / 3  # of two directions either sign counts
         threshold = float(-ndtri(LEVEL / tests))
-        sizes = (2 * slope * np.sqrt(wide))[best, every]
+        signal = np.clip(np.sqrt(foreseen), FORESEEN, 1)
+        sizes = (2 * slope * np.sqrt(wide))[best, every] / signal
         least = 2 * (threshold + ndtri(POWER)) * spreads[1] / len(seen)
         # of ends what matters is which part of them one side has more of: they are rare
         expected = max(float((follows[:, -1] * said[:, -2]).mean()), 1e-12)

@@ -182,6 +182,8 @@ class Learned:
 
     def errors(self, elements: Sequence[Signed], rows: int = ROWS) -> NDArray[np.float64]:
         """How badly the network predicts what each element makes of held-out transitions."""
+        if not elements:
+            return np.zeros(0)
         return np.concatenate(
             [self._errors(elements[i : i + 64], rows) for i in range(0, len(elements), 64)]
         )

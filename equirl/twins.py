@@ -9,13 +9,14 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from equirl.simulators import NEAR, Episodes, Pair, Simulator
+from equirl.simulators import Episodes, Pair, Simulator
 from equirl.symmetry import Symmetry
 from equirl.transitions import flat, usual
-from equirl.verdict import Aspect, Check, check_finite, name_of, ranges_of, short
+from equirl.verdict import Aspect, Check, alike_note, check_finite, name_of, ranges_of, short
 
-EXACT, ROUNDING = 1e-12, 1e-5
-"""Largest errors of what is called exact, and exact up to rounding, in parts of an entry's size."""
+EXACT, ROUNDING, UNITS = 1e-12, 1e-5, 4
+"""Largest errors of what is called exact, in parts of an entry's size; and exact up to rounding, in
+parts of usual changes, or in units of the last place of an entry's type."""
 MOST = 0.99
 """Nearly all steps have smaller errors than the size that is told: this quantile, or their root
 mean square, or that of the steps with one of the discrete actions, whichever is largest."""
@@ -24,8 +25,9 @@ RARE = 0.05
 SOLVER = 0.01
 """Largest errors of rewards, in parts of usual changes, of twins that a solver's order tells apart.
 """
-QUICK = 0.5
-"""Part of the steps in which twins may come apart, in a quick look: it may happen in a row."""
+QUICK, PUSHED = 0.25, 0.1
+"""Parts of the steps in which twins may come apart in a quick look, as it may happen in a row; and
+of all steps that may push them apart, or further apart."""
 
 
 def of_pairs(
@@ -45,20 +47,30 @@ def of_pairs(
     state = np.arange(len(names)) < simulator.states(env, len(names))
     judged = state | ((moved > 1e-3 * size).mean(0) > RARE)
     if isinstance(simulator, Episodes):
-        entries = (off / np.maximum(moved.mean(0), 1e-9 * size)).mean(0)
-        apart = np.array([pair.apart > NEAR for pair in pairs])
-        wrong = apart.mean() > (simulator.apart if len(pairs) > 1000 else QUICK)
+        were, are = np.array([pair.together for pair in pairs]).T
+        entries = (off / np.maximum(moved.mean(0), 1e-9 * size))[were].mean(0)
+        apart, pushed = (~are)[were].mean(), np.mean([pair.pushed for pair in pairs])
+        few = len(pairs) < 1000
+        wrong = apart > (QUICK if few else simulator.apart) or (not few and pushed > PUSHED)
         wrong |= entries.max() > simulator.tolerance
-        dynamics = (
-            Aspect("false", entries.max()) if wrong else Aspect(simulator.exact, apart.mean())
-        )
+        parted = max(float(apart), float(pushed), float(entries.max()))
+        dynamics = Aspect("false", parted) if wrong else Aspect(simulator.exact, float(apart))
         # rewards and ends follow from what happens: they are judged where the same happened
-        same = ~apart & [pair.action is not None for pair in pairs]
+        same = were & are & [pair.action is not None for pair in pairs]
     else:
-        entries = _typical(off / np.maximum(usual(moved), 1e-9 * size), pairs)
+        scale = np.maximum(usual(moved), 1e-12 * size)
+        entries = _typical(off / scale, pairs)
         means = [np.sqrt((x[:, ~state] ** 2).mean(0)) for x in (off, moved)]
         entries[~state] = means[0] / np.maximum(means[1], 1e-9 * size[~state])
-        dynamics = _judged((off / size)[:, judged].max(), entries[state].max(), simulator)
+        kind = np.asarray(pairs[0].found).dtype
+        unit = UNITS * (np.finfo(kind).eps if np.issubdtype(kind, np.floating) else 0) * size
+        largest = off.max(0)
+        dynamics = _judged(
+            (largest <= EXACT * size)[judged].all(),
+            (largest <= np.maximum(unit, ROUNDING * scale))[judged].all(),
+            entries[state].max(),
+            simulator,
+        )
         if (entries[judged & ~state] > simulator.derived).any():
             dynamics = Aspect("false", entries[judged].max())
         same = np.ones(len(pairs), bool)
@@ -66,7 +78,10 @@ def of_pairs(
     row = int(off[:, entry].argmax())
     told = f"{names[entry]}: {wanted[row, entry]:.4g} wanted, {found[row, entry]:.4g} found"
     alike = [pair for pair, is_same in zip(pairs, same, strict=True) if is_same]
-    reward, in_return = _reward(alike, symmetry, simulator)
+    rewarded = alike
+    if isinstance(simulator, Episodes):  # whose order may end one of them a step before the other
+        rewarded = [pair for pair in alike if pair.ends[0] == pair.ends[1]]
+    reward, in_return = _reward(rewarded, symmetry, simulator)
     return Check(
         name_of(env),
         symmetry,
@@ -91,22 +106,26 @@ def _reward(
         return Aspect("unknown", 1.0, "twins came apart at once"), 1.0
     rewards = np.array([pair.rewards for pair in pairs])
     differ = abs(rewards[:, 1] - rewards[:, 0])
-    largest, at = abs(rewards).max() + 1e-12, int(differ.argmax())
-    spread = max(usual(rewards - np.median(rewards)).max(), 1e-9 * largest)
+    size, at = abs(rewards).max() + 1e-12, int(differ.argmax())
+    on = rewards[[not any(pair.ends) for pair in pairs]]  # ends have rewards of their own
+    plain = on if len(on) and np.ptp(on) > 0 else rewards
+    spread = max(usual(plain - np.median(plain)).max(), 1e-9 * size)
     in_return = float(differ.mean() / (abs(rewards).mean() + 1e-12))
     typical = max(_typical(differ[:, None] / spread, pairs)[0], in_return)
-    aspect = _judged(differ.max() / largest, typical, simulator)
+    exact, rounding = differ.max() <= EXACT * size, differ.max() <= ROUNDING * spread
+    aspect = _judged(exact, rounding, typical, simulator)
     if isinstance(simulator, Episodes) and typical <= SOLVER:
         aspect = Aspect(simulator.exact, 0.0)
     told = f"{rewards[at, 0]:.4g} wanted, {rewards[at, 1]:.4g} found"
-    return dataclasses.replace(aspect, worst=_worst(pairs[at], symmetry, told)), in_return
+    worst = _worst(pairs[at], symmetry, told)
+    return dataclasses.replace(aspect, worst=worst, note=alike_note(rewards)), in_return
 
 
 def _termination(pairs: Sequence[Pair], symmetry: Symmetry, simulator: Simulator) -> Aspect:
     """Of ends: the part of them that only one of the twins came to."""
     ends = np.array([pair.ends for pair in pairs], bool).reshape(-1, 2)
     if not ends.any():
-        return Aspect(simulator.exact, 0.0, "none of these steps ended an episode")
+        return Aspect(simulator.exact, 0.0, note="none of these steps ended an episode")
     wrong = ends[:, 0] != ends[:, 1]
     if not wrong.any():
         return Aspect(simulator.exact, 0.0)
@@ -128,10 +147,10 @@ def _typical(errors: NDArray[np.float64], pairs: Sequence[Pair]) -> NDArray[np.f
     return np.max([*means, np.quantile(errors, MOST, 0)], 0)
 
 
-def _judged(largest: float, typical: float, simulator: Simulator) -> Aspect:
-    if largest <= EXACT:
+def _judged(exact: bool, rounding: bool, typical: float, simulator: Simulator) -> Aspect:
+    if exact:
         return Aspect(simulator.exact, float(typical))
-    if largest <= ROUNDING:
+    if rounding:
         return Aspect("exact up to rounding", float(typical))
     return Aspect("false" if typical > Simulator.tolerance else "approximate", float(typical))
 

@@ -31,14 +31,17 @@ class Aspect:
             ``in distribution``, ``approximate``, ``unknown`` or ``false``.
         size: Of the error: of dynamics and reward in parts of the usual changes of the worst entry
             or of rewards, what 99 % of steps keep to; of ends the part of them that differ. If
-            exact up to solver order, the part of steps in which twins came apart. Where transitions
-            show nothing, the smallest size that they would have shown.
+            exact up to solver order, the part of steps after which twins had come apart. Where
+            transitions show nothing, the smallest size that they would have shown, of a difference
+            that is everywhere alike.
         worst: The state, action, element and entry where it is largest, in words.
+        note: What was not tested, in words.
     """
 
     verdict: str
     size: float
     worst: str = ""
+    note: str = ""
 
     @property
     def holds(self) -> bool:
@@ -50,8 +53,10 @@ class Aspect:
         about = {
             "approximate": f", by {part}",
             "false": f", by {part}",
-            "in distribution": f"; {part} would have been seen" if self.size else "",
-            "exact up to solver order": f"; twins came apart in {part} of the steps"
+            "in distribution": f"; {part}, if everywhere alike, would have been seen"
+            if self.size
+            else "",
+            "exact up to solver order": f"; twins came apart after {part} of the steps"
             if self.size
             else "",
         }
@@ -75,6 +80,7 @@ class Check:
         ranges: The smallest and the largest value of each entry in what was compared, (2, entries):
             nothing is said of states beyond.
         compared: What was, in words.
+        hidden: How it was seen that what no observation shows matters, too, in words.
         lopsided: Entries whose first values are not drawn symmetrically: an agent may never see the
             transformed states. The symmetry can be true all the same.
         resembles: The symmetry that is nearest by one change and is true, in words, if this one is
@@ -93,6 +99,7 @@ class Check:
     in_return: float | None
     ranges: NDArray[np.float64] = dataclasses.field(repr=False)
     compared: str
+    hidden: str = ""
     lopsided: tuple[str, ...] = ()
     resembles: str | None = None
     wanted: NDArray[np.float64] = dataclasses.field(kw_only=True, repr=False)
@@ -129,7 +136,8 @@ class Check:
     @property
     def _word(self) -> str:
         if self.holds:
-            return "holds approximately" if "approximate" in self.verdicts else "holds"
+            approximately = " approximately" if "approximate" in self.verdicts else ""
+            return f"holds{approximately}{' in what observations show' if self.hidden else ''}"
         return "is FALSE" if self.false else "is not shown"
 
     @property
@@ -139,9 +147,8 @@ class Check:
         for name in ("dynamics", "reward", "termination"):
             aspect: Aspect = getattr(self, name)
             lines.append(f"  {name}: {aspect}")
-            unseen = name == "termination" and not aspect.size
-            if aspect.worst and (unseen or aspect.verdict in SAID):
-                lines.append(f"    {aspect.worst}")
+            told = (aspect.worst if aspect.verdict in SAID else "", aspect.note)
+            lines += [f"    {line}" for line in told if line]
         if self.in_return is not None and self.holds and self.reward.verdict == "approximate":
             lines.append(f"  return: rewards differ by {percent(self.in_return)} in the mean")
         if self.unseen:
@@ -152,6 +159,8 @@ class Check:
             if self.lopsided
             else "  first states: symmetric, as far as resets tell"
         )
+        if self.hidden:
+            lines.append(f"  not shown, and not tested: {self.hidden}")
         lines.append(f"  compared: {self.compared}; {_some(self._told_ranges())}")
         if self.resembles:
             lines.append(f"  it would hold with one change: {self.resembles}")
@@ -221,6 +230,11 @@ def short(values: Any) -> str:
     if values.ndim > 1:
         return f"an array {values.shape} from {values.min():.3g} to {values.max():.3g}"
     return np.array2string(values, precision=3, threshold=12, max_line_width=10_000)
+
+
+def alike_note(rewards: NDArray[Any]) -> str:
+    """That rewards do not differ, in words; empty if they do."""
+    return "" if np.ptp(rewards) > 0 else f"all rewards were {rewards.flat[0]:.3g}"
 
 
 def ranges_of(values: NDArray[np.float64]) -> NDArray[np.float64]:

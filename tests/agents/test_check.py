@@ -6,6 +6,7 @@ from pathlib import Path
 import gymnasium as gym
 import pytest
 
+import equicore
 import equirl
 from equirl.agents import arguments, check, checked, discover
 
@@ -138,6 +139,30 @@ class Cart(CartPoleEnv):
         self.state = np.array(self.state) + np.array([0, tables_of_mine.PUSH, 0, 0])
         return np.array(self.state, dtype=np.float32), *rest
 """
+
+
+def test_a_kept_verdict_is_of_one_registration(monkeypatch, tmp_path):
+    """An id that is registered anew, with other arguments, is another environment."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    places = [4 * (i % 4) + i // 4 for i in range(16)]
+    flip = equicore.cyclic(2)
+    across = equirl.Symmetry(
+        equicore.Permutation.from_generators(flip, [places]),
+        equicore.Permutation.from_generators(flip, [[3, 2, 1, 0]]),
+    )
+    equirl.register_symmetry("my/Lake-v0", lambda spec: across)
+    said = []
+    for lake in (["SFFF", "FHFF", "FFHF", "FFFG"], ["SFHF", "FFFF", "FFHF", "FFFG"]):
+        gym.register(
+            "my/Lake-v0",
+            "gymnasium.envs.toy_text.frozen_lake:FrozenLakeEnv",
+            kwargs={"desc": lake, "is_slippery": False},
+            additional_wrappers=(gym.wrappers.FlattenObservation.wrapper_spec(),),
+        )
+        said += checked.checks_of([("my/Lake-v0", {})])
+        gym.registry.pop("my/Lake-v0")
+    assert "holds" in said[0] and "FALSE" in said[1]
+    assert len(list(tmp_path.rglob("*.csv"))) == 2
 
 
 def test_a_false_symmetry_is_warned_of(monkeypatch, tmp_path, module):
