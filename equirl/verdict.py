@@ -30,7 +30,7 @@ class Aspect:
         verdict: ``exact``, ``exact up to rounding``, ``exact up to solver order``,
             ``in distribution``, ``approximate``, ``unknown`` or ``false``.
         size: Of the error: of dynamics and reward in parts of the usual changes of the worst entry
-            or of rewards, what 99 % of steps keep to; of ends the part of them that differ. If
+            or of rewards, what 98 % of steps keep to; of ends the part of them that differ. If
             exact up to solver order, the part of steps after which twins had come apart. Where
             transitions show nothing, the smallest size that they would have shown, of a difference
             that is everywhere alike.
