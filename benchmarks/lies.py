@@ -398,7 +398,7 @@ def _lies() -> dict[str, Lie]:
         Lie("Cart", "rare ends on one side", functools.partial(Cart, end=1.0),
             functools.partial(named, "Cart"), "termination: false", set_state),
         Lie("Cart", "rare ends on one side, by transitions", functools.partial(Cart, end=1.0),
-            functools.partial(named, "Cart"), "termination: false"),
+            functools.partial(named, "Cart")),
         Lie("CartPole-v1", "normaliser with unsymmetric statistics", normalised,
             symmetry_of("CartPole-v1")),
         Lie("Walker2d-v4", "feet with different frictions", maker("Walker2d-v4"),

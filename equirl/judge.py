@@ -188,9 +188,9 @@ class Judge:
     def _by_transitions(self, symmetry: Symmetry) -> Check:
         why = self.why or "its twins are known for one mirror image only"
         lived = self.transitions()
-        checked = of_transitions(self.env, symmetry, lived, self.seed)
+        checked, seen = of_transitions(self.env, symmetry, lived, self.seed)
         told = f"{len(lived):,} transitions ({why})"
-        unseen = self.by_chance and "unknown" in checked.verdicts
+        unseen = self.by_chance and not seen
         if unseen and lived.ended.sum() >= EPISODES and not self.lopsided(symmetry):
             worst = (
                 "transformed states are hardly seen, although episodes begin symmetrically and "

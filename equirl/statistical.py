@@ -80,8 +80,10 @@ class Evidence:
         return self.scores > self.threshold
 
 
-def of_transitions(env: gym.Env, symmetry: Symmetry, experience: Experience, seed: int) -> Check:
-    """What transitions say; of the worst generator."""
+def of_transitions(
+    env: gym.Env, symmetry: Symmetry, experience: Experience, seed: int
+) -> tuple[Check, bool]:
+    """What transitions say, of the worst generator; and whether they saw transformed states."""
     seen = flat(experience.observations), flat(experience.next_observations)
     names = symmetry.names_of("observation", np.shape(experience.observations)[1:])
     check_finite(env, names, *seen, experience.rewards)
@@ -94,7 +96,7 @@ def of_transitions(env: gym.Env, symmetry: Symmetry, experience: Experience, see
     if not experience.terminated.any():
         end = Aspect("in distribution", 0.0, note="none of these transitions ended an episode")
     reward = dataclasses.replace(reward, note=alike_note(experience.rewards))
-    return Check(
+    checked = Check(
         name_of(env),
         symmetry,
         dynamics,
@@ -108,6 +110,7 @@ def of_transitions(env: gym.Env, symmetry: Symmetry, experience: Experience, see
         wanted=flat(transformed(experience, symmetry, worst.element).next_observations),
         found=seen[1],
     )
+    return checked, all(e.overlap >= OVERLAP for e in every)
 
 
 def _of_evidence(
