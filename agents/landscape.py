@@ -21,7 +21,8 @@ from equirl.agents.cli import run
 from equirl.agents.plot import STYLES
 from equirl.agents.policies import POLICIES, Subject
 from equirl.agents.saved import find_agent
-from equirl.heads import DiscreteHead, Normalization, QValues, head_of
+from equirl.algorithms import QValues, head_of
+from equirl.heads import DiscreteHead, Normalization
 from equirl.policies import LambdaEquitunePolicy
 from equirl.symmetrized import SymmetrizedPolicy, equituned
 from equirl.symmetry import Symmetry

@@ -24,6 +24,7 @@ from equirl.agents.arguments import OneAgent
 from equirl.agents.hyperparameters import parse_env_kwargs, setting_name
 from equirl.agents.runs import RunFolder
 from equirl.loading import archive_at
+from equirl.normalization import statistics_of
 from equirl.preprocessing import normalizer_of, statistics_beside
 from equirl.symmetry import Symmetry
 
@@ -79,12 +80,12 @@ class SavedAgent:
             ValueError: If the file is no agent, its spaces are not those of the environment, or its
                 observations were normalised.
         """
-        model = equirl.load_agent(self.path, device)
-        if normalizer := normalizer_of(model):
+        model = equirl.load_agent(self.path, device, statistics=_statistics(self.path, self.env_id))
+        if statistics_of(model) is None and (normalizer := normalizer_of(model)):
             config = RunFolder(self.path.parent, self.env_id).hyperparameters()
             if _normalizes(config.get("normalize", True)):
                 raise ValueError(_refusal(self.path, [f"{normalizer}, by what the file keeps"]))
-            vars(model).update(_last_original_obs=None, normalized_by=None)  # of rewards only
+            vars(model).update(_last_original_obs=None)  # of rewards only
         env = self.make()
         for what in ("observation_space", "action_space"):
             of_agent, of_env = getattr(model, what), getattr(env, what)
@@ -224,14 +225,16 @@ def _seen_through(path: Path, run: RunFolder | None, env_id: str) -> list[str]:
         if any(name.rpartition(".")[2] not in HARMLESS for name in names):
             found.append(f"{key}: {configs[key]}")
     normalize = configs.get("normalize")
-    if _normalizes(normalize):
-        found.append(f"normalize: {normalize}")
-    if normalize is None or _normalizes(normalize):  # else it holds statistics of rewards
-        agent = own.final_agent if path.is_dir() else path
-        places = [agent, folder / own.final_agent.stem / "any.zip"]
-        beside = [statistics_beside(place) for place in places]
-        found += [f"{file.name} beside it" for file in dict.fromkeys(beside) if file is not None]
+    agent = own.final_agent if path.is_dir() else path
+    if _normalizes(normalize) and _statistics(agent, env_id) is None:
+        found.append(f"normalize: {normalize}, without its vecnormalize.pkl")
     return found
+
+
+def _statistics(agent: Path, env_id: str) -> Path | None:
+    """The file of what normalised an agent's observations, also where its run keeps that."""
+    of_run = agent.parent / RunFolder(agent.parent, env_id).final_agent.stem / "any.zip"
+    return statistics_beside(agent) or statistics_beside(of_run)
 
 
 def _normalizes(normalize: Any) -> bool:

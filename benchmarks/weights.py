@@ -40,7 +40,7 @@ from equirl.agents.panel import tasks
 from equirl.agents.plot import STYLES
 from equirl.agents.policies import MAKERS, Subject
 from equirl.agents.saved import find_agents
-from equirl.heads import head_of
+from equirl.algorithms import head_of
 from equirl.symmetrized import SymmetrizedPolicy
 
 SEED = 6_000_000

@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from tqdm import trange
 
 from equicore.lab.store import read_tensors, write_tensors
+from equirl.normalization import seen_by
 
 LONGEST = 1000
 """Steps after which an episode of random actions is given up that does not end."""
@@ -128,6 +129,8 @@ def replay_experience(model: OffPolicyAlgorithm, limit: int = 20_000) -> Experie
     if isinstance(buffer.action_space, spaces.Box):  # they are kept scaled to -1..1
         actions = model.policy.unscale_action(actions)
     dones = buffer.dones[places].astype(bool)
+    # buffers keep observations as they were before they were normalised
+    observations, follows = map(seen_by(model), (observations, follows))
     # a training may also have reset the environment between two steps
     ended = dones.copy()
     moved = follows[:-1] != observations[1:]
@@ -169,16 +172,18 @@ def rollout_experience(
         raise ValueError(f"steps and n_envs are at least 1; got {steps} and {n_envs}")
     envs = DummyVecEnv([lambda: gym.make(env_id, **(env_kwargs or {}))] * n_envs)
     envs.seed(seed)
-    before = envs.reset()
+    see = seen_by(model)
+    before = see(envs.reset())
     lived = []
     for _ in range(-(-steps // n_envs)):
-        actions, _ = model.predict(before, deterministic=True)  # type: ignore[arg-type]
+        actions, _ = model.predict(before, deterministic=True)
         after, rewards, dones, infos = envs.step(actions)
         assert isinstance(after, np.ndarray)  # a Symmetry acts on Box observations only
+        after = see(after)
         last = after.copy()
         truncated = np.zeros(n_envs, dtype=bool)
         for i in np.flatnonzero(dones):
-            last[i] = infos[i]["terminal_observation"]
+            last[i] = see(infos[i]["terminal_observation"])
             truncated[i] = infos[i]["TimeLimit.truncated"]
         lived.append((before, actions, rewards, last, dones & ~truncated, dones))
         before = after

@@ -143,11 +143,12 @@ class Judge:
     def transitions(self) -> Experience:
         """Those that are looked at where there are no twins; random actions lead to them."""
         space = self.env.observation_space
-        if len(space.shape or ()) != 1 or math.prod(space.shape) > LARGEST:
+        shape = space.shape or ()
+        if len(shape) != 1 or math.prod(shape) > LARGEST:
             raise ValueError(
                 f"{name_of(self.env)} has no twins here ({self.why}), and transitions of pictures "
                 f"or of more than {LARGEST:,} entries tell too little; its observations have the "
-                f"shape {space.shape}. Give place=, which sets its state, or check the environment "
+                f"shape {shape}. Give place=, which sets its state, or check the environment "
                 "by observations that are vectors"
             )
         if self.experience is None:

@@ -9,6 +9,9 @@ Archives of any version can be read, from the time of the old ``gym`` too.
 from __future__ import annotations
 
 import ast
+import functools
+import importlib
+import inspect
 import io
 import json
 import warnings
@@ -19,13 +22,9 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 import numpy as np
-import stable_baselines3.common.policies as actor_critic
-import stable_baselines3.dqn.policies as dqn
-import stable_baselines3.sac.policies as sac
-import stable_baselines3.td3.policies as td3
+import stable_baselines3
 import torch
 from gymnasium import spaces
-from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common import torch_layers
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -35,10 +34,25 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor, nn, optim
 
 from equicore.lab.devices import check_device
+from equirl.normalization import Statistics, statistics_of
 from equirl.preprocessing import statistics_beside
 
-POLICIES: dict[str, ModuleType] = {m.__name__: m for m in (actor_critic, dqn, sac, td3)}
-"""Where the policies stand that can be opened."""
+ALGORITHMS = {
+    "stable_baselines3.dqn.policies": "DQN",
+    "stable_baselines3.sac.policies": "SAC",
+    "stable_baselines3.td3.policies": "TD3",
+    "stable_baselines3.common.policies": "A2C",
+    "sb3_contrib.ars.policies": "ARS",
+    "sb3_contrib.common.maskable.policies": "MaskablePPO",
+    "sb3_contrib.crossq.policies": "CrossQ",
+    "sb3_contrib.qrdqn.policies": "QRDQN",
+    "sb3_contrib.tqc.policies": "TQC",
+}
+"""The algorithm that is opened, by the module of the policy; see also `TOLD_APART`."""
+
+TOLD_APART = {"clip_range": "PPO", "cg_damping": "TRPO"}
+"""Those with the policies of A2C, by a field that only they have. A DDPG is opened as a TD3, which
+it is but for its training."""
 
 KNOWN: tuple[Any, ...] = (nn, optim, torch_layers, rmsprop_tf_like)
 """Where the classes stand that a policy may be made of."""
@@ -60,10 +74,19 @@ class Loaded(BaseAlgorithm):
     """An agent that predicts only: what training it further needs was not read from its file.
 
     Attributes:
-        normalized_by: What stands beside its file and tells that its observations were normalised.
+        statistics: What its observations were normalised by, if they were. ``predict`` takes what
+            the environment emits, and normalises that itself, unless the agent was given an
+            environment with a ``VecNormalize``, by ``set_env``.
     """
 
-    normalized_by: str | None = None
+    statistics: Statistics | None = None
+
+    def predict(self, observation: Any, *arguments: Any, **options: Any) -> Any:
+        """As the agent's own, of what its environment emits."""
+        own = self.statistics
+        if own is not None and statistics_of(self) is own and isinstance(observation, np.ndarray):
+            observation = own.normalize(observation)
+        return super().predict(observation, *arguments, **options)
 
     def learn(self, *arguments: Any, **options: Any) -> NoReturn:
         """Refuse, with TypeError."""
@@ -82,36 +105,31 @@ class Loaded(BaseAlgorithm):
         )
 
 
-class LoadedA2C(Loaded, A2C):
-    """See `Loaded`."""
-
-
-class LoadedDQN(Loaded, DQN):
-    """See `Loaded`."""
-
-
-class LoadedPPO(Loaded, PPO):
-    """See `Loaded`."""
-
-
-class LoadedSAC(Loaded, SAC):
-    """See `Loaded`."""
-
-
-class LoadedTD3(Loaded, TD3):
-    """See `Loaded`."""
+@functools.cache
+def _loaded(algorithm: type[BaseAlgorithm]) -> Any:
+    """An algorithm that is `Loaded`."""
+    return type(f"Loaded{algorithm.__name__}", (Loaded, algorithm), {"__module__": __name__})
 
 
 KEPT = ("gamma", "exploration_rate")
 """What a policy is told of its agent, where the agent itself is not kept."""
 
 
-def load_agent(path: str | Path, device: str | torch.device = "auto") -> BaseAlgorithm:
-    """Open an agent that Stable-Baselines3 saved, without unpickling anything.
+def load_agent(
+    path: str | Path,
+    device: str | torch.device = "auto",
+    *,
+    statistics: str | Path | Statistics | None = None,
+) -> BaseAlgorithm:
+    """Open an agent that Stable-Baselines3 or sb3-contrib saved, without executing anything.
 
     Args:
-        path: The ``.zip`` file, of an A2C, DQN, PPO, SAC or TD3; the suffix may be left out.
+        path: The ``.zip`` file, of an A2C, DDPG, DQN, PPO, SAC or TD3, or of sb3-contrib's ARS,
+            CrossQ, MaskablePPO, QRDQN, TQC or TRPO; the suffix may be left out.
         device: For the networks.
+        statistics: What its observations were normalised by (see `Statistics.load`); when omitted,
+            the file that stands beside it, as ``vecnormalize.pkl`` does in rl-baselines3-zoo. The
+            agent then takes what its environment emits (see `Loaded`).
 
     Returns:
         The agent, for prediction and evaluation (see `Loaded`: ``learn`` and ``save`` raise). Its
@@ -122,8 +140,9 @@ def load_agent(path: str | Path, device: str | torch.device = "auto") -> BaseAlg
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged, no archive of Stable-Baselines3, of another algorithm,
-            or has spaces or networks that its plain part does not describe; or if there is no such
-            device.
+            or has spaces or networks that its plain part does not describe; if statistics are of
+            another shape; or if there is no such device.
+        ImportError: If it is of sb3-contrib, which is not installed.
     """
     check_device(device)
     path = archive_at(Path(path))
@@ -165,8 +184,19 @@ def load_agent(path: str | Path, device: str | torch.device = "auto") -> BaseAlg
             f"their own cannot be loaded from plain data. {error}"
         ) from error
     model.policy.set_training_mode(False)
-    if (statistics := statistics_beside(path)) is not None:
-        model.normalized_by = f"VecNormalize ({statistics.name} stands beside its file)"
+    if statistics is None:
+        statistics = statistics_beside(path)
+    if statistics is not None:
+        if not isinstance(statistics, Statistics):
+            statistics = Statistics.load(statistics)
+        shape = fields["observation_space"].shape
+        if statistics is not None and statistics.mean.shape != shape:
+            raise ValueError(
+                f"{path} sees observations of shape {shape}; the statistics are of "
+                f"{statistics.mean.shape}"
+            )
+        model.statistics = statistics
+        model._last_original_obs = None  # by which it would tell that they are not known
     return model
 
 
@@ -183,10 +213,10 @@ def policy_to_dict(model: BaseAlgorithm | BasePolicy) -> dict[str, Any]:
         TypeError: If the policy is made of parts other than those of Stable-Baselines3 and torch.
     """
     policy: Any = getattr(model, "policy", model)
-    if POLICIES.get(type(policy).__module__) is None:
+    if type(policy).__module__ not in ALGORITHMS:
         raise TypeError(f"a policy of its own cannot be described as plain data: {type(policy)}")
     arguments = policy._get_constructor_parameters()
-    del arguments["lr_schedule"]  # the optimiser is not used again
+    arguments.pop("lr_schedule", None)  # the optimiser is not used again
     if hasattr(policy, "share_features_extractor"):  # which Stable-Baselines3 leaves out
         arguments["share_features_extractor"] = policy.share_features_extractor
     return {
@@ -205,10 +235,15 @@ def policy_from_dict(
         ValueError: If the description is not one, or the weights do not fit.
     """
     check_device(device)
-    policy_class = _class_named(description["class"], tuple(POLICIES.values()))
+    module = description["class"].rpartition(".")[0]
+    if module not in ALGORITHMS:
+        raise ValueError(f"no policy of Stable-Baselines3: {description['class']}")
+    policy_class = _class_named(description["class"], (_imported(module),))
     arguments = {name: _made(value) for name, value in description["arguments"].items()}
     with torch.random.fork_rng(devices=[]):
-        policy = policy_class(lr_schedule=lambda _: 0.0, **arguments)
+        if "lr_schedule" in inspect.signature(policy_class).parameters:
+            arguments["lr_schedule"] = lambda _: 0.0
+        policy = policy_class(**arguments)
     policy.to(next(iter(weights.values())).dtype).load_state_dict(weights)
     for name, value in description["kept"].items():
         if name in KEPT:
@@ -259,22 +294,49 @@ def _kinds(data: dict[str, Any], path: Path) -> tuple[Any, type[BasePolicy]]:
     name = str(described.get("__module__"))
     # as in "<function CnnPolicy.__init__ at 0x7f5c0b370620>"
     _, _, init = str(described.get("__init__")).partition("<function ")
-    policy_class = getattr(POLICIES.get(name), init.partition(".")[0], None)
+    module = _imported(name) if name in ALGORITHMS else None
+    policy_class = getattr(module, init.partition(".")[0], None)
     if not (isinstance(policy_class, type) and issubclass(policy_class, BasePolicy)):
         package, _, rest = name.partition(".")
         if package in ("stable_baselines3", "sb3_contrib"):
-            algorithm = rest.removeprefix("common.").partition(".")[0].upper()
+            algorithm = rest.removeprefix("common.").partition(".")[0]
+            known = ", ".join(sorted({*ALGORITHMS.values(), *TOLD_APART.values()}))
+            memory = ": it remembers what it has seen" if "recurrent" in rest else ""
             raise ValueError(
-                f"{path} holds {algorithm}; load_agent opens A2C, DQN, PPO, SAC and TD3"
+                f"{path} holds an agent of {algorithm}, which cannot be symmetrised{memory}; "
+                f"load_agent opens {known}"
             )
         raise ValueError(
             f"{path} has a policy class of its own, from {name}; what it computes cannot be known "
             "from plain data"
         )
-    if POLICIES[name] is actor_critic:
-        return LoadedPPO if "clip_range" in data else LoadedA2C, policy_class
-    kinds: dict[Any, Any] = {dqn: LoadedDQN, sac: LoadedSAC, td3: LoadedTD3}
-    return kinds[POLICIES[name]], policy_class
+    algorithm = ALGORITHMS[name]
+    if algorithm == "A2C":
+        algorithm = next((TOLD_APART[field] for field in TOLD_APART if field in data), algorithm)
+    return _loaded(_algorithm(algorithm)), policy_class
+
+
+def _algorithm(name: str) -> type[BaseAlgorithm]:
+    own = hasattr(stable_baselines3, name)
+    return getattr(stable_baselines3 if own else _imported("sb3_contrib"), name)
+
+
+def __getattr__(name: str) -> Any:
+    """Classes such as ``LoadedPPO``, which pickles of agents name."""
+    algorithm = name.removeprefix("Loaded")
+    if algorithm != name and algorithm in {*ALGORITHMS.values(), *TOLD_APART.values()}:
+        return _loaded(_algorithm(algorithm))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _imported(module: str) -> ModuleType:
+    """A module of Stable-Baselines3 or sb3-contrib."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"agents of {module.partition('.')[0]} need it: pip install 'equirl[contrib]'"
+        ) from error
 
 
 def _policy_kwargs(data: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -317,6 +379,10 @@ def _space(data: dict[str, Any], key: str, path: Path) -> spaces.Space:
     try:
         if kind == "Discrete":
             return spaces.Discrete(int(described["n"]), start=int(described.get("start", 0)))
+        if kind == "MultiDiscrete":
+            return spaces.MultiDiscrete(_numbers(described["nvec"]))
+        if kind == "MultiBinary":
+            return spaces.MultiBinary(int(described["n"]))
         if kind == "Box":
             shape = tuple(_value(described.get("_shape") or described["shape"]))
             dtype = np.dtype(described["dtype"])
@@ -324,7 +390,14 @@ def _space(data: dict[str, Any], key: str, path: Path) -> spaces.Space:
             return spaces.Box(low, high, dtype=dtype.type)
     except (KeyError, TypeError, ValueError, SyntaxError) as error:
         raise ValueError(f"{path}: its {key} cannot be read from plain data: {error}") from error
-    raise ValueError(f"{path}: its {key} is {kind or 'missing'}; load_agent reads Box and Discrete")
+    raise ValueError(
+        f"{path}: its {key} is {kind or 'missing'}; load_agent reads Box, Discrete, "
+        "MultiDiscrete and MultiBinary"
+    )
+
+
+def _numbers(text: Any) -> list[int]:
+    return [int(word) for word in str(text).replace("[", " ").replace("]", " ").split()]
 
 
 def _bound(text: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -346,6 +419,10 @@ def _described(value: Any) -> Any:
         return {"class": _name(value)}
     if isinstance(value, spaces.Discrete):
         return {"space": "Discrete", "n": int(value.n), "start": int(value.start)}
+    if isinstance(value, spaces.MultiDiscrete):
+        return {"space": "MultiDiscrete", "nvec": value.nvec.tolist()}
+    if isinstance(value, spaces.MultiBinary):
+        return {"space": "MultiBinary", "n": int(np.prod(value.shape))}
     if isinstance(value, spaces.Box):
         bounds = {"low": value.low.tolist(), "high": value.high.tolist()}
         return {"space": "Box", "shape": list(value.shape), "dtype": str(value.dtype), **bounds}
@@ -361,6 +438,10 @@ def _made(value: Any) -> Any:
         return _class_named(value["class"], KNOWN)
     if value.get("space") == "Discrete":
         return spaces.Discrete(value["n"], start=value["start"])
+    if value.get("space") == "MultiDiscrete":
+        return spaces.MultiDiscrete(value["nvec"])
+    if value.get("space") == "MultiBinary":
+        return spaces.MultiBinary(value["n"])
     if value.get("space") == "Box":
         dtype = np.dtype(value["dtype"])
         low, high = (

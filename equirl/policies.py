@@ -15,9 +15,12 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
+from torch import nn
 
-from equicore import Mean, MLPWeight, WeightedMean
-from equirl.heads import Head, Normalization, Scale, head_of
+from equicore import Best, Mean, MLPWeight, WeightedMean
+from equicore.reduce import Reducer
+from equirl.algorithms import head_of
+from equirl.heads import DiscreteHead, Head, Normalization, Scale
 from equirl.registry import Env
 from equirl.symmetrized import Agent, Observation, SymmetrizedPolicy
 from equirl.symmetry import Symmetry
@@ -51,6 +54,10 @@ class EquitunePolicy(SymmetrizedPolicy):
                 stacklevel=2,
             )
 
+    def _one_view(self) -> Reducer:
+        """Any view, each as likely as the others: actions that are drawn have no mean."""
+        return Best(_at_random, tolerance=0.0)
+
 
 class EquizeroPolicy(SymmetrizedPolicy):
     """The action of the view that the agent values most (Basu et al., NeurIPS 2023, eq. 3).
@@ -82,7 +89,16 @@ class EquizeroPolicy(SymmetrizedPolicy):
         self, model: Agent, symmetry: Symmetry | Env, normalize: Normalization = "softmax"
     ) -> None:
         head = _head(model, normalize, "log-odds")
+        if not head.values_views:
+            raise TypeError(
+                f"a {type(head.policy).__name__} has neither critic nor value, so it does not say "
+                "which view it values most; use LambdaEquitunePolicy, which goes by familiarity"
+            )
         super().__init__(model, symmetry, head, head.best())
+
+    def _one_view(self) -> Reducer:
+        """The view that the agent values most; of several that it values alike any one."""
+        return Best(partial(_any_of_the_best, self.head), tolerance=0.0)
 
 
 class LambdaEquitunePolicy(SymmetrizedPolicy):
@@ -127,12 +143,15 @@ class LambdaEquitunePolicy(SymmetrizedPolicy):
         if weight is None:
             space = head.policy.observation_space
             weight = MLPWeight(space.shape if isinstance(space, spaces.Box) else (1,))
-        score = partial(_log_sureness, sharpness) if sharpness and head.averages else None
+        score = None
+        if sharpness and isinstance(head, DiscreteHead):
+            score = partial(_log_sureness, sharpness, head.options)
+        seen = OfObservations(weight) if head.masked else weight
         super().__init__(
             model,
             symmetry,
             head,
-            WeightedMean(weight, score=score),
+            WeightedMean(seen, score=score),
             top_k=None if head.averages else 1,
         )
         self.weight = weight
@@ -154,6 +173,7 @@ class LambdaEquitunePolicy(SymmetrizedPolicy):
         state: tuple[NDArray[Any], ...] | None = None,
         episode_start: NDArray[Any] | None = None,
         deterministic: bool = False,
+        action_masks: NDArray[Any] | None = None,
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
         """As of `SymmetrizedPolicy`; warns once if the weights are not fitted."""
         if not self._told:
@@ -164,7 +184,7 @@ class LambdaEquitunePolicy(SymmetrizedPolicy):
                     "familiar; see equirl.fit_familiarity",
                     stacklevel=2,
                 )
-        return super().predict(observation, state, episode_start, deterministic)
+        return super().predict(observation, state, episode_start, deterministic, action_masks)
 
     def _extra_header(self) -> dict[str, Any]:
         return {
@@ -194,7 +214,34 @@ def _head(model: Agent, normalize: Normalization, scale: Scale = "softmax") -> H
     return head
 
 
-def _log_sureness(sharpness: float, values: torch.Tensor) -> torch.Tensor:
-    """Log of how far the best action stands out, (|G|, B), for values (|G|, B, actions)."""
-    margin = values.amax(-1) - values.mean(-1)
-    return sharpness * margin.clamp_min(torch.finfo(values.dtype).tiny).log()
+class OfObservations(nn.Module):
+    """Weighs what an agent sees, and not its masks."""
+
+    def __init__(self, weight: nn.Module) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The log-weights of observations (N, ...)."""
+        return self.weight(inputs["observation"])
+
+
+def _log_sureness(sharpness: float, options: tuple[int, ...], values: torch.Tensor) -> torch.Tensor:
+    """Log of how far the best options stand out, (|G|, B), for values (|G|, B, options)."""
+    total = torch.zeros(values.shape[:-1], dtype=values.dtype, device=values.device)
+    for part in values.split(options, -1):
+        margin = part.amax(-1) - part.mean(-1)
+        total += sharpness * margin.clamp_min(torch.finfo(values.dtype).tiny).log()
+    return total
+
+
+def _at_random(raw: dict[str, torch.Tensor]) -> torch.Tensor:
+    action = raw["action"]
+    return torch.rand(action.shape[:2], device=action.device)
+
+
+def _any_of_the_best(head: Head, raw: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The agent's values, of which those that are alike up to rounding are drawn from."""
+    value = head.value(raw)
+    rounding = 32 * torch.finfo(value.dtype).eps * (1 + value.abs())
+    return value + rounding * torch.rand_like(value)

@@ -96,7 +96,7 @@ def normalizer_of(model: Any) -> str | None:
         return None
     if isinstance(model, OnPolicyAlgorithm) and model._last_original_obs is not None:
         return "VecNormalize"
-    return getattr(model, "normalized_by", None)  # of an agent that `load_agent` opened
+    return None
 
 
 def statistics_beside(path: Path) -> Path | None:

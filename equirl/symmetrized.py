@@ -14,15 +14,19 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from equicore import Mean, Symmetrized
+from equicore import Mean, Symmetrized, Tree
 from equicore.lab.devices import check_device
 from equicore.lab.store import part_of, read_tensors, state_tensors, write_tensors
 from equicore.reduce import Reducer
-from equicore.trees import tree_map
-from equirl.heads import Head, Normalization, Outputs, head_of
+from equicore.trees import leaves, tree_map
+from equirl.algorithms import head_of
+from equirl.choices import options_of
+from equirl.heads import Head, Normalization, Outputs
 from equirl.loading import policy_from_dict, policy_to_dict
+from equirl.normalization import Normalized, Statistics, statistics_of
 from equirl.preprocessing import changes, moves_channels
 from equirl.registry import Env, symmetry_of
 from equirl.symmetry import Symmetry
@@ -40,12 +44,13 @@ class SymmetrizedPolicy(BasePolicy):
     """An agent's policy made equivariant; the abstract base of those in `equirl.policies`.
 
     Args:
-        model: An agent of Stable-Baselines3 (see `equirl.heads.HEADS`), or its policy. It is used
-            as it is, not copied: what it learns later, this policy knows. Move it to its device and
-            type first. An agent trained under `VecNormalize` must be given whole, as that is how it
-            can be recognised and refused.
+        model: An agent of Stable-Baselines3 or sb3-contrib (see `equirl.algorithms.HEADS`), or its
+            policy. It is used as it is, not copied: what it learns later, this policy knows. Move
+            it to its device and type first. An agent trained under `VecNormalize` must be given
+            whole, with that: the group acts on what the environment emits, and each view is
+            normalised as the agent knows it.
         symmetry: Of its environment; or the environment, or its registered id.
-        head: What the agent exposes, see `equirl.heads.head_of`.
+        head: What the agent exposes, see `equirl.algorithms.head_of`.
         reduce: What reduces its aligned outputs, see `equicore.reduce`.
         top_k: As in `equicore.Symmetrized`.
 
@@ -75,16 +80,26 @@ class SymmetrizedPolicy(BasePolicy):
         self.policy = policy
         # copies, as the agent's device need not be that of the caller's symmetry
         observation, action = map(copy.deepcopy, (seen.observation, seen.action))
-        self.symmetrized = Symmetrized(
-            head, observation, head.outputs(action), reduce, top_k=top_k
-        ).to(policy.device)
+        outputs = head.outputs(action)
+        if head.masked:  # masks move as the actions do
+            observation = Tree({"observation": observation, "mask": outputs})
+        source = statistics_of(model)
+        self.normalized = None if source is None else Normalized(head, source)
+        # an agent with its VecNormalize is shown what that emits, one from a file what its
+        # environment does
+        self.shown_normalized = isinstance(source, VecNormalize)
+        seen_by = self.normalized or head
+        self.symmetrized = Symmetrized(seen_by, observation, outputs, reduce, top_k=top_k).to(
+            policy.device
+        )
+        self._drawn: list[Symmetrized] = []  # not a submodule: it has the same parameters
         # plain attributes, as looking up a submodule costs a microsecond each time
         self._parts = (head, self.symmetrized, policy)
         assert policy.observation_space.shape is not None  # as it is a Box
         self._shape = policy.observation_space.shape
         self._dtype = policy.observation_space.dtype
         self._on_cpu = policy.device.type == "cpu"
-        self._discrete = isinstance(policy.action_space, spaces.Discrete)
+        self._discrete = options_of(policy.action_space) is not None
 
     def __init_subclass__(cls) -> None:
         """Make the subclass known to `load`."""
@@ -93,7 +108,7 @@ class SymmetrizedPolicy(BasePolicy):
     def __repr__(self) -> str:
         """As in ``EquizeroPolicy(DQNPolicy, Box(4,) to Discrete(2), cyclic(2))``."""
         kind, space = type(self.policy).__name__, self.action_space
-        actions = space if self._discrete else f"{type(space).__name__}{space.shape}"
+        actions = f"{type(space).__name__}{space.shape}" if space.shape else space
         group = self.symmetry.group.name
         return f"{type(self).__name__}({kind}, Box{self._shape} to {actions}, {group})"
 
@@ -113,6 +128,7 @@ class SymmetrizedPolicy(BasePolicy):
         state: tuple[NDArray[Any], ...] | None = None,
         episode_start: NDArray[Any] | None = None,
         deterministic: bool = False,
+        action_masks: NDArray[Any] | None = None,
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
         """Choose actions, with the meaning that the agent's ``predict`` gives to each argument.
 
@@ -121,15 +137,22 @@ class SymmetrizedPolicy(BasePolicy):
             state: Returned as it is; the agent has no memory.
             episode_start: Ignored, as by an agent without memory.
             deterministic: If False, a whole DQN acts at random with the probability
-                ``model.exploration_rate``, and PPO draws its action. Evaluate with True.
+                ``model.exploration_rate``, and agents that have a distribution draw actions: of
+                choices from what the views' probabilities are reduced to, of vectors from the
+                distribution of one view. Evaluate with True.
+            action_masks: Of a MaskablePPO: which options are allowed, (options,) or (B, options);
+                all when omitted.
 
         Returns:
             The actions, of one observation or of a batch (B, ...); and ``state``.
 
         Raises:
+            TypeError: If there are masks, and the agent takes none.
             ValueError: If the observation does not fit the observation space, or there is a NaN
-                in it or in the agent's outputs.
+                in it or in the agent's outputs, or masks are not as many as options.
         """
+        if action_masks is not None and not self.head.masked:
+            raise TypeError(f"{type(self.policy).__name__} takes no action_masks")
         explores = not deterministic and not isinstance(observation, tuple)
         if explores and np.random.rand() < getattr(self.model, "exploration_rate", 0.0):
             space = self.action_space
@@ -137,12 +160,15 @@ class SymmetrizedPolicy(BasePolicy):
                 return np.array(space.sample()), state
             samples = [space.sample() for _ in range(len(observation))]
             return np.array(samples, space.dtype), state
-        if self._discrete and (batch := self._as_batch(observation)) is not None:
-            # what `BasePolicy.predict` does, in a fraction of its time
-            actions = self._act(batch, deterministic)
-            vectorized = observation.ndim > len(self._shape)  # type: ignore[union-attr]
-            return (actions if vectorized else actions.squeeze(axis=0)), state
-        return super().predict(observation, state, episode_start, deterministic)
+        if isinstance(observation, tuple):  # the agent's own message says what is wrong
+            return self.policy.predict(observation, state, episode_start, deterministic)
+        # what `BasePolicy.predict` does, in a fraction of its time
+        batch, vectorized = self.obs_to_tensor(observation)
+        actions = self._act(batch, deterministic, action_masks)
+        if not self._discrete:
+            box: Any = self.action_space
+            actions = np.clip(actions, box.low, box.high)
+        return (actions if vectorized else actions.squeeze(axis=0)), state
 
     def action_values(self, observation: Observation) -> NDArray[np.floating[Any]]:
         """The reduced values whose arg-max is the action, for discrete actions.
@@ -165,7 +191,7 @@ class SymmetrizedPolicy(BasePolicy):
         batch, vectorized = self.obs_to_tensor(observation)
         if not len(batch):
             return np.zeros((0, self.action_space.n), np.float32)
-        values = self._reduced(batch)
+        values = self._reduced(self._inputs(batch, None), self.symmetrized)
         assert isinstance(values, np.ndarray)
         return values if vectorized else values.squeeze(axis=0)
 
@@ -196,29 +222,69 @@ class SymmetrizedPolicy(BasePolicy):
         return None
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
-        return torch.from_numpy(self._act(observation, deterministic))
+        return torch.from_numpy(self._act(observation, deterministic, None))
 
-    def _act(self, batch: Tensor, deterministic: bool) -> NDArray[Any]:
+    def _act(self, batch: Tensor, deterministic: bool, masks: NDArray[Any] | None) -> NDArray[Any]:
         if not len(batch):  # what Stable-Baselines3 itself cannot always do
             return np.zeros((0, *(self.action_space.shape or ())), self.action_space.dtype)
-        return self._parts[0].actions(self._reduced(batch), deterministic)
+        head, symmetrized, _ = self._parts
+        if not (deterministic or self._discrete):
+            if not self._drawn:
+                self._drawn.append(self._drawing())
+            symmetrized = self._drawn[0]
+        reduced = self._reduced(self._inputs(batch, masks), symmetrized)
+        return head.actions(reduced, deterministic)
 
-    def _reduced(self, batch: Tensor) -> Outputs:
+    def _inputs(self, batch: Tensor, masks: NDArray[Any] | None) -> Any:
+        """What the views are made of: observations, and masks where the agent takes them."""
+        if self.normalized is not None and self.shown_normalized:
+            self.normalized.refresh()
+            batch = self.normalized.emitted(batch)
+        if not self.head.masked:
+            return batch
+        shape = len(batch), sum(options_of(self.action_space) or ())
+        if masks is None:
+            mask = torch.ones(shape, dtype=torch.bool)
+        else:
+            mask = torch.as_tensor(np.asarray(masks), dtype=torch.bool)
+            if mask.numel() != math.prod(shape):
+                raise ValueError(
+                    f"action_masks of shape {tuple(mask.shape)} do not fit {shape[0]} observations "
+                    f"and {shape[1]} options"
+                )
+        return {"observation": batch, "mask": mask.reshape(shape).to(batch.device)}
+
+    def _drawing(self) -> Symmetrized:
+        """What draws vectors: from the distribution of the view that is chosen."""
+        symmetrized, head = self.symmetrized, self.head.drawing()
+        return Symmetrized(
+            head if self.normalized is None else Normalized(head, *self.normalized.sources),
+            symmetrized.input_rep,
+            symmetrized.output_rep,
+            self._one_view(),
+            top_k=symmetrized.top_k,
+        )
+
+    def _one_view(self) -> Reducer:
+        """What takes a single view, for a draw of its action."""
+        return self.symmetrized.reduce
+
+    def _reduced(self, inputs: Any, symmetrized: Symmetrized) -> Outputs:
         """What the views are reduced to, as arrays."""
-        _, symmetrized, policy = self._parts
+        policy = self._parts[2]
         if policy.training:
             policy.set_training_mode(False)
         with torch.inference_mode():
             try:
-                reduced = symmetrized(batch)
+                reduced = symmetrized(inputs)
             except ValueError as error:  # so torch's distributions say that there is a NaN
-                if batch.isfinite().all():
+                if leaves(inputs)[0].isfinite().all():
                     raise
-                raise ValueError(_explain_nan(batch, policy)) from error
+                raise ValueError(_explain_nan(leaves(inputs)[0], policy)) from error
             outputs: Any = tree_map(lambda t: (t if self._on_cpu else t.cpu()).numpy(), reduced)
         values = outputs if isinstance(outputs, np.ndarray) else outputs["action"]
         if math.isnan(values.item(values.argmax())):  # where numpy finds a NaN, if there is one
-            raise ValueError(_explain_nan(batch, policy))
+            raise ValueError(_explain_nan(leaves(inputs)[0], policy))
         return outputs
 
     def save(self, path: str | Path) -> None:
@@ -242,6 +308,15 @@ class SymmetrizedPolicy(BasePolicy):
             **self._extra_header(),
         }
         tensors = state_tensors(agent=self.policy, reduce=self.symmetrized.reduce)
+        if self.normalized is not None:
+            statistics = self.normalized.statistics
+            for name in ("mean", "variance"):
+                tensors[f"statistics.{name}"] = torch.from_numpy(np.array(vars(statistics)[name]))
+            header["statistics"] = {
+                "clip": statistics.clip,
+                "epsilon": statistics.epsilon,
+                "shown_normalized": self.shown_normalized,
+            }
         write_tensors(path, tensors, header)
 
     @classmethod
@@ -274,9 +349,15 @@ class SymmetrizedPolicy(BasePolicy):
             )
         try:
             agent = policy_from_dict(header["agent"], part_of(tensors, "agent"), device)
+            if told := header.get("statistics"):
+                moments = part_of(tensors, "statistics")
+                mean, variance = (moments[name].numpy() for name in ("mean", "variance"))
+                known: Any = Statistics(mean, variance, told["clip"], told["epsilon"])
+                agent.statistics = known
             with warnings.catch_warnings():  # the agent was checked before it was saved
                 warnings.simplefilter("ignore", UserWarning)
                 policy = kind._from_header(header, agent, Symmetry.from_dict(header["symmetry"]))
+            policy.shown_normalized = bool(told and told["shown_normalized"])
             weights = part_of(tensors, "reduce")
             for tensor in weights.values():
                 policy.symmetrized.reduce.to(tensor.dtype)
@@ -311,9 +392,12 @@ def _found(symmetry: Symmetry | Env, model: Agent) -> Symmetry:
         isinstance(symmetry, str) or hasattr(symmetry, "spec") or hasattr(symmetry, "get_attr")
     ):
         raise TypeError(f"expected a Symmetry, an environment or its id; got {symmetry!r}")
+    while isinstance(symmetry, VecNormalize):  # whose statistics are known
+        symmetry = symmetry.venv
     found = symmetry_of(symmetry)
     env = getattr(model, "env", None)
-    if env is not None and (wrappers := changes(env)):
+    known = type(statistics_of(model)).__name__
+    if env is not None and (wrappers := [name for name in changes(env) if name != known]):
         raise ValueError(
             f"this agent sees its environment through {', '.join(wrappers)}, and the registered "
             "symmetry is that of the environment itself; pass the Symmetry of what the agent sees"

@@ -26,6 +26,7 @@ from stable_baselines3.common.preprocessing import (
 
 from equicore import DirectSum, Group, Image, Matrix, Permutation, Representation
 from equicore.representations import plain
+from equirl.choices import Choices, options_of
 from equirl.described import entries_of, moves
 
 
@@ -45,8 +46,9 @@ class Symmetry:
 
     Args:
         observation: Acts on batches of observations as the environment emits them.
-        action: Acts on actions: a `Permutation` of the ids of a ``Discrete`` action space, any
-            representation on the vectors of a ``Box``.
+        action: Acts on actions: a `Permutation` of the ids of a ``Discrete`` action space, of the
+            choices of a ``MultiDiscrete`` or ``MultiBinary`` one, or `equirl.choices.Choices` also
+            of their options; any representation on the vectors of a ``Box``.
         names: Of the entries, for messages; numbers when omitted.
 
     Raises:
@@ -101,7 +103,8 @@ class Symmetry:
     def act_on_actions(self, g: int, actions: NDArray[Any]) -> NDArray[Any]:
         """Apply element g to a batch of actions, ids (B,) or vectors (B, d); a new array."""
         tensor = torch.from_numpy(np.array(actions))
-        if isinstance(self.action, Permutation) and not tensor.is_floating_point():
+        labels = tensor.ndim == 1 and not tensor.is_floating_point()
+        if labels and isinstance(self.action, Permutation):
             return self.action.act_on_labels(g, tensor.long()).numpy().astype(actions.dtype)
         return self.action.act(g, tensor).numpy()
 
@@ -154,8 +157,18 @@ class Symmetry:
                 )
         elif isinstance(action_space, spaces.Box):
             _check_space("action", action_space, self.action, self.act_on_actions)
+        elif (options := options_of(action_space)) is not None:
+            try:
+                Choices.of(self.action, options)
+            except ValueError as error:
+                raise ValueError(
+                    f"the symmetry does not fit the actions {action_space}: {error}"
+                ) from error
         else:
-            raise ValueError(f"a symmetry acts on Discrete or Box actions; got {action_space}")
+            raise ValueError(
+                "a symmetry acts on Discrete, MultiDiscrete, MultiBinary or Box actions; got "
+                f"{action_space}"
+            )
 
     def seen_by_agent(self, observation_space: spaces.Space, moved: bool | None = None) -> Symmetry:
         """The symmetry of what an agent sees, if this is that of what its environment emits.
@@ -224,7 +237,7 @@ class Symmetry:
         named = {what: tuple(of) for what, of in data.get("names", {}).items()}
         return cls(
             plain.from_dict(group, data["observation"]),
-            plain.from_dict(group, data["action"]),
+            plain.from_dict(group, data["action"], [Choices]),
             Names(**named) if named else None,
         )
 

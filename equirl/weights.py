@@ -12,8 +12,8 @@ from torch.nn import functional
 
 import equicore
 from equicore import MLPWeight, WeightedMean
+from equirl.algorithms import QValues
 from equirl.experience import Experience
-from equirl.heads import QValues
 from equirl.policies import LambdaEquitunePolicy
 from equirl.symmetrized import equituned
 
@@ -52,7 +52,7 @@ def fit_familiarity(
         ValueError: If the observations are too few, of another shape, or hold NaN.
     """
     _check_policy(policy)
-    inputs, _ = policy.obs_to_tensor(observations)
+    inputs = policy._inputs(policy.obs_to_tensor(observations)[0], None)
     return equicore.fit_familiarity(
         policy.symmetrized,
         inputs,

@@ -1,19 +1,25 @@
 """Agents of other algorithms than DQN: what a head says is all that they need."""
 
+from functools import partial
+
 import gymnasium as gym
 import numpy as np
 import pytest
+import sb3_contrib as contrib
 import torch
-from stable_baselines3 import A2C, DQN, PPO, SAC
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.evaluation import evaluate_policy
 from torch import nn
 
 import equicore
 import equirl
+import equirl.algorithms
 from equicore import Matrix, MLPWeight, Permutation, Trivial, cyclic, trivial
 from equirl import EquitunePolicy, EquizeroPolicy, LambdaEquitunePolicy, SymmetrizedPolicy, Symmetry
-from equirl.heads import Head, Logits, head_of
+from equirl.algorithms import Logits, head_of
+from equirl.choices import Choices
+from equirl.heads import DiscreteHead, Head
 
 SHORT = {"n_steps": 8, "batch_size": 8, "seed": 0}
 KINDS = (EquitunePolicy, EquizeroPolicy, LambdaEquitunePolicy)
@@ -36,31 +42,63 @@ class Arms(gym.Env):
     """Two arms of two joints each, and a body; nothing happens. The bounds are not symmetric."""
 
     observation_space = gym.spaces.Box(-np.inf, np.inf, (5,), np.float32)
-    action_space = gym.spaces.Box(
-        np.array([-1, 0, -1, 0], np.float32), np.array([1, 3, 1, 3], np.float32)
-    )
+
+    def __init__(self, actions=None):
+        low, high = np.array([[-1, 0, -1, 0], [1, 3, 1, 3]], np.float32)
+        self.action_space = actions or gym.spaces.Box(low, high)
 
 
-def arms():
-    """The arms change places."""
+def arms(*permutations, options=None):
+    """The arms change places, and with them actions."""
     swap = cyclic(2)
-    return Symmetry(
-        Permutation.from_generators(swap, [[2, 3, 0, 1, 4]]),
-        Permutation.from_generators(swap, [[2, 3, 0, 1]]),
-    )
+    action = Permutation.from_generators(swap, permutations or [[2, 3, 0, 1]])
+    if options:
+        action = Choices(swap, action.permutations.numpy(), options)
+    return Symmetry(Permutation.from_generators(swap, [[2, 3, 0, 1, 4]]), action)
 
 
+def made_of(algorithm, env, symmetry, **settings):
+    """A row of the table: an agent, made when it is needed, and its symmetry."""
+    if "PPO" not in algorithm.__name__ and hasattr(algorithm, "_store_transition"):
+        settings = {"buffer_size": 1, **settings}
+    return lambda: (algorithm("MlpPolicy", env(), seed=0, **settings), symmetry())
+
+
+CART, SWING = partial(gym.make, "CartPole-v1"), partial(gym.make, "Pendulum-v1")
+THREE, BITS = gym.spaces.MultiDiscrete([3, 3, 2]), gym.spaces.MultiBinary(4)
+THREE_ARMS, FOUR_BITS = partial(Arms, THREE), partial(Arms, BITS)
+TURNED = partial(arms, [5, 4, 3, 2, 1, 0, 6, 7], options=[3, 3, 2])
 MODELS = {
-    "ppo, discrete": lambda: (PPO("MlpPolicy", gym.make("CartPole-v1"), seed=0), cartpole()),
-    "a2c, discrete": lambda: (A2C("MlpPolicy", gym.make("CartPole-v1"), seed=0), cartpole()),
-    "ppo, continuous": lambda: (PPO("MlpPolicy", gym.make("Pendulum-v1"), seed=0), pendulum()),
-    "a2c, gSDE": lambda: (A2C("MlpPolicy", Arms(), use_sde=True, seed=0), arms()),
-    "sac": lambda: (SAC("MlpPolicy", Arms(), buffer_size=1, seed=0), arms()),
-    "sac, gSDE": lambda: (SAC("MlpPolicy", Arms(), buffer_size=1, use_sde=True), arms()),
+    "dqn": made_of(DQN, CART, cartpole),
+    "qr-dqn": made_of(contrib.QRDQN, CART, cartpole),
+    "ppo, discrete": made_of(PPO, CART, cartpole),
+    "a2c, discrete": made_of(A2C, CART, cartpole),
+    "trpo, discrete": made_of(contrib.TRPO, CART, cartpole),
+    "ars, discrete": made_of(contrib.ARS, CART, cartpole),
+    "ppo with masks, discrete": made_of(contrib.MaskablePPO, CART, cartpole),
+    "ppo, multi-discrete": made_of(PPO, THREE_ARMS, partial(arms, [1, 0, 2])),
+    "a2c, multi-discrete, options too": made_of(A2C, THREE_ARMS, TURNED),
+    "ppo with masks, multi-discrete": made_of(contrib.MaskablePPO, THREE_ARMS, TURNED),
+    "ppo, multi-binary": made_of(PPO, FOUR_BITS, arms),
+    "ppo with masks, multi-binary": made_of(contrib.MaskablePPO, FOUR_BITS, arms),
+    "ppo": made_of(PPO, SWING, pendulum),
+    "a2c, gSDE": made_of(A2C, Arms, arms, use_sde=True),
+    "trpo": made_of(contrib.TRPO, Arms, arms),
+    "sac": made_of(SAC, Arms, arms),
+    "sac, gSDE": made_of(SAC, Arms, arms, use_sde=True),
+    "td3": made_of(TD3, Arms, arms),
+    "ddpg": made_of(DDPG, Arms, arms),
+    "tqc": made_of(contrib.TQC, Arms, arms),
+    "crossq": made_of(contrib.CrossQ, Arms, arms),
+    "ars": made_of(contrib.ARS, Arms, arms),
 }
-CONTINUOUS = [name for name in MODELS if "discrete" not in name]
+"""Each head, by what algorithm it is of and which actions that has."""
+CONTINUOUS = [name for name in MODELS if "discrete" not in name and "binary" not in name]
+CONTINUOUS.remove("dqn"), CONTINUOUS.remove("qr-dqn")
+VALUED = [name for name in CONTINUOUS if name != "ars"]
 each_model = pytest.mark.parametrize("name", MODELS)
 each_continuous = pytest.mark.parametrize("name", CONTINUOUS)
+each_valued = pytest.mark.parametrize("name", VALUED)
 
 
 def random_weight(shape):
@@ -84,52 +122,63 @@ def made(name):
 
 def policies(agent, symmetry):
     weight = random_weight(agent.observation_space.shape)
-    return [
-        quiet_equitune(agent, symmetry),
-        EquizeroPolicy(agent, symmetry),
-        LambdaEquitunePolicy(agent, symmetry, weight),
-    ]
+    if any(isinstance(m, nn.Linear) and m.weight.dtype == torch.float64
+           for m in agent.policy.modules()):  # fmt: skip
+        weight = weight.double()
+    found = [quiet_equitune(agent, symmetry), LambdaEquitunePolicy(agent, symmetry, weight)]
+    if isinstance(agent, contrib.ARS):
+        with pytest.raises(TypeError, match="neither critic nor value"):
+            EquizeroPolicy(agent, symmetry)
+        return found
+    return [*found, EquizeroPolicy(agent, symmetry)]
 
 
 def quiet_equitune(agent, symmetry):
     """Without the warning that continuous actions have no useful mean."""
-    if isinstance(agent.action_space, gym.spaces.Discrete):
+    if not isinstance(agent.action_space, gym.spaces.Box):
         return EquitunePolicy(agent, symmetry)
     with pytest.warns(UserWarning, match="averages actions"):
         return EquitunePolicy(agent, symmetry)
 
 
 @each_model
-def test_actions_are_equivariant(made):
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_actions_are_equivariant(made, dtype):
     agent, symmetry, observations = made
+    observations = observations.astype(dtype)
+    if dtype is np.float64:
+        agent.policy.double()
+    close = {"rtol": 1e-4, "atol": 1e-5} if dtype is np.float32 else {"rtol": 1e-12, "atol": 1e-13}
     moved = symmetry.act_on_observations(1, observations)
     for policy in policies(agent, symmetry):
         actions, _ = policy.predict(observations, deterministic=True)
         assert actions.shape == (40, *agent.action_space.shape)
         expected = symmetry.act_on_actions(1, actions)
         found, _ = policy.predict(moved, deterministic=True)
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found, expected, **close)
         one, _ = policy.predict(observations[7], deterministic=True)
-        np.testing.assert_allclose(one, actions[7], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(one, actions[7], **close)
         assert one.shape == agent.action_space.shape
-    plain, _ = agent.predict(observations, deterministic=True)
-    mirrored, _ = agent.predict(moved, deterministic=True)
-    assert np.abs(mirrored - symmetry.act_on_actions(1, plain)).max() > 1e-3
+    if dtype is np.float32:
+        plain, _ = agent.predict(observations, deterministic=True)
+        mirrored, _ = agent.predict(moved, deterministic=True)
+        assert np.abs(mirrored - symmetry.act_on_actions(1, plain)).max() > 1e-3
 
 
 @each_model
 def test_under_the_trivial_group_every_policy_is_the_agent(made):
     agent, symmetry, observations = made
-    group = cyclic(1)
-    size = int(getattr(agent.action_space, "n", 0)) or agent.action_space.shape[0]
+    group, space = cyclic(1), agent.action_space
+    size = space.n if isinstance(space, gym.spaces.Discrete) else space.shape[0]
     nothing = Symmetry(equicore.Trivial(group), Permutation(group, [range(size)]))
     expected, _ = agent.predict(observations, deterministic=True)
     for policy in policies(agent, nothing):
         actions, _ = policy.predict(observations, deterministic=True)
+        assert actions.dtype == expected.dtype
         np.testing.assert_allclose(actions, expected, rtol=1e-5, atol=1e-6)
 
 
-@each_continuous
+@each_valued
 def test_equizero_takes_the_view_that_the_agent_values_most(made):
     """By plain loops over the agent's own networks."""
     agent, symmetry, observations = made
@@ -139,10 +188,12 @@ def test_equizero_takes_the_view_that_the_agent_values_most(made):
         actions, _ = agent.predict(seen, deterministic=True)
         tensor = torch.from_numpy(seen)
         with torch.no_grad():
-            if isinstance(agent, SAC):
+            if hasattr(agent, "critic"):
                 scaled = torch.from_numpy(agent.policy.scale_action(actions))
-                both = agent.critic(tensor, scaled)
-                values.append(torch.minimum(*both).squeeze(1).numpy())
+                each = agent.critic(tensor, scaled)
+                if isinstance(agent, contrib.TQC):
+                    each = each.mean(2, keepdim=True).unbind(1)
+                values.append(torch.stack(tuple(each)).amin(0).squeeze(1).numpy())
             else:
                 values.append(agent.policy.predict_values(tensor).squeeze(1).numpy())
         candidates.append(symmetry.act_on_actions(g, actions))  # a mirror undoes itself
@@ -211,7 +262,7 @@ def test_an_actor_critic_draws_from_the_reduced_distribution(made, normalize, ki
     assert 0 < drawn.mean() < 1
 
 
-@pytest.mark.parametrize("name", ["ppo, discrete", "a2c, discrete", "sac"])
+@pytest.mark.parametrize("name", ["ppo, discrete", "ppo, multi-binary", "sac"])
 @pytest.mark.filterwarnings("ignore:the weights of this policy are not fitted")
 @pytest.mark.filterwarnings("ignore:equitune averages actions")
 def test_an_empty_batch_gives_no_actions(made):
@@ -233,10 +284,61 @@ def test_what_is_not_finite_in_an_observation_is_named(made):
 
 
 @each_continuous
-def test_continuous_actions_are_not_drawn_but_refused(made):
+def test_actions_are_drawn_from_the_distribution_of_one_view(made):
+    """Their law is that of the view that is chosen, carried back; of equitune any of the views."""
     agent, symmetry, observations = made
-    with pytest.raises(ValueError, match="deterministic=True"):
-        EquizeroPolicy(agent, symmetry).predict(observations)
+    one, count = observations[:1], 3000
+    both = [one, symmetry.act_on_observations(1, one)]
+    law = []
+    torch.manual_seed(0)
+    for g, seen in enumerate(both):
+        drawn, _ = agent.predict(np.repeat(seen, count, 0))
+        law.append(symmetry.act_on_actions(g, drawn))
+    for policy in policies(agent, symmetry):
+        mean, _ = policy.predict(one, deterministic=True)
+        found, _ = policy.predict(np.repeat(one, count, 0))
+        if isinstance(policy, EquitunePolicy):
+            expected = np.concatenate(law)
+        else:
+            sure = [symmetry.act_on_actions(g, agent.predict(s, deterministic=True)[0])
+                    for g, s in enumerate(both)]  # fmt: skip
+            expected = law[int(np.abs(sure[1] - mean).max() < np.abs(sure[0] - mean).max())]
+        spread = expected.std(0) + 1e-6
+        assert (np.abs(found.mean(0) - expected.mean(0)) < 0.12 * spread).all()
+        np.testing.assert_allclose(found.std(0), expected.std(0), rtol=0.12, atol=1e-5)
+
+
+def test_masks_forbid_actions_and_move_with_them():
+    agent, symmetry = MODELS["ppo with masks, multi-discrete"]()
+    observations = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    masks = np.random.default_rng(1).random((60, 8)) < 0.5
+    masks[:, [1, 4, 6]] = True  # each choice has an option that is allowed
+    entries = symmetry.action.entries
+    moved = entries.act(1, torch.from_numpy(masks)).numpy()
+    for policy in policies(agent, symmetry):
+        for deterministic in (True, False):
+            actions, _ = policy.predict(
+                observations, deterministic=deterministic, action_masks=masks
+            )
+            allowed = [masks[i, [a[0], 3 + a[1], 6 + a[2]]].all() for i, a in enumerate(actions)]
+            assert all(allowed)
+        actions, _ = policy.predict(observations, deterministic=True, action_masks=masks)
+        mirrored, _ = policy.predict(
+            symmetry.act_on_observations(1, observations), deterministic=True, action_masks=moved
+        )
+        np.testing.assert_array_equal(mirrored, symmetry.act_on_actions(1, actions))
+    with pytest.raises(ValueError, match="do not fit 60 observations and 8 options"):
+        policy.predict(observations, action_masks=masks[:, :5])
+    plain, cart = MODELS["ppo, discrete"]()
+    with pytest.raises(TypeError, match="takes no action_masks"):
+        EquizeroPolicy(plain, cart).predict(np.zeros((1, 4), np.float32), action_masks=[[1, 1]])
+
+
+def test_familiarity_is_fitted_with_masks_too():
+    agent, symmetry = MODELS["ppo with masks, discrete"]()
+    policy = LambdaEquitunePolicy(agent, symmetry)
+    seen = np.abs(np.random.default_rng(0).normal(size=(400, 4))).astype(np.float32)
+    assert equirl.fit_familiarity(policy, seen, steps=50) < np.log(2) and policy.fitted
 
 
 @each_continuous
@@ -248,7 +350,7 @@ def test_continuous_actions_stay_in_their_bounds(made):
         assert (actions >= space.low).all() and (actions <= space.high).all()
 
 
-@each_continuous
+@each_valued
 def test_action_values_are_for_discrete_actions(made):
     agent, symmetry, observations = made
     with pytest.raises(TypeError, match="only discrete actions have values"):
@@ -258,7 +360,7 @@ def test_action_values_are_for_discrete_actions(made):
 @each_model
 def test_saved_and_loaded_policies_act_alike(made, tmp_path):
     agent, symmetry, observations = made
-    for policy in policies(agent, symmetry)[1:]:
+    for policy in policies(agent, symmetry):
         policy.save(tmp_path / "policy")
         loaded = SymmetrizedPolicy.load(tmp_path / "policy")
         assert type(loaded) is type(policy)
@@ -271,13 +373,13 @@ def test_saved_and_loaded_policies_act_alike(made, tmp_path):
 def test_a_head_of_ones_own_is_all_that_an_algorithm_needs(monkeypatch):
     """A policy class that nobody knows, with a row in the table."""
 
-    class Sign(equirl.heads.DiscreteHead):
+    class Sign(DiscreteHead):
         def values(self, observations):
             return torch.stack([-observations[:, 2], observations[:, 2]], 1)
 
     agent = DQN("MlpPolicy", gym.make("CartPole-v1"), buffer_size=1)
-    row = (type(agent.policy), gym.spaces.Discrete, Sign)
-    monkeypatch.setattr(equirl.heads, "HEADS", (row,))
+    name = "stable_baselines3.dqn.policies:DQNPolicy"
+    monkeypatch.setitem(equirl.algorithms.HEADS, name, {gym.spaces.Discrete: Sign})
     policy = EquizeroPolicy(agent, "CartPole-v1")
     assert isinstance(policy.head, Sign)
     observation = np.array([0, 0, 0.1, 0], np.float32)

@@ -3,12 +3,14 @@ import copy
 import io
 import json
 import pickle
+import sys
 import zipfile
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import sb3_contrib as contrib
 import torch
 from gymnasium import spaces
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
@@ -426,8 +428,17 @@ def test_an_optimiser_of_its_own_does_not_matter(tmp_path):
 
 def test_algorithms_of_others_are_refused_by_name(tmp_path):
     _, path = saved(tmp_path)
+    name = "sb3_contrib.common.recurrent.policies"
+    with_data(path, policy_class={"__module__": name, "__init__": ""})
+    with pytest.raises(ValueError, match="of recurrent, .* remembers .*; load_agent opens A2C, AR"):
+        load_agent(path)
+
+
+def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch):
+    _, path = saved(tmp_path)
     with_data(path, policy_class={"__module__": "sb3_contrib.qrdqn.policies", "__init__": ""})
-    with pytest.raises(ValueError, match="holds QRDQN; load_agent opens A2C, DQN, PPO, SAC and"):
+    monkeypatch.setitem(sys.modules, "sb3_contrib.qrdqn.policies", None)
+    with pytest.raises(ImportError, match=r"pip install 'equirl\[contrib\]'"):
         load_agent(path)
 
 
@@ -515,11 +526,9 @@ def test_every_real_agent_loads_or_is_refused_by_name(shared_agents):
     """As they are: saved by five versions, some under the old gym."""
     for path in sorted(shared_agents.glob("*.zip")):
         algorithm = path.name.partition("-")[0].upper()
-        if algorithm == "QRDQN":
-            with pytest.raises(ValueError, match="holds QRDQN"):
-                load_agent(path)
-            continue
         loaded = load_agent(path)
+        beside = path.with_name(f"{path.stem}.vecnormalize.pkl").exists()
+        assert (loaded.statistics is not None) == beside
         assert type(loaded).__name__ == f"Loaded{algorithm}"
         observation = np.zeros(loaded.observation_space.shape, loaded.observation_space.dtype)
         action, _ = loaded.predict(observation, deterministic=True)
@@ -557,9 +566,14 @@ def test_the_real_acrobot_agent_is_made_better_by_equizero(shared_agents):
     assert mean_return(equirl.EquizeroPolicy(agent, "Acrobot-v1"), "Acrobot-v1") > plain + 5
 
 
-@pytest.mark.parametrize("kind", [DQN, PPO, A2C, SAC, TD3])
+@pytest.mark.parametrize(
+    "kind",
+    [DQN, PPO, A2C, SAC, TD3, contrib.ARS, contrib.CrossQ, contrib.MaskablePPO, contrib.QRDQN,
+     contrib.TQC, contrib.TRPO],
+)  # fmt: skip
 def test_a_loaded_agent_refuses_to_learn(tmp_path, kind):
-    env = "CartPole-v1" if kind is DQN else "Pendulum-v1"
+    discrete = kind in (DQN, contrib.QRDQN, contrib.MaskablePPO)
+    env = "CartPole-v1" if discrete else "Pendulum-v1"
     kind("MlpPolicy", env, device="cpu").save(tmp_path / "agent.zip")
     agent = load_agent(tmp_path / "agent.zip")
     assert isinstance(agent, kind)

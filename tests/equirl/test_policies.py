@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from stable_baselines3 import DQN, TD3
+from stable_baselines3 import DQN
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stable_baselines3.dqn.policies import QNetwork
@@ -626,12 +627,13 @@ def test_pixels_are_scaled_and_their_channels_moved_as_for_the_agent():
 
 
 def test_an_agent_without_a_head_is_refused_by_name():
-    model = TD3("MlpPolicy", gym.make("Pendulum-v1"), buffer_size=1, device="cpu")
-    message = (
-        r"DQNPolicy, ActorCriticPolicy, SACPolicy; got stable_baselines3\..*\.TD3 with the act"
-    )
-    with pytest.raises(TypeError, match=message):
-        EquizeroPolicy(model, "CartPole-v1")
+    class Mine(BasePolicy):
+        def _predict(self, observation, deterministic=False):
+            return torch.zeros(len(observation))
+
+    env = gym.make("CartPole-v1")
+    with pytest.raises(TypeError, match=r"kinds DQNPolicy, QRDQNPolicy, .*; got .*Mine$"):
+        EquizeroPolicy(Mine(env.observation_space, env.action_space), "CartPole-v1")
 
 
 @each_kind
@@ -648,7 +650,7 @@ def test_a_q_network_of_its_own_is_refused():
 
     agent = cartpole_agent()
     agent.policy.q_net.__class__ = Dueling
-    with pytest.raises(TypeError, match="Dueling overrides QNetwork.forward"):
+    with pytest.raises(TypeError, match="Dueling overrides forward"):
         EquizeroPolicy(agent, "CartPole-v1")
 
 
@@ -698,13 +700,6 @@ def test_nan_in_the_weight_network_is_refused(cases):
         next(policy.weight.parameters()).view(-1)[0] = torch.nan
     with pytest.raises(ValueError, match="NaN"):
         policy.predict(np.ones((2, 4), np.float32), deterministic=True)
-
-
-def test_an_agent_of_normalised_observations_is_refused():
-    env = VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")]), norm_obs=True)
-    agent = DQN("MlpPolicy", env, buffer_size=1)
-    with pytest.raises(ValueError, match="VecNormalize"):
-        EquizeroPolicy(agent, "CartPole-v1")
 
 
 def test_an_agent_of_normalised_rewards_is_accepted():

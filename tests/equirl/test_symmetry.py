@@ -152,8 +152,9 @@ def test_arrays_with_negative_strides_are_accepted():
             spaces.Box(-1, 1, (3,), np.float32),
             "does not fit the action space",
         ),
-        (Symmetry(NEGATE, SWAP), PLANE, spaces.MultiDiscrete([2, 2]), "Discrete or Box actions"),
-        (Symmetry(NEGATE, SWAP), PLANE, spaces.MultiBinary(2), "Discrete or Box actions"),
+        (Symmetry(NEGATE, SWAP), PLANE, spaces.MultiDiscrete([2, 3]), "cannot change places"),
+        (Symmetry(NEGATE, SWAP), PLANE, spaces.MultiBinary(3), "of 3 choices or of 6 options"),
+        (Symmetry(NEGATE, SWAP), PLANE, spaces.Tuple([]), "MultiBinary or Box actions"),
         (
             Symmetry(NEGATE, SWAP),
             spaces.Box(-3, 3, (4,), np.int64),

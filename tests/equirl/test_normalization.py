@@ -1,0 +1,177 @@
+"""Agents whose observations were normalised: the group acts on what the environment emits."""
+
+import pickle
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+import equirl
+from equirl import EquizeroPolicy, SymmetrizedPolicy
+from equirl.normalization import Statistics, statistics_of
+
+
+def pendulum_envs(**settings):
+    return VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]), **settings)
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """An agent, its normalised environments, and both as files."""
+    envs = pendulum_envs(clip_obs=2.0)
+    agent = PPO("MlpPolicy", envs, n_steps=64, batch_size=64, seed=0, device="cpu").learn(256)
+    with torch.no_grad():
+        for parameter in agent.policy.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.manual_seed(1)))
+    agent.save(tmp_path / "agent.zip")
+    envs.save(str(tmp_path / "agent.vecnormalize.pkl"))
+    return agent, envs, tmp_path / "agent.zip"
+
+
+def emitted(number=60):
+    space = gym.make("Pendulum-v1").observation_space
+    space.seed(0)
+    return np.stack([space.sample() for _ in range(number)])
+
+
+def test_views_are_normalised_each_by_itself(trained):
+    """By plain loops: what the agent does in each of the environment's two images."""
+    agent, envs, path = trained
+    symmetry = equirl.symmetry_of("Pendulum-v1")
+    seen = emitted()
+    views, values = [], []
+    for g in (0, 1):
+        normalized = envs.normalize_obs(symmetry.act_on_observations(g, seen))
+        assert (abs(normalized) == 2).any()  # some are cut off
+        actions, _ = agent.predict(normalized, deterministic=True)
+        views.append(symmetry.act_on_actions(g, actions))
+        with torch.no_grad():
+            values.append(agent.policy.predict_values(torch.from_numpy(normalized)).numpy())
+    better = values[1] > values[0]
+    assert 0 < better.mean() < 1
+    expected = np.where(better, views[1], views[0])
+    opened = equirl.load_agent(path)  # takes what the environment emits
+    found, _ = EquizeroPolicy(opened, symmetry).predict(seen, deterministic=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    mirrored = symmetry.act_on_observations(1, seen)
+    again, _ = EquizeroPolicy(opened, symmetry).predict(mirrored, deterministic=True)
+    np.testing.assert_allclose(again, -found, rtol=1e-4, atol=1e-5)
+
+
+def test_a_live_agent_is_shown_what_its_environment_emits(trained):
+    agent, envs, path = trained
+    near = emitted() * [1, 1, 0.2]  # none is cut off
+    policy = EquizeroPolicy(agent, agent.get_env())
+    assert statistics_of(agent) is envs
+    live, _ = policy.predict(envs.normalize_obs(near), deterministic=True)
+    opened, _ = EquizeroPolicy(equirl.load_agent(path), "Pendulum-v1").predict(
+        near.astype(np.float32), deterministic=True
+    )
+    np.testing.assert_allclose(live, opened, rtol=1e-3, atol=1e-4)
+    envs.obs_rms.mean = envs.obs_rms.mean + 0.3  # statistics that have learned since
+    later, _ = policy.predict(envs.normalize_obs(near), deterministic=True)
+    mirrored = near * [1, -1, -1]
+    other, _ = policy.predict(envs.normalize_obs(mirrored), deterministic=True)
+    assert np.abs(later - live).max() > 1e-3
+    np.testing.assert_allclose(other, -later, rtol=1e-3, atol=1e-4)
+
+
+def test_plain_and_wrapped_agents_play_the_same_environment(trained):
+    agent, envs, path = trained
+    envs.training, envs.norm_reward = False, False
+    opened = equirl.load_agent(path)
+    returns = []
+    for policy, env in ((agent, envs), (opened, DummyVecEnv([lambda: gym.make("Pendulum-v1")]))):
+        env.seed(3)
+        returns.append(evaluate_policy(policy, env, 2, warn=False)[0])
+    assert returns[0] == pytest.approx(returns[1], rel=1e-4)
+    opened.set_env(pendulum_envs())  # which normalises, so that the agent need not
+    np.testing.assert_array_equal(
+        opened.predict(np.ones((1, 3), np.float32), deterministic=True)[0],
+        agent.predict(np.ones((1, 3), np.float32), deterministic=True)[0],
+    )
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_saved_policies_keep_their_statistics(trained, tmp_path, live):
+    agent, _, path = trained
+    model = agent if live else equirl.load_agent(path)
+    policy = EquizeroPolicy(model, "Pendulum-v1")
+    policy.save(tmp_path / "policy")
+    loaded = SymmetrizedPolicy.load(tmp_path / "policy")
+    expected, _ = policy.predict(emitted(), deterministic=True)
+    found, _ = loaded.predict(emitted(), deterministic=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_experience_is_what_the_agent_sees():
+    envs = pendulum_envs()
+    agent = SAC("MlpPolicy", envs, learning_starts=50, seed=0, device="cpu").learn(120)
+    replay = equirl.replay_experience(agent)
+    assert abs(replay.observations).max() < 10 and replay.observations.std() > 0.3
+    lived = equirl.rollout_experience(agent, "Pendulum-v1", 64, seed=0)
+    raw = envs.unnormalize_obs(lived.observations)
+    np.testing.assert_allclose(np.hypot(raw[:, 0], raw[:, 1]), 1, rtol=1e-3)
+
+
+def test_a_plain_format_without_pickles(trained, tmp_path):
+    *_, path = trained
+    statistics = Statistics.load(path.with_name("agent.vecnormalize.pkl"))
+    statistics.save(tmp_path / "statistics.safetensors")
+    path.with_name("agent.vecnormalize.pkl").unlink()
+    opened = equirl.load_agent(path, statistics=tmp_path / "statistics.safetensors")
+    np.testing.assert_array_equal(opened.statistics.variance, statistics.variance)
+    assert (opened.statistics.clip, opened.statistics.epsilon) == (2.0, 1e-8)
+
+
+class Planted:
+    def __reduce__(self):
+        return (open, ("planted", "w"))
+
+
+@pytest.mark.parametrize("content", [Planted(), {"obs_rms": Planted()}, 3, print])
+def test_a_planted_pickle_creates_no_file(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vecnormalize.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(ValueError, match="refused|cannot be read|no VecNormalize"):
+        Statistics.load(tmp_path / "vecnormalize.pkl")
+    assert [file.name for file in tmp_path.iterdir()] == ["vecnormalize.pkl"]
+
+
+def test_what_does_not_fit_is_refused(trained, tmp_path):
+    *_, path = trained
+    other = Statistics(np.zeros(4), np.ones(4))
+    with pytest.raises(ValueError, match=r"shape \(3,\); the statistics are of \(4,\)"):
+        equirl.load_agent(path, statistics=other)
+    with pytest.raises(ValueError, match="one shape"):
+        Statistics(np.zeros(4), np.ones(3))
+    with pytest.raises(ValueError, match="finite"):
+        Statistics(np.zeros(1), np.array([np.nan]))
+    with pytest.raises(FileNotFoundError, match="no statistics at"):
+        Statistics.load(tmp_path / "missing.pkl")
+    envs = pendulum_envs(norm_obs=False)
+    envs.save(str(tmp_path / "rewards.pkl"))
+    assert Statistics.load(tmp_path / "rewards.pkl") is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "env", "published"),
+    [
+        ("a2c-Pendulum-v1", "Pendulum-v1", -163.0),
+        ("a2c-LunarLanderContinuous-v2", "LunarLanderContinuous-v3", 84.2),
+        ("ppo-BipedalWalker-v3", "BipedalWalker-v3", 213.3),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:builtin type [sS]wig")
+def test_real_agents_reach_their_published_returns(shared_agents, name, env, published):
+    agent = equirl.load_agent(shared_agents / f"{name}.zip", "cpu")
+    envs = DummyVecEnv([lambda: Monitor(gym.make(env))] * 20)
+    envs.seed(0)
+    returns, _ = evaluate_policy(agent, envs, 100, return_episode_rewards=True)
+    assert abs(np.mean(returns) - published) < 2 * np.std(returns) / 10 * np.sqrt(2)
