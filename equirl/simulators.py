@@ -230,7 +230,7 @@ class Episodes(Simulator):
     apart: float = 0.0
     """The largest part of steps after which twins that were together may have come apart, as bodies
     in contact are solved for one after the other; measured where the symmetry is true."""
-    refuses: Callable[[gym.Env], str] = lambda env: ""
+    refuses: Callable[[gym.Env], str] | None = None
     """Why an environment has no mirrored episodes, in words; empty if it has."""
     through_wrappers: bool = False
     """See `Simulator`: whether ``begin`` returns what is shown through them."""
@@ -245,8 +245,10 @@ class Episodes(Simulator):
 
     def unfit(self, env: gym.Env, twin: gym.Env, visited: Experience, seed: int) -> str:
         """See `Simulator.unfit`."""
+        if self.refuses is not None and (why := self.refuses(env)):
+            return why
         if self.draws:
-            return self.refuses(env)
+            return ""
         env.action_space.seed(seed)
         env.reset(seed=seed)
         inner: Any = env.unwrapped

@@ -16,6 +16,7 @@ from gymnasium import spaces
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
@@ -533,6 +534,40 @@ def test_every_real_agent_loads_or_is_refused_by_name(shared_agents):
         observation = np.zeros(loaded.observation_space.shape, loaded.observation_space.dtype)
         action, _ = loaded.predict(observation, deterministic=True)
         assert action in loaded.action_space
+
+
+PUBLISHED = {
+    "dqn-CartPole-v1": ("CartPole-v1", 500.0, None),
+    "dqn-Acrobot-v1": ("Acrobot-v1", -76.6, None),
+    "dqn-LunarLander-v2": ("LunarLander-v3", 154.4, None),
+    "ppo-CartPole-v1": ("CartPole-v1", 500.0, None),
+    "sac-Pendulum-v1": ("Pendulum-v1", -157.0, None),
+    "qrdqn-CartPole-v1": ("CartPole-v1", 500.0, None),
+    "ppo-LunarLander-v2": ("LunarLander-v3", 242.1, None),
+    "a2c-LunarLanderContinuous-v2": ("LunarLanderContinuous-v3", 84.2, None),
+    "a2c-Pendulum-v1": ("Pendulum-v1", -163.0, None),
+    "ppo-BipedalWalker-v3": ("BipedalWalker-v3", 213.3, None),
+    "sac-Swimmer-v3": ("Swimmer-v5", 337.0, 1.0),
+    "sac-Walker2d-v3": ("Walker2d-v5", 3821.0, 117.0),
+}
+"""Environment and published return, whose standard error is not; of the last two what was measured
+on version 5, and its standard error."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.filterwarnings("ignore:builtin type [sS]wig")  # of Box2D
+def test_real_agents_reach_their_published_returns(shared_agents, name):
+    env, published, error = PUBLISHED[name]
+    agent = load_agent(shared_agents / f"{name}.zip", "cpu")
+    count = 25 if env in ("Swimmer-v5", "Walker2d-v5") else 100
+    envs = DummyVecEnv([lambda: Monitor(gym.make(env))] * count)
+    envs.seed(0)
+    returns, _ = evaluate_policy(agent, envs, count, return_episode_rewards=True)
+    own = np.std(returns) / np.sqrt(count)
+    other = own if error is None else error  # as if they had played as many episodes
+    # three standard errors, as twelve are compared
+    assert abs(np.mean(returns) - published) <= 3 * np.hypot(own, other) + 0.1
 
 
 def mean_return(policy, env_id):
