@@ -258,8 +258,10 @@ def written(tables: dict[str, pd.DataFrame]) -> str:
         f"{equirl.__version__}; {common.machine()}, one for each row.",
         "## Symmetries that equirl knows, against the simulator",
         f"True ones hold in {rate} of the rows (95 % interval). The error is the largest over seeds"
-        ", of the worst entry, in parts of its changes; in_return bounds by how much returns "
-        "differ. Quarter turns of the Ant hold for its dynamics, and not for its reward.",
+        ", of the worst entry, in parts of its usual changes; where a solver's order tells "
+        "twins apart, dynamics_size in checks.csv is the part of steps after which it had; "
+        "in_return is by how much rewards differ in the mean. Quarter turns of the Ant hold for "
+        "its dynamics, and not for its reward.",
         _page(first),
         "## Lies",
         f"Caught, that is not said to hold: {catch}. The entry named: {named}. What is caught and "
@@ -267,8 +269,10 @@ def written(tables: dict[str, pd.DataFrame]) -> str:
         _page(second),
         "## By transitions alone, beside twins",
         "20,000 transitions under random actions, level 1e-4 for all tests of a symmetry together. "
-        f"Both agree in {agree}. The size of what holds is the smallest violation that would have "
-        "been seen with probability 0.95.",
+        f"Both agree in {agree}. The size of what holds is the smallest violation, everywhere "
+        "alike, that would have been seen with probability 0.95. Transitions have less power: "
+        "what is true is not shown (unknown) where episodes hardly end, and lies are missed that "
+        "show in few states.",
         _page(third),
         "## Found from interaction alone",
         f"Right: {right}. Candidates are learned from transitions, then verified.",

@@ -34,7 +34,7 @@ SOON = 5
 """Steps by which a solver's order may make one of twins end later."""
 TRIALS, MISSES = 300, 0.01
 """Steps by which it is tried whether states can be set, and the part of them that may fail."""
-SAME, ALIKE = 1e-4, 0.05
+SAME, ALIKE = 1e-4, 0.1
 """Largest differences of what is the same, in parts of each entry's size; and of steps that were
 made again, in parts of usual changes: MuJoCo shows some things as they were a moment ago."""
 
