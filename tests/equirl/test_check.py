@@ -242,6 +242,7 @@ def test_transitions_see_through_chance(drift):
     assert check.holds == (not drift) and check.false == bool(drift)
 
 
+@pytest.mark.slow
 def test_transitions_name_the_mistake():
     wrong = dataclasses.replace(POINT, action=Permutation.from_generators(cyclic(2), [[0, 1]]))
     check = check_symmetry(drifting(), wrong)
