@@ -103,6 +103,7 @@ class DiscreteHead(Head):
         options = options_of(policy.action_space)
         assert options is not None  # see `equirl.algorithms.HEADS`
         self.options = options
+        self.single = isinstance(policy.action_space, spaces.Discrete)
 
     @abstractmethod
     def values(self, observations: Any) -> Tensor:
@@ -139,8 +140,8 @@ class DiscreteHead(Head):
     def actions(self, reduced: Outputs, deterministic: bool) -> NDArray[Any]:
         """The option of the largest value, for each choice."""
         assert isinstance(reduced, np.ndarray)
-        if len(self.options) == 1:
-            return self._shaped(reduced.argmax(-1)[:, None])
+        if self.single:
+            return reduced.argmax(-1)
         places = np.cumsum(self.options)[:-1]
         return self._shaped(np.stack([v.argmax(-1) for v in np.split(reduced, places, -1)], -1))
 

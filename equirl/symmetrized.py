@@ -88,6 +88,7 @@ class SymmetrizedPolicy(BasePolicy):
         # an agent with its VecNormalize is shown what that emits, one from a file what its
         # environment does
         self.shown_normalized = isinstance(source, VecNormalize)
+        self._as_it_is = not head.masked and source is None
         seen_by = self.normalized or head
         self.symmetrized = Symmetrized(seen_by, observation, outputs, reduce, top_k=top_k).to(
             policy.device
@@ -232,8 +233,8 @@ class SymmetrizedPolicy(BasePolicy):
             if not self._drawn:
                 self._drawn.append(self._drawing())
             symmetrized = self._drawn[0]
-        reduced = self._reduced(self._inputs(batch, masks), symmetrized)
-        return head.actions(reduced, deterministic)
+        inputs = batch if self._as_it_is else self._inputs(batch, masks)
+        return head.actions(self._reduced(inputs, symmetrized), deterministic)
 
     def _inputs(self, batch: Tensor, masks: NDArray[Any] | None) -> Any:
         """What the views are made of: observations, and masks where the agent takes them."""
