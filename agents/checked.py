@@ -19,6 +19,7 @@ import pandas as pd
 import equirl
 import equirl.envs
 from equicore.lab.store import digest, remembered
+from equirl.preprocessing import layers_of
 from equirl.symmetry import Symmetry
 
 ENGINES = ("mujoco", "Box2D")
@@ -89,15 +90,12 @@ def _code(env: gym.Env) -> dict[str, str] | None:
         entry = importlib.import_module(str(env.spec.entry_point).partition(":")[0])
     except (ValueError, TypeError, ImportError):
         return None
-    layers = [env]
-    while isinstance(layers[-1], gym.Wrapper):
-        layers.append(layers[-1].env)
     ours = [
         path for of in (equirl, equirl.envs) for path in Path(str(of.__file__)).parent.glob("*.py")
     ]
     code["equirl"] = digest(b"".join(path.read_bytes() for path in sorted(ours)))
     owners = importlib.metadata.packages_distributions()
-    modules = {kind.__module__ for layer in layers for kind in type(layer).__mro__}
+    modules = {kind.__module__ for layer in layers_of(env) for kind in type(layer).__mro__}
     for module in {entry.__name__, *modules}:
         package = module.partition(".")[0]
         if package == "equirl" or package in sys.stdlib_module_names:

@@ -23,6 +23,7 @@ from equirl.agents.policies import POLICIES, Subject
 from equirl.agents.saved import find_agent
 from equirl.algorithms import QValues, head_of
 from equirl.heads import DiscreteHead, Normalization
+from equirl.normalization import normalizing
 from equirl.policies import LambdaEquitunePolicy
 from equirl.symmetrized import SymmetrizedPolicy, equituned
 from equirl.symmetry import Symmetry
@@ -73,7 +74,7 @@ def values(policy: Policy, states: Array, normalize: Normalization = None) -> Ar
     inputs = torch.from_numpy(states).to(device)
     with torch.inference_mode():
         if not isinstance(policy, SymmetrizedPolicy):
-            return head_of(policy, normalize)(inputs).cpu().numpy()
+            return normalizing(policy, head_of(policy, normalize)).to(device)(inputs).cpu().numpy()
         aligned = equituned(policy, normalize).aligned(inputs)
         # the weights are those that the policy acts by, whatever is reduced with them
         weighs = isinstance(policy, LambdaEquitunePolicy)

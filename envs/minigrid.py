@@ -15,6 +15,7 @@ import numpy as np
 
 from equicore import Permutation, cyclic
 from equirl.named import choices, mirror, swap, symmetry
+from equirl.preprocessing import layers_of
 from equirl.simulators import Episodes, Vector
 from equirl.symmetry import Symmetry
 
@@ -45,11 +46,7 @@ def _mirrored_grid(env: gym.Env, seed: int) -> Vector:
                 setattr(holder, name, (width - 1 - place[0], place[1]))
     inner.agent_dir = (2 - inner.agent_dir) % 4  # right, down, left, up
     shown = inner.gen_obs()
-    layers = []
-    while isinstance(env, gym.Wrapper):
-        layers.append(env)
-        env = env.env
-    for layer in reversed(layers):
+    for layer in reversed(list(layers_of(env))):
         shown = layer.observation(shown) if isinstance(layer, gym.ObservationWrapper) else shown
     return shown
 

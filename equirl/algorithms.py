@@ -170,7 +170,7 @@ class ActorWithCritics(ContinuousHead):
         super().__init__(policy, scale)
         actor, critic = self.policy.actor, self.policy.critic
         for net in (actor, critic):
-            _check_own(net, "forward")
+            _check_own(net, "forward", "get_action_dist_params")
         self.features = Features(actor, actor.features_extractor, self.dtype)
         shared = critic.features_extractor is actor.features_extractor
         other = Features(critic, critic.features_extractor, self.dtype)
@@ -219,8 +219,8 @@ class DeterministicActor(ActorWithCritics):
         return mean
 
 
-class LinearAction(ContinuousHead):
-    """The action of an ARS, which has neither critic nor value."""
+class OneNetwork(Head):
+    """What both kinds of ARS have: one network, and neither critic nor value."""
 
     policy: Any
     values_views = False
@@ -229,26 +229,26 @@ class LinearAction(ContinuousHead):
         super().__init__(policy, scale)
         _check_own(policy, "forward")
         self.features = Features(policy, self.policy.features_extractor, self.dtype)
+
+    def computed(self, observations: Any) -> Tensor:
+        """What the network says, (B, actions)."""
+        return run(self.policy.action_net, self.features(observations))
+
+
+class LinearAction(OneNetwork, ContinuousHead):
+    """The action of an ARS."""
 
     def act(self, observations: Any) -> tuple[Tensor, Tensor | None]:
         """See `ContinuousHead.act`."""
-        return run(self.policy.action_net, self.features(observations)), None
+        return self.computed(observations), None
 
 
-class Preferences(DiscreteHead):
+class Preferences(OneNetwork, DiscreteHead):
     """The scores of an ARS with discrete actions, which tell which is best and not by how much."""
-
-    policy: Any
-    values_views = False
-
-    def __init__(self, policy: BasePolicy, scale: Scale = "softmax") -> None:
-        super().__init__(policy, scale)
-        _check_own(policy, "forward")
-        self.features = Features(policy, self.policy.features_extractor, self.dtype)
 
     def values(self, observations: Any) -> Tensor:
         """Scores."""
-        return run(self.policy.action_net, self.features(observations))
+        return self.computed(observations)
 
 
 _SB3, _CONTRIB = KNOWN
@@ -334,15 +334,17 @@ def run(network: Any, x: Tensor) -> Tensor:
 
 def _part(extractor: Any, name: str) -> Any:
     """The actor's or the critic's half of a network, as something to call."""
-    if type(extractor).forward.__module__.partition(".")[0] in KNOWN:
+    half = extractor.forward_actor if name == "policy_net" else extractor.forward_critic
+    if half.__module__.partition(".")[0] in KNOWN:
         return lambda features: run(getattr(extractor, name), features)
-    return extractor.forward_actor if name == "policy_net" else extractor.forward_critic
+    return half
 
 
 def _check_own(net: Any, *methods: str) -> None:
     """Raise TypeError unless a network computes as Stable-Baselines3 says."""
-    for name in methods:
-        if getattr(type(net), name).__module__.partition(".")[0] not in KNOWN:
+    for name in (*methods, "extract_features"):
+        method = getattr(type(net), name, None)  # a critic has no distribution of actions
+        if method is not None and method.__module__.partition(".")[0] not in KNOWN:
             raise TypeError(
                 f"{type(net).__name__} overrides {name}, so that its layers do not say what it "
                 "computes; symmetrise it with equicore.equizero"

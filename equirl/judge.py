@@ -96,7 +96,6 @@ class Judge:
         self.experience: Experience | None = None
         self._own = [self.twin] if isinstance(env, gym.Env) else [self.env, self.twin]
         self._firsts: NDArray[Any] | None = None
-        self._visited: Experience | None = None
         _check_observations(self.env, seed)
         if experience is not None:
             self.lived(experience)

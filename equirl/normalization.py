@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
 from equicore.lab.store import read_tensors, write_tensors
+from equirl.preprocessing import layers_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,12 +189,16 @@ def seen_by(model: Any) -> Callable[[Any], NDArray[Any]]:
 
 def statistics_of(model: Any) -> VecNormalize | Statistics | None:
     """What normalises an agent's observations: its environment, or what was beside its file."""
-    env = getattr(model, "env", None)
-    while env is not None:
-        if isinstance(env, VecNormalize) and env.norm_obs:
-            return env
-        env = getattr(env, "venv", None) if isinstance(env, VecEnvWrapper) else None
+    for layer in layers_of(getattr(model, "env", None)):
+        if isinstance(layer, VecNormalize) and layer.norm_obs:
+            return layer
     return getattr(model, "statistics", None)
+
+
+def normalizing(model: Any, head: nn.Module) -> nn.Module:
+    """A head of an agent as a model of what its environment emits."""
+    source = statistics_of(model)
+    return head if source is None else Normalized(head, source)
 
 
 NUMPY = {

@@ -72,7 +72,7 @@ def changes(env: Any) -> list[str]:
     if isinstance(env, EnvSpec):
         normalizing = {kind.__name__ for kind in NORMALIZERS}
         return [w.name for w in env.additional_wrappers if w.name in normalizing]
-    layers = list(_layers(env))
+    layers = list(layers_of(env))
     outside = list(itertools.takewhile(lambda layer: not isinstance(layer, MADE), layers))
     of_id = _of_its_id(layers)
     changing = [x for x in outside if _changes(x) and type(x).__name__ not in of_id]
@@ -88,7 +88,7 @@ def normalizer_of(model: Any) -> str | None:
     ``VecNormalize``; whether that normalised observations, or rewards only, they do not tell, but
     an environment does that holds a ``VecNormalize``.
     """
-    layers = list(_layers(getattr(model, "env", None)))
+    layers = list(layers_of(getattr(model, "env", None)))
     names = [type(layer).__name__ for layer in layers if _normalizes(layer)]
     if names or layers and (names := _elsewhere(layers[-1])):
         return names[0]
@@ -120,7 +120,7 @@ def _letters(text: str) -> str:
 
 def moves_channels(model: Any) -> bool | None:
     """Whether pictures reach an agent with their channels moved to the front; None if unknown."""
-    layers = list(_layers(getattr(model, "env", None)))
+    layers = list(layers_of(getattr(model, "env", None)))
     if not layers:
         return None
     return any(isinstance(layer, VecTransposeImage) for layer in layers)
@@ -158,7 +158,7 @@ def _elsewhere(env: Any) -> list[str]:
         return []
 
 
-def _layers(env: Any) -> Iterator[Any]:
+def layers_of(env: Any) -> Iterator[Any]:
     """An environment and what it is wrapped around; of several side by side, the first."""
     while env is not None:
         yield env

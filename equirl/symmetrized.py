@@ -26,7 +26,7 @@ from equirl.algorithms import head_of
 from equirl.choices import options_of
 from equirl.heads import Head, Normalization, Outputs
 from equirl.loading import policy_from_dict, policy_to_dict
-from equirl.normalization import Normalized, Statistics, statistics_of
+from equirl.normalization import Normalized, Statistics, normalizing, statistics_of
 from equirl.preprocessing import changes, moves_channels
 from equirl.registry import Env, symmetry_of
 from equirl.symmetry import Symmetry
@@ -83,13 +83,19 @@ class SymmetrizedPolicy(BasePolicy):
         outputs = head.outputs(action)
         if head.masked:  # masks move as the actions do
             observation = Tree({"observation": observation, "mask": outputs})
-        source = statistics_of(model)
-        self.normalized = None if source is None else Normalized(head, source)
+        source, shape = statistics_of(model), policy.observation_space.shape
+        seen_by = normalizing(model, head)
+        self.normalized = seen_by if isinstance(seen_by, Normalized) else None
+        if self.normalized is not None and self.normalized.mean.shape != shape:
+            raise ValueError(
+                f"this agent sees observations of shape {shape}, and its statistics are of "
+                f"{tuple(self.normalized.mean.shape)}: observations were stacked or turned after "
+                "they were normalised, which is not supported; normalise outside of that"
+            )
         # an agent with its VecNormalize is shown what that emits, one from a file what its
         # environment does
         self.shown_normalized = isinstance(source, VecNormalize)
         self._as_it_is = not head.masked and source is None
-        seen_by = self.normalized or head
         self.symmetrized = Symmetrized(seen_by, observation, outputs, reduce, top_k=top_k).to(
             policy.device
         )
@@ -192,7 +198,7 @@ class SymmetrizedPolicy(BasePolicy):
         batch, vectorized = self.obs_to_tensor(observation)
         if not len(batch):
             return np.zeros((0, self.action_space.n), np.float32)
-        values = self._reduced(self._inputs(batch, None), self.symmetrized)
+        values = self._reduced(self.inputs(batch), self.symmetrized)
         assert isinstance(values, np.ndarray)
         return values if vectorized else values.squeeze(axis=0)
 
@@ -233,10 +239,10 @@ class SymmetrizedPolicy(BasePolicy):
             if not self._drawn:
                 self._drawn.append(self._drawing())
             symmetrized = self._drawn[0]
-        inputs = batch if self._as_it_is else self._inputs(batch, masks)
+        inputs = batch if self._as_it_is else self.inputs(batch, masks)
         return head.actions(self._reduced(inputs, symmetrized), deterministic)
 
-    def _inputs(self, batch: Tensor, masks: NDArray[Any] | None) -> Any:
+    def inputs(self, batch: Tensor, masks: NDArray[Any] | None = None) -> Any:
         """What the views are made of: observations, and masks where the agent takes them."""
         if self.normalized is not None and self.shown_normalized:
             self.normalized.refresh()
@@ -257,9 +263,9 @@ class SymmetrizedPolicy(BasePolicy):
 
     def _drawing(self) -> Symmetrized:
         """What draws vectors: from the distribution of the view that is chosen."""
-        symmetrized, head = self.symmetrized, self.head.drawing()
+        symmetrized = self.symmetrized
         return Symmetrized(
-            head if self.normalized is None else Normalized(head, *self.normalized.sources),
+            normalizing(self.model, self.head.drawing()),
             symmetrized.input_rep,
             symmetrized.output_rep,
             self._one_view(),
@@ -381,7 +387,7 @@ class SymmetrizedPolicy(BasePolicy):
 def equituned(policy: SymmetrizedPolicy, normalize: Normalization) -> Symmetrized:
     """The mean over the group of the values of a policy's agent, whatever the policy reduces by."""
     symmetrized = policy.symmetrized
-    head = head_of(policy.policy, normalize)
+    head = normalizing(policy.model, head_of(policy.policy, normalize)).to(policy.policy.device)
     return Symmetrized(head, symmetrized.input_rep, symmetrized.output_rep, Mean())
 
 

@@ -52,7 +52,7 @@ def fit_familiarity(
         ValueError: If the observations are too few, of another shape, or hold NaN.
     """
     _check_policy(policy)
-    inputs = policy._inputs(policy.obs_to_tensor(observations)[0], None)
+    inputs = policy.inputs(policy.obs_to_tensor(observations)[0])
     return equicore.fit_familiarity(
         policy.symmetrized,
         inputs,
@@ -114,8 +114,10 @@ def fit_temporal_difference(
     # Bellman's equation is about the Q-values as they are
     plain = equituned(policy, normalize=None)
     device = policy.policy.device
-    before, _ = policy.obs_to_tensor(experience.observations)
-    after, _ = policy.obs_to_tensor(experience.next_observations)
+    before, after = (
+        policy.inputs(policy.obs_to_tensor(seen)[0])
+        for seen in (experience.observations, experience.next_observations)
+    )
     actions, rewards, terminated = (
         torch.from_numpy(np.ascontiguousarray(x)).to(device)
         for x in (experience.actions, experience.rewards, experience.terminated)

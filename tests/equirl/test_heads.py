@@ -10,6 +10,8 @@ import torch
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.torch_layers import MlpExtractor
+from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
 import equicore
@@ -418,6 +420,38 @@ def test_q_values_are_those_of_the_network_whatever_its_layers(layers, activatio
     with torch.no_grad():
         torch.testing.assert_close(head_of(agent, None)(x), agent.q_net(x))
     assert torch.equal(x, before)
+
+
+def test_networks_that_compute_otherwise_than_their_layers_say():
+    """Their own halves are called; their own distributions and features are refused."""
+
+    class Doubled(MlpExtractor):
+        def forward_actor(self, features):
+            return 2 * super().forward_actor(features)
+
+    agent = PPO("MlpPolicy", gym.make("CartPole-v1"))
+    agent.policy.mlp_extractor.__class__ = Doubled
+    x = torch.randn(7, 4)
+    with torch.no_grad():
+        expected = agent.policy.get_distribution(x).distribution.logits
+        torch.testing.assert_close(head_of(agent, None)(x), expected)
+
+    class Shifted(type(SAC("MlpPolicy", Arms(), buffer_size=1).actor)):
+        def get_action_dist_params(self, obs):
+            mean, *rest = super().get_action_dist_params(obs)
+            return mean + 1, *rest
+
+    class Halved(QNetwork):
+        def extract_features(self, obs, extractor):
+            return super().extract_features(obs, extractor) / 2
+
+    sac = SAC("MlpPolicy", Arms(), buffer_size=1)
+    sac.actor.__class__ = Shifted
+    dqn = DQN("MlpPolicy", gym.make("CartPole-v1"), buffer_size=1)
+    dqn.q_net.__class__ = Halved
+    for model, method in ((sac, "get_action_dist_params"), (dqn, "extract_features")):
+        with pytest.raises(TypeError, match=f"overrides {method}"):
+            head_of(model)
 
 
 def test_an_agent_with_a_memory_is_refused():

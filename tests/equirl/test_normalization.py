@@ -1,18 +1,20 @@
 """Agents whose observations were normalised: the group acts on what the environment emits."""
 
+import dataclasses
 import pickle
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from stable_baselines3 import PPO, SAC
+from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 import equirl
-from equirl import EquizeroPolicy, SymmetrizedPolicy
+from equirl import EquizeroPolicy, LambdaEquitunePolicy, SymmetrizedPolicy
 from equirl.normalization import Statistics, statistics_of
+from equirl.symmetrized import equituned
 
 
 def pendulum_envs(**settings):
@@ -116,6 +118,42 @@ def test_experience_is_what_the_agent_sees():
     lived = equirl.rollout_experience(agent, "Pendulum-v1", 64, seed=0)
     raw = envs.unnormalize_obs(lived.observations)
     np.testing.assert_allclose(np.hypot(raw[:, 0], raw[:, 1]), 1, rtol=1e-3)
+
+
+def test_temporal_differences_are_those_of_normalised_observations(tmp_path):
+    """The values of the agent itself, as it sees observations; live and from a file alike."""
+    envs = VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")]))
+    agent = DQN("MlpPolicy", envs, learning_starts=50, seed=0, device="cpu").learn(300)
+    agent.save(tmp_path / "agent.zip")
+    envs.save(str(tmp_path / "vecnormalize.pkl"))
+    replay = equirl.replay_experience(agent)
+    emitted = dataclasses.replace(
+        replay,
+        observations=envs.unnormalize_obs(replay.observations),
+        next_observations=envs.unnormalize_obs(replay.next_observations),
+    )
+    opened = equirl.load_agent(tmp_path / "agent.zip", "cpu")
+    losses = []
+    for model, lived in ((agent, replay), (opened, emitted)):
+        policy = LambdaEquitunePolicy(model, "CartPole-v1", normalize=None, sharpness=0)
+        losses.append(equirl.fit_temporal_difference(policy, lived, gamma=0.99, steps=5))
+        seen = lived.observations[:9].astype(np.float32)
+        with torch.no_grad():
+            plain = agent.q_net(torch.from_numpy(replay.observations[:9])).numpy()
+            aligned = equituned(policy, None).aligned(policy.inputs(policy.obs_to_tensor(seen)[0]))
+        np.testing.assert_allclose(aligned[0], plain, rtol=1e-3, atol=1e-4)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_what_was_stacked_after_it_was_normalised_is_refused():
+    envs = VecFrameStack(VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")])), 2)
+    agent = DQN("MlpPolicy", envs, buffer_size=1, device="cpu")
+    one = equirl.symmetry_of("CartPole-v1")
+    two = equirl.Symmetry(
+        type(one.observation).from_generators(one.group, [-np.eye(8)]), one.action
+    )
+    with pytest.raises(ValueError, match=r"shape \(8,\), and its statistics are of \(4,\)"):
+        EquizeroPolicy(agent, two)
 
 
 def test_a_plain_format_without_pickles(trained, tmp_path):
