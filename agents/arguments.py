@@ -30,7 +30,8 @@ class Train:
     env: str
     """Environment id, for instance CartPole-v1 or equirl/Gridworld-v0."""
     algo: str = "dqn"
-    """Algorithm of Stable-Baselines3, by its name in rl-baselines3-zoo: dqn."""
+    """Algorithm, by its name in rl-baselines3-zoo: a2c, ddpg, dqn, ppo, sac or td3; with the extra
+    contrib also ars, crossq, maskable_ppo, qrdqn, tqc or trpo."""
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (0,)
     """Training seeds; one agent each."""
     steps: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None
@@ -48,7 +49,8 @@ class Train:
     eval_episodes: int = 20
     """Episodes of each evaluation."""
     experience: int = 0
-    """How many of the newest transitions in the replay buffer are kept with each checkpoint."""
+    """How many of the newest transitions in the replay buffer are kept with each checkpoint; for
+    algorithms that have one."""
     device: str = "auto"
     """Device of the networks: auto, cpu, cuda."""
     jobs: int = CORES

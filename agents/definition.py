@@ -6,11 +6,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
 import equirl
 from equicore.lab.store import digest
 from equicore.lab.values import read_yaml, to_yaml, whole
 from equirl.agents.arguments import Train
 from equirl.agents.evaluation import Protocol
+from equirl.agents.hyperparameters import algorithm_class, default_file
 from equirl.agents.panel import read_scale
 from equirl.agents.policies import MAKERS
 from equirl.agents.seeds import STUDY_SEED
@@ -69,7 +72,7 @@ class Unit:
 def read_units(file: Path, panel: str, runs: Path) -> list[Unit]:
     """The units of one panel of a study, the longest trainings first.
 
-    Run folders are made in ``runs/setting/environment/dqn``.
+    Run folders are made in ``runs/setting/environment/algorithm``.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -104,20 +107,22 @@ def read_units(file: Path, panel: str, runs: Path) -> list[Unit]:
                 setting,
                 Train(
                     env=entry["env"],
+                    algo=algo,
                     env_kwargs=tuple(
                         f"{k}={to_yaml(v, flow=True)}"
                         for k, v in entry.get("env_kwargs", {}).items()
                     ),
                     seeds=tuple(whole(seed, f"{file.name}: a seed") for seed in chosen["seeds"]),
-                    hyperparameters=file.parent / hyperparameters,
+                    hyperparameters=file.parent / settings_file,
                     output=runs.resolve() / setting / name,
                     checkpoints=whole(chosen["checkpoints"], f"{file.name}: checkpoints"),
                     eval_episodes=5,
-                    experience=protocol.transitions,
+                    experience=_kept(algo, protocol.transitions),
                     device="cpu",
                 ),
             )
-            for setting, hyperparameters in document["settings"].items()
+            for setting, told in document["settings"].items()
+            for algo, settings_file in (_setting(setting, told, file),)
             for name, entry in document["environments"].items()
         ]
         _check_protocol(protocol, file)
@@ -129,6 +134,23 @@ def read_units(file: Path, panel: str, runs: Path) -> list[Unit]:
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file.name} is no definition of a study: {error!r}") from error
     return sorted(units, key=lambda unit: -unit.training.steps)
+
+
+def _setting(name: str, told: Any, file: Path) -> tuple[str, str]:
+    """The algorithm and the file of hyperparameters of a setting; a file alone is one of dqn."""
+    if isinstance(told, str):
+        return "dqn", told
+    if set(told) - {"algo", "hyperparameters"} or "algo" not in told:
+        raise ValueError(
+            f"{file.name}: the setting {name} is a file of hyperparameters, or algo: and maybe "
+            f"hyperparameters:; got {told!r}"
+        )
+    return told["algo"], str(told.get("hyperparameters", default_file(told["algo"])))
+
+
+def _kept(algo: str, transitions: int) -> int:
+    """How many transitions of the replay buffer are kept; rollouts stand in where there is none."""
+    return transitions if issubclass(algorithm_class(algo), OffPolicyAlgorithm) else 0
 
 
 def _check_keys(document: dict[str, Any], file: Path) -> None:

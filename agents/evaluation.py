@@ -13,7 +13,7 @@ import numpy as np
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.type_aliases import PolicyPredictor
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 import equirl
 from equicore.lab.statistics import Returns
@@ -21,6 +21,7 @@ from equirl.agents.policies import CANDIDATES, POLICIES, Subject
 from equirl.agents.saved import SavedAgent
 from equirl.agents.seeds import FIRST_SEED, SELECTION_SEED
 from equirl.agents.selection import Choice, Race
+from equirl.experience import takes_masks
 from equirl.symmetry import Symmetry
 
 Condition = str | int
@@ -43,7 +44,7 @@ class Protocol:
     """What is played.
 
     Attributes:
-        policies: Names, see `equirl.agents.policies.MAKERS`.
+        policies: Names of those that the agents have, see `equirl.agents.policies.MAKERS`.
         episodes: For each policy and condition.
         seed: Of the first episode; the others follow.
         transitions: How many of an agent's lambda's weights learn from.
@@ -98,7 +99,8 @@ def play(
         The returns of each policy, shape (episodes,); and what the race has found, on other
         episodes.
     """
-    names = dict.fromkeys([*protocol.policies, *(protocol.candidates if protocol.race else ())])
+    candidates = subject.fitting(protocol.candidates)
+    names = dict.fromkeys([*protocol.policies, *(candidates if protocol.race else ())])
     policies = {name: subject.policy(name) for name in names}
 
     def returns(name: str, episodes: int, seed: int) -> Returns:
@@ -107,7 +109,7 @@ def play(
     choice = None
     if (race := protocol.race) is not None:
         choice = race.run(
-            protocol.candidates,
+            candidates,
             lambda name, i: returns(name, race.episodes, SELECTION_SEED + i * race.episodes),
         )
     names = dict.fromkeys([*protocol.policies, *([choice.policy] if choice else ())])
@@ -145,6 +147,20 @@ def under(env: gym.Env, condition: Condition) -> gym.Env:
     if condition == "transformed":
         return equirl.RandomSymmetry(env)
     return env if condition == "original" else equirl.SymmetryWrapper(env, element=int(condition))
+
+
+def evaluate(policy: PolicyPredictor, envs: VecEnv, episodes: int) -> tuple[list[float], list[int]]:
+    """Returns and lengths of episodes, as ``evaluate_policy`` gives them, in the order they end.
+
+    A policy that takes masks of actions is given those of the environment, where it has any.
+    """
+    if takes_masks(policy) and envs.has_attr("action_masks"):
+        from sb3_contrib.common.maskable.evaluation import evaluate_policy as with_masks
+
+        found = with_masks(policy, envs, episodes, return_episode_rewards=True)  # type: ignore[arg-type]
+    else:
+        found = evaluate_policy(policy, envs, episodes, return_episode_rewards=True)
+    return found  # type: ignore[return-value]
 
 
 class _Episodes(gym.Wrapper):
@@ -198,7 +214,7 @@ def episode_returns(
         return _Episodes(Monitor(under(agent.make(), condition)), [seed + number for number in own])
 
     envs = DummyVecEnv([partial(make, own) for own in numbers])
-    evaluate_policy(policy, envs, episodes)
+    evaluate(policy, envs, episodes)
     # it lists episodes as they end, the monitors list them as they begin
     played = envs.env_method("get_episode_rewards")
     envs.close()

@@ -3,30 +3,67 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from stable_baselines3 import DQN
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from gymnasium import spaces
+from stable_baselines3.common import noise
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecNormalize
 from torch.nn.modules import activation
 
 from equicore.lab.values import from_yaml, read_yaml, whole
 
-ALGORITHMS: dict[str, type[OffPolicyAlgorithm]] = {"dqn": DQN}
-"""What can be trained; each has a YAML file of its name beside this one."""
+ALGORITHMS = {
+    **dict.fromkeys(("a2c", "ddpg", "dqn", "ppo", "sac", "td3"), "stable_baselines3"),
+    **dict.fromkeys(("ars", "crossq", "maskable_ppo", "qrdqn", "tqc", "trpo"), "sb3_contrib"),
+}
+"""What can be trained, and its package; each has a YAML file of its name beside this one."""
+
+_NAMES = {"crossq": "CrossQ", "maskable_ppo": "MaskablePPO"}
+"""Of classes that are not called as their algorithm in capitals."""
 
 LINEAR = "lin_"
-"""What a learning rate begins with that falls linearly to 0, as in the zoo."""
+"""What a value begins with that falls linearly to 0, as in the zoo."""
+_SCHEDULES = ("learning_rate", "clip_range", "delta_std")
+
+_NOISE = {
+    "normal": noise.NormalActionNoise,
+    "ornstein-uhlenbeck": noise.OrnsteinUhlenbeckActionNoise,
+}
 
 # Of the run, not of the environment: given on the command line.
 _NOT_IN_YAML = {"self", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}
+# Of the training, not of the algorithm's class: keys of the zoo.
+_NOT_OF_CLASS = {"n_timesteps", "n_envs", "normalize", "noise_type", "noise_std"}
 # Classes are written by name, and looked up where torch keeps them.
 _CLASSES = {"activation_fn": activation, "optimizer_class": torch.optim}
-_KNOWN_POLICY_KWARGS = {"net_arch", "normalize_images", "optimizer_kwargs", *_CLASSES}
+# Arguments of policies that are given by Stable-Baselines3, or are classes of a user's own.
+_NOT_OF_POLICY = {"self", "observation_space", "action_space", "lr_schedule", "use_sde"}
+
+
+def algorithm_class(algo: str) -> type[BaseAlgorithm]:
+    """The class of one of `ALGORITHMS`.
+
+    Raises:
+        ValueError: If there is none of this name.
+        ImportError: If its package is not installed.
+    """
+    if algo not in ALGORITHMS:
+        raise ValueError(f"--algo is one of {', '.join(sorted(ALGORITHMS))}; got {algo!r}")
+    try:
+        package = importlib.import_module(ALGORITHMS[algo])
+    except ImportError as error:
+        raise ImportError(
+            f"{algo} is of sb3-contrib, which is not installed: pip install 'equirl[contrib]'"
+        ) from error
+    return getattr(package, _NAMES.get(algo, algo.upper()))
 
 
 def default_file(algo: str) -> Path:
@@ -46,8 +83,10 @@ def load_hyperparameters(
 
     Args:
         env_id: The environment.
-        path: YAML file: environment ids, each with ``n_timesteps``, ``policy`` and arguments of
-            the algorithm's class. A ``learning_rate`` of ``lin_0.001`` falls linearly to 0.
+        path: YAML file: environment ids, each with ``n_timesteps``, ``policy``, arguments of the
+            algorithm's class and, as in the zoo, ``n_envs``, ``normalize`` (true, or arguments of
+            ``VecNormalize``), ``noise_type`` (normal or ornstein-uhlenbeck) and ``noise_std``.
+            A ``learning_rate`` or ``clip_range`` of ``lin_0.001`` falls linearly to 0.
         env_kwargs: Its arguments; an entry for just these goes before that of the environment.
         algo: One of `ALGORITHMS`.
 
@@ -59,6 +98,7 @@ def load_hyperparameters(
         ValueError: If the file is no YAML mapping, does not know the environment, or holds an
             unknown or missing key (a near miss is suggested), or what is no number where one is
             needed.
+        ImportError: If the algorithm's package is not installed.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no hyperparameters at {path}")
@@ -76,33 +116,79 @@ def load_hyperparameters(
     if not isinstance(values, dict):
         raise ValueError(f"{path.name}: the entry of {env_id} must be a mapping; got {values!r}")
     where = f"{path.name}, {env_id}"
-    arguments = inspect.signature(ALGORITHMS[algo].__init__).parameters
-    _check_keys(values, {"n_timesteps", *arguments} - _NOT_IN_YAML, where)
+    kind = algorithm_class(algo)
+    arguments = inspect.signature(kind.__init__).parameters
+    known = {*_NOT_OF_CLASS, *arguments} - _NOT_IN_YAML - {"action_noise"}
+    if "action_noise" not in arguments:
+        known -= {"noise_type", "noise_std"}
+    _check_keys(values, known, where)
     for key in ("n_timesteps", "policy"):
         if key not in values:
             raise ValueError(f"{where}: {key} is missing")
-    policy_kwargs = values.get("policy_kwargs", {})
-    if not isinstance(policy_kwargs, dict):
+    policies = kind.policy_aliases
+    if values["policy"] not in policies:
+        raise ValueError(
+            f"{where}: policy is one of {', '.join(policies)}; got {values['policy']!r}"
+        )
+    typed = {key: _value(key, value, arguments, where) for key, value in values.items()}
+    if ("noise_type" in typed) != ("noise_std" in typed):
+        raise ValueError(f"{where}: noise_type and noise_std belong together; one is missing")
+    if "policy_kwargs" in values:
+        policy_class = policies[values["policy"]]
+        typed["policy_kwargs"] = _policy_kwargs(values["policy_kwargs"], policy_class, where)
+    return typed
+
+
+def _value(key: str, value: Any, arguments: Any, where: str) -> Any:
+    """The value of a key, checked and typed."""
+    what = f"{where}: {key}"
+    if key in ("n_timesteps", "n_envs"):
+        number = whole(value, what)
+        if number < 1:
+            raise ValueError(f"{what} is at least 1; got {number}")
+        return number
+    if key == "normalize":
+        if isinstance(value, dict):
+            _check_keys(value, {*inspect.signature(VecNormalize).parameters} - {"venv"}, what)
+        elif not isinstance(value, bool):
+            raise ValueError(
+                f"{what} must be true, false, or a mapping such as {{norm_reward: false}}; got "
+                f"{value!r} (text is not evaluated)"
+            )
+        return value
+    if key == "noise_type":
+        if value not in _NOISE:
+            raise ValueError(f"{what} is one of {', '.join(_NOISE)}; got {value!r}")
+        return value
+    if key == "noise_std":
+        return _typed(value, float, what)
+    return _rate(value, what) if key in _SCHEDULES else _typed(value, _kind(arguments[key]), what)
+
+
+def _policy_kwargs(given: Any, policy_class: Any, where: str) -> dict[str, Any]:
+    """The arguments of a policy's class, checked."""
+    if not isinstance(given, dict):
         raise ValueError(
             f"{where}: policy_kwargs must be a mapping such as {{net_arch: [64, 64]}}; got "
-            f"{policy_kwargs!r} (text is not evaluated)"
+            f"{given!r} (text is not evaluated)"
         )
-    _check_keys(policy_kwargs, _KNOWN_POLICY_KWARGS, f"{where}, policy_kwargs")
+    known = set(inspect.signature(policy_class).parameters) - _NOT_OF_POLICY
+    known = {name for name in known if "features_extractor" not in name}
+    _check_keys(given, known, f"{where}, policy_kwargs")
     for key, module in _CLASSES.items():
-        if key in policy_kwargs and policy_kwargs[key] not in module.__all__:
-            name = policy_kwargs[key]
+        if key in given and given[key] not in module.__all__:
+            name = given[key]
             raise ValueError(
                 f"{where}: {module.__name__} has no {name!r}{_suggest(str(name), module.__all__)}"
             )
-    typed = {}
-    for key, value in values.items():
-        kind = int if key == "n_timesteps" else _kind(arguments[key])
-        what = f"{where}: {key}"
-        typed[key] = _rate(value, what) if key == "learning_rate" else _typed(value, kind, what)
-    if isinstance(net_arch := policy_kwargs.get("net_arch"), list):
-        sizes = [whole(size, f"{where}: each entry of net_arch") for size in net_arch]
-        typed["policy_kwargs"] = {**policy_kwargs, "net_arch": sizes}
-    return typed
+    sizes = f"{where}: each entry of net_arch"
+    layers = given.get("net_arch")
+    if isinstance(layers, list):
+        return {**given, "net_arch": [whole(size, sizes) for size in layers]}
+    if isinstance(layers, dict):
+        own = {name: [whole(size, sizes) for size in part] for name, part in layers.items()}
+        return {**given, "net_arch": own}
+    return dict(given)
 
 
 def _kind(parameter: inspect.Parameter) -> Any:
@@ -128,7 +214,7 @@ def _typed(value: Any, kind: Any, what: str) -> Any:
 
 
 def _rate(value: Any, what: str) -> Any:
-    """A learning rate, or the text of a schedule of one."""
+    """A number, or the text of a schedule of one."""
     if isinstance(value, str) and value.startswith(LINEAR) and _is_number(value[len(LINEAR) :]):
         return value
     if not _is_number(value):
@@ -143,19 +229,31 @@ def _is_number(value: Any) -> bool:
     return number and math.isfinite(value)
 
 
-def algorithm_arguments(hyperparameters: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of an algorithm's class for hyperparameters of `load_hyperparameters`."""
-    arguments = {key: value for key, value in hyperparameters.items() if key != "n_timesteps"}
-    rate = arguments.get("learning_rate")
-    if isinstance(rate, str):
-        start = float(rate.removeprefix(LINEAR))
-        arguments["learning_rate"] = LinearSchedule(start, 0.0, 1.0)
+def algorithm_arguments(
+    hyperparameters: dict[str, Any], action_space: spaces.Space | None = None
+) -> dict[str, Any]:
+    """The arguments of an algorithm's class for hyperparameters of `load_hyperparameters`.
+
+    Args:
+        hyperparameters: See there.
+        action_space: For the shape of noise, where there is noise.
+    """
+    arguments = {k: value for k, value in hyperparameters.items() if k not in _NOT_OF_CLASS}
+    for key in _SCHEDULES:
+        if isinstance(rate := arguments.get(key), str):
+            arguments[key] = LinearSchedule(float(rate.removeprefix(LINEAR)), 0.0, 1.0)
     policy_kwargs = dict(arguments.get("policy_kwargs", {}))
     for key in policy_kwargs.keys() & _CLASSES.keys():
         policy_kwargs[key] = getattr(_CLASSES[key], policy_kwargs[key])
     arguments["policy_kwargs"] = policy_kwargs
     if isinstance(arguments.get("train_freq"), list):
         arguments["train_freq"] = tuple(arguments["train_freq"])
+    if "noise_type" in hyperparameters:
+        if not isinstance(action_space, spaces.Box):
+            raise ValueError(f"noise is added to actions in a Box; these are in {action_space}")
+        deviation = np.full(action_space.shape, hyperparameters["noise_std"])
+        kind: Any = _NOISE[hyperparameters["noise_type"]]
+        arguments["action_noise"] = kind(np.zeros_like(deviation), deviation)
     return arguments
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, get_args
@@ -11,11 +12,14 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import PolicyPredictor
 
 import equirl
-from equicore import MLPWeight
+from equicore import MLPWeight, WeightedMean
 from equirl.agents.arguments import PolicyName
 from equirl.agents.saved import SavedAgent
 from equirl.agents.seeds import ROLLOUT_SEED
+from equirl.algorithms import head_of
 from equirl.experience import Experience, rollout_experience
+from equirl.heads import DiscreteHead
+from equirl.symmetrized import SymmetrizedPolicy
 from equirl.symmetry import Symmetry
 
 CANDIDATES: tuple[PolicyName, ...] = get_args(PolicyName)
@@ -76,8 +80,26 @@ class Subject:
         )
 
     def policy(self, name: str) -> PolicyPredictor:
-        """The agent under a policy of `MAKERS`."""
-        return MAKERS[name](self)
+        """The agent under a policy of `MAKERS`.
+
+        Raises:
+            ValueError: If there is no such policy of this agent.
+        """
+        try:
+            return MAKERS[name](self)
+        except TypeError as error:
+            raise ValueError(f"{name} of {self.agent.name}: {error}") from error
+
+    def fitting(self, names: Iterable[str]) -> list[str]:
+        """Those of some policies that this agent has, without those that are others over again.
+
+        An agent that does not value views (ARS) has no equizero. What is left unnormalised
+        (``_raw``) differs for discrete actions only.
+        """
+        head = head_of(self.model)
+        without = set() if head.values_views else {"equizero", "equizero_raw"}
+        without |= set() if isinstance(head, DiscreteHead) else {"equitune_raw", "equizero_raw"}
+        return [name for name in names if name not in without]
 
     def familiarity(self, source: Literal["replay", "rollouts"]) -> MLPWeight:
         """A weight network that knows the states of the replay buffer, or of rollouts."""
@@ -104,13 +126,29 @@ def _by_temporal_difference(subject: Subject) -> PolicyPredictor:
     return policy
 
 
+def _blended(subject: Subject) -> PolicyPredictor:
+    """The mean of continuous actions, weighted by familiarity, in place of the heaviest one."""
+    chosen = equirl.LambdaEquitunePolicy(
+        subject.model, subject.symmetry, subject.familiarity("replay")
+    )
+    reduce = WeightedMean(chosen.weight)
+    return SymmetrizedPolicy(subject.model, subject.symmetry, head_of(subject.model), reduce)
+
+
+def _averaged(subject: Subject) -> PolicyPredictor:
+    with warnings.catch_warnings():  # that it averages actions: tables show what comes of it
+        warnings.filterwarnings("ignore", "equitune averages actions")
+        return equirl.EquitunePolicy(subject.model, subject.symmetry)
+
+
 MAKERS: dict[str, Callable[[Subject], PolicyPredictor]] = {
     "plain": lambda s: s.model,
-    "equitune": lambda s: equirl.EquitunePolicy(s.model, s.symmetry),
+    "equitune": lambda s: _averaged(s),
     "equizero": lambda s: equirl.EquizeroPolicy(s.model, s.symmetry),
     "equitune_raw": lambda s: equirl.EquitunePolicy(s.model, s.symmetry, normalize=None),
     "equizero_raw": lambda s: equirl.EquizeroPolicy(s.model, s.symmetry, normalize=None),
     "lambda": lambda s: equirl.LambdaEquitunePolicy(s.model, s.symmetry, s.familiarity("replay")),
+    "lambda_blend": _blended,
     "lambda_rollouts": lambda s: _by_familiarity(s, "rollouts"),
     "lambda_replay": lambda s: _by_familiarity(s, "replay"),
     "lambda_td": _by_temporal_difference,

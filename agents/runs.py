@@ -5,10 +5,12 @@ results/runs/dqn/CartPole-v1_0/        the environment and the seed
     best_model.zip                     the agent that was best in evaluation
     rl_model_5000_steps.zip            a checkpoint
     rl_model_5000_steps.safetensors    the newest of its replay buffer, if asked for
+    rl_model_vecnormalize_5000_steps.pkl   what normalises its observations, if something does
     evaluations.npz                    returns at each checkpoint
     0.monitor.csv, progress.csv        episodes and training statistics; also for TensorBoard
     CartPole-v1/config.yml             hyperparameters
     CartPole-v1/args.yml               environment, seed, steps
+    CartPole-v1/vecnormalize.pkl       what normalises the finished agent's observations
 """
 
 from __future__ import annotations
@@ -64,6 +66,15 @@ class RunFolder:
     def experience(self, steps: int) -> Path:
         """The newest transitions of the replay buffer at a checkpoint."""
         return self.checkpoint(steps).with_suffix(".safetensors")
+
+    def statistics(self, steps: int) -> Path:
+        """What ``VecNormalize`` has learned at a checkpoint, as Stable-Baselines3 names it."""
+        return self.path / f"rl_model_vecnormalize_{steps}_steps.pkl"
+
+    @property
+    def final_statistics(self) -> Path:
+        """What ``VecNormalize`` has learned in all the training."""
+        return self.path / _file_name(self.env_id) / "vecnormalize.pkl"
 
     def checkpoints(self) -> list[tuple[int, Path]]:
         """All checkpoints as (environment steps, file), in that order."""

@@ -18,10 +18,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from filelock import FileLock, Timeout
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, make_output_format
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 import equirl
 from equicore.lab.command import check_least, check_several
@@ -31,8 +33,8 @@ from equicore.lab.store import check_claim, claim, replacing
 from equirl.agents.arguments import Train
 from equirl.agents.cli import run
 from equirl.agents.hyperparameters import (
-    ALGORITHMS,
     algorithm_arguments,
+    algorithm_class,
     default_file,
     load_hyperparameters,
     parse_env_kwargs,
@@ -40,7 +42,7 @@ from equirl.agents.hyperparameters import (
 from equirl.agents.resume import Evaluations, restore, write_resume
 from equirl.agents.runs import RunFolder
 from equirl.agents.seeds import TRAINING_EVALUATION_SEED
-from equirl.experience import replay_experience
+from equirl.experience import replay_experience, takes_masks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +83,30 @@ class Training:
         """The environment."""
         return gym.make(self.arguments.env, **self.env_kwargs)
 
+    def make_envs(self, leg: int | None = None) -> VecEnv:
+        """The environments of the training, side by side, normalised if they are to be.
+
+        Args:
+            leg: Names the files of their episodes; none are written when omitted.
+        """
+
+        def make(i: int) -> gym.Env:
+            name = f"{leg}_{i}" if number > 1 else str(leg)
+            file = None if leg is None else str(self.folder.path / name)  # .monitor.csv
+            return Monitor(self.make_env(), file)
+
+        number = self.hyperparameters.get("n_envs", 1)
+        return self.normalized(DummyVecEnv([functools.partial(make, i) for i in range(number)]))
+
+    def normalized(self, envs: VecEnv, **changes: Any) -> VecEnv:
+        """Environments as the agent sees them."""
+        given = self.hyperparameters.get("normalize", False)
+        if not given:
+            return envs
+        own = given if isinstance(given, dict) else {}
+        gamma = {k: self.hyperparameters[k] for k in ("gamma",) if k in self.hyperparameters}
+        return VecNormalize(envs, **{**gamma, **own, **changes})
+
 
 def plan(arguments: Train) -> list[Training]:
     """Check everything that can be checked before work starts, and list the trainings.
@@ -90,8 +116,11 @@ def plan(arguments: Train) -> list[Training]:
         FileExistsError: If a run folder holds another run.
     """
     check_several(arguments, "seeds")
-    if arguments.algo not in ALGORITHMS:
-        raise ValueError(f"--algo is one of {', '.join(ALGORITHMS)}; got {arguments.algo!r}")
+    kind = algorithm_class(arguments.algo)
+    if arguments.experience and not issubclass(kind, OffPolicyAlgorithm):
+        raise ValueError(
+            f"--experience keeps transitions of a replay buffer, and {arguments.algo} has none"
+        )
     if not all(0 <= seed < TRAINING_EVALUATION_SEED for seed in arguments.seeds):
         raise ValueError(f"seeds must be 0..{TRAINING_EVALUATION_SEED - 1}; got {arguments.seeds}")
     check_least(arguments, checkpoints=1, eval_episodes=1, jobs=1, experience=0, eval_freq=1)
@@ -118,8 +147,11 @@ def plan(arguments: Train) -> list[Training]:
     for seed in arguments.seeds:
         folder = RunFolder.of(arguments.output, arguments.algo, arguments.env, seed)
         trainings.append(Training(arguments, env_kwargs, seed, steps, hyperparameters, folder))
+    smallest = {"buffer_size": 1} if issubclass(kind, OffPolicyAlgorithm) else {}
     try:
-        _new_agent(trainings[0], buffer_size=1)
+        trial = _new_agent(trainings[0], **smallest)
+        if takes_masks(trial) and not trial.get_env().has_attr("action_masks"):
+            raise ValueError("the environment has no action_masks(), by which it learns")
     except Exception as error:  # whatever SB3 and torch raise for what they cannot use
         raise ValueError(
             f"no {arguments.algo} can be made of {file.name}, {bare_id}, on "
@@ -174,20 +206,25 @@ def _train_legs(training: Training) -> None:
             _write_leg(model, training, number, ends[number], evaluations)
     finally:
         model.logger.close()
-    with replacing(folder.final_agent) as temporary:
-        model.save(temporary)
+    _save(model, folder.final_agent, folder.final_statistics)
     folder.resume_file.unlink(missing_ok=True)
 
 
-class _Leg(BaseCallback):
-    """Keeps the schedules those of the whole training."""
+class _Whole(BaseCallback):
+    """Lets a leg's schedules be those of the whole training."""
 
     def __init__(self, total: int) -> None:
         super().__init__()
         self.total = total
 
     def _on_training_start(self) -> None:
-        self.model._total_timesteps = self.total
+        def update(steps: int, _: int) -> None:
+            self.model._current_progress_remaining = 1 - steps / self.total
+
+        self.model._update_current_progress_remaining = update  # type: ignore[method-assign]
+
+    def _on_training_end(self) -> None:
+        del self.model._update_current_progress_remaining
 
     def _on_step(self) -> bool:
         return True
@@ -198,36 +235,50 @@ def derived_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0] % 2**31)
 
 
-def _train_leg(model: OffPolicyAlgorithm, training: Training, number: int, end: int) -> None:
-    env = Monitor(training.make_env(), str(training.folder.path / str(number)))  # .monitor.csv
-    model.set_env(env, force_reset=True)
+def _train_leg(model: BaseAlgorithm, training: Training, number: int, end: int) -> None:
+    envs = training.make_envs(number)
+    _share_statistics(model, envs)
+    model.set_env(envs, force_reset=True)
+    if (noise := getattr(model, "action_noise", None)) is not None:
+        noise.reset()
     # Everything random in this leg follows from (seed, leg), whatever came before it.
     model.set_random_seed(derived_seed(training.seed, number))
     if end > model.num_timesteps:  # a long rollout may have passed it
-        model.learn(end - model.num_timesteps, _Leg(training.steps), reset_num_timesteps=False)
-    env.close()
+        model.learn(end - model.num_timesteps, _Whole(training.steps), reset_num_timesteps=False)
+    envs.close()
 
 
-def _evaluate(model: OffPolicyAlgorithm, training: Training, before: Evaluations) -> Evaluations:
+def _share_statistics(model: BaseAlgorithm, envs: VecEnv) -> None:
+    """Let environments be normalised by the statistics of those that the agent has had so far."""
+    before = model.get_vec_normalize_env()
+    if before is None or not isinstance(envs, VecNormalize):
+        return
+    envs.ret_rms = before.ret_rms
+    if before.norm_obs:
+        envs.obs_rms = before.obs_rms
+
+
+def _evaluate(model: BaseAlgorithm, training: Training, before: Evaluations) -> Evaluations:
     env = Monitor(training.make_env())
     env.reset(seed=TRAINING_EVALUATION_SEED + training.seed)
-    evaluations = before.after(model, env)
-    env.close()
+    envs = training.normalized(DummyVecEnv([lambda: env]), training=False, norm_reward=False)
+    _share_statistics(model, envs)
+    evaluations = before.after(model, envs)
+    envs.close()
     return evaluations
 
 
 def _write_leg(
-    model: OffPolicyAlgorithm, training: Training, number: int, end: int, evaluations: Evaluations
+    model: BaseAlgorithm, training: Training, number: int, end: int, evaluations: Evaluations
 ) -> None:
     folder = training.folder
-    with replacing(folder.checkpoint(end)) as temporary:
-        model.save(temporary)
+    _save(model, folder.checkpoint(end), folder.statistics(end))
     if kept := training.arguments.experience:
+        assert isinstance(model, OffPolicyAlgorithm)  # see `plan`
         replay_experience(model, kept).save(folder.experience(end))
     means = evaluations.results.mean(axis=1)
     if means[-1] > means[:-1].max(initial=-np.inf):
-        with replacing(folder.path / "best_model.zip") as temporary:
-            model.save(temporary)
+        _save(model, folder.path / "best_model.zip", folder.path / "best_model_vecnormalize.pkl")
     with replacing(folder.path / "evaluations.npz") as temporary:
         np.savez(temporary, **dataclasses.asdict(evaluations))
     write_resume(model, folder.resume_file, number + 1, evaluations)
@@ -235,12 +286,20 @@ def _write_leg(
         print(f"{folder.path.name}: {end:,} steps, mean return {means[-1]:.1f}", flush=True)
 
 
-def _new_agent(training: Training, **changes: Any) -> OffPolicyAlgorithm:
-    given = training.arguments
-    arguments = algorithm_arguments(training.hyperparameters) | changes
-    return ALGORITHMS[given.algo](
-        env=training.make_env(), seed=training.seed, device=given.device, **arguments
-    )
+def _save(model: BaseAlgorithm, file: Path, statistics: Path) -> None:
+    """Write an agent, and before it what normalises its observations, if something does."""
+    if (normalize := model.get_vec_normalize_env()) is not None:
+        with replacing(statistics) as temporary:
+            normalize.save(str(temporary))
+    with replacing(file) as temporary:
+        model.save(temporary)
+
+
+def _new_agent(training: Training, **changes: Any) -> Any:
+    given, envs = training.arguments, training.make_envs()
+    arguments = algorithm_arguments(training.hyperparameters, envs.action_space) | changes
+    kind: Any = algorithm_class(given.algo)
+    return kind(env=envs, seed=training.seed, device=given.device, **arguments)
 
 
 def _logger(folder: Path, suffix: str) -> Logger:

@@ -144,6 +144,11 @@ class Gridworld(gym.Env):
         reward = self.success_reward if reached else -self.step_cost
         return self._observe(), float(reward), reached, False, {"is_success": reached}
 
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which moves do not lead against the wall, shape (4,), for agents that take masks."""
+        moved = self.agent + MOVES
+        return ((moved >= 0) & (moved < self.n)).all(axis=1)
+
     def render(self) -> NDArray[np.uint8] | str | None:
         """A picture (32 pixels a cell), a text of n lines, or None if shown in a window."""
         if self.render_mode == "ansi":

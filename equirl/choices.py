@@ -113,6 +113,13 @@ class Choices(Representation):
         }
 
 
+def on_options(action: Representation, space: spaces.Space) -> Representation:
+    """How a group that acts on actions acts on numbers for their options, as values and masks."""
+    options = options_of(space)
+    assert options is not None
+    return action if isinstance(space, spaces.Discrete) else Choices.of(action, options).entries
+
+
 def options_of(space: spaces.Space) -> tuple[int, ...] | None:
     """How many options each choice of an action has; None for other actions than choices."""
     if isinstance(space, spaces.Discrete):

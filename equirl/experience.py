@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -175,8 +176,11 @@ def rollout_experience(
     see = seen_by(model)
     before = see(envs.reset())
     lived = []
+    masked = takes_masks(model) and envs.has_attr("action_masks")
+    predict: Any = model.predict
     for _ in range(-(-steps // n_envs)):
-        actions, _ = model.predict(before, deterministic=True)
+        masks = {"action_masks": np.stack(envs.env_method("action_masks"))} if masked else {}
+        actions, _ = predict(before, deterministic=True, **masks)
         after, rewards, dones, infos = envs.step(actions)
         assert isinstance(after, np.ndarray)  # a Symmetry acts on Box observations only
         after = see(after)
@@ -191,6 +195,12 @@ def rollout_experience(
     stacked = [np.stack(part) for part in zip(*lived, strict=True)]
     stacked[-1][-1] = True
     return _one_after_the_other(*stacked)
+
+
+def takes_masks(model: Any) -> bool:
+    """Whether an agent, or a policy around it, is told which actions are allowed."""
+    policy = getattr(model, "policy", model)  # a symmetrised policy takes what its agent does
+    return "action_masks" in inspect.signature(policy.predict).parameters
 
 
 def random_experience(env: gym.Env, steps: int, seed: int, hold: int = 1) -> Experience:

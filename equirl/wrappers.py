@@ -7,7 +7,7 @@ equivariant policy does as well in it as in the original. Rendering shows the or
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -19,6 +19,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 
 from equicore import Permutation, Representation
+from equirl.choices import on_options
 from equirl.registry import symmetry_of
 from equirl.symmetry import Symmetry
 
@@ -67,6 +68,18 @@ class SymmetryWrapper(gym.Wrapper, RecordConstructorArgs):
             action = self._actions.act(self.symmetry.group.inverse(self.element), action)
         observation, reward, terminated, truncated, info = self.env.step(action)
         return self._seen(observation), reward, terminated, truncated, info
+
+    @property
+    def action_masks(self) -> Callable[[], NDArray[np.bool_]]:
+        """What tells which actions are allowed as they are seen, where the environment does."""
+        of_env = self.env.get_wrapper_attr("action_masks")
+        options = on_options(self.symmetry.action, self.action_space)
+
+        def masks() -> NDArray[np.bool_]:
+            own = np.asarray(of_env(), dtype=bool)
+            return options.act(self.element, torch.from_numpy(own.ravel())[None]).numpy()[0]
+
+        return masks
 
     def _seen(self, observation: Any) -> Any:
         if self.element == self.symmetry.group.identity:

@@ -1,14 +1,17 @@
 import re
+import sys
 
 import gymnasium
 import pytest
 import torch
 import yaml
 from stable_baselines3 import DQN
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from equirl.agents.hyperparameters import (
     ALGORITHMS,
     algorithm_arguments,
+    algorithm_class,
     default_file,
     load_hyperparameters,
     parse_env_kwargs,
@@ -38,15 +41,55 @@ def write(tmp_path):
 
 
 @pytest.mark.parametrize(("algo", "setting"), SHIPPED)
+@pytest.mark.filterwarnings("ignore:builtin type [sS]wig")  # of box2d's bindings
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")  # the zoo's own
 def test_shipped_hyperparameters_make_an_agent(algo, setting):
     env_id, env_kwargs = split(setting)
     assert setting_name(env_id, env_kwargs) == setting
     hyperparameters = load_hyperparameters(env_id, default_file(algo), env_kwargs, algo)
-    env = gymnasium.make(env_id, **env_kwargs)
-    arguments = {**algorithm_arguments(hyperparameters), "buffer_size": 1}
-    model = ALGORITHMS[algo](env=env, device="cpu", **arguments)
-    assert model.gamma == hyperparameters["gamma"]
-    assert model.policy.net_arch == hyperparameters["policy_kwargs"]["net_arch"]
+    env = DummyVecEnv(
+        [lambda: gymnasium.make(env_id, **env_kwargs)] * hyperparameters.get("n_envs", 1)
+    )
+    arguments = algorithm_arguments(hyperparameters, env.action_space)
+    if "buffer_size" in hyperparameters:
+        arguments["buffer_size"] = env.num_envs
+    model = algorithm_class(algo)(env=env, device="cpu", **arguments)
+    for name in ("gamma", "n_steps", "batch_size"):
+        assert getattr(model, name, None) == hyperparameters.get(name, getattr(model, name, None))
+    if layers := hyperparameters.get("policy_kwargs", {}).get("net_arch"):
+        assert model.policy.net_arch == layers
+    env.close()
+
+
+def test_keys_of_the_zoo_are_checked(write):
+    start = "E-v0: {n_timesteps: 1, policy: MlpPolicy, "
+    for rest, message in (
+        ("n_envs: 0}", "n_envs is at least 1; got 0"),
+        ('normalize: "dict(norm_obs=True)"}', "text is not evaluated"),
+        ("normalize: {norm_obz: true}}", "unknown key 'norm_obz', did you mean 'norm_obs'"),
+        ("noise_type: normal}", "noise_type and noise_std belong together"),
+        ("noise_type: pink, noise_std: 0.1}", "noise_type is one of normal, ornstein-uhlenbeck"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            load_hyperparameters("E-v0", write(start + rest), algo="sac")
+    with pytest.raises(ValueError, match="unknown key 'noise_type'"):
+        path = write(start + "noise_type: normal, noise_std: 0.1}")
+        load_hyperparameters("E-v0", path, algo="ppo")
+
+
+def test_noise_has_the_shape_of_actions(write):
+    path = write("E-v0: {n_timesteps: 1, policy: MlpPolicy, noise_type: normal, noise_std: 0.25}")
+    hyperparameters = load_hyperparameters("E-v0", path, algo="td3")
+    noise = algorithm_arguments(hyperparameters, gymnasium.spaces.Box(-1, 1, (3,)))["action_noise"]
+    assert noise._sigma.tolist() == [0.25] * 3
+    with pytest.raises(ValueError, match="noise is added to actions in a Box"):
+        algorithm_arguments(hyperparameters, gymnasium.spaces.Discrete(2))
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sb3_contrib", None)
+    with pytest.raises(ImportError, match=r"tqc is of sb3-contrib.*'equirl\[contrib\]'"):
+        algorithm_class("tqc")
 
 
 def test_entry_of_a_setting_goes_before_that_of_the_environment(write):

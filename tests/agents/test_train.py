@@ -215,7 +215,8 @@ def test_other_hyperparameters_are_another_run(tiny_train, tiny_runs, tiny_yaml,
         ({"seeds": (1, 1)}, "--seeds has 1 more than once"),
         ({"seeds": (-1,)}, "seeds must be"),
         ({"seeds": (1_000_000,)}, r"seeds must be 0\.\.999999"),
-        ({"algo": "ppo"}, "--algo is one of dqn; got 'ppo'"),
+        ({"algo": "reinforce"}, "--algo is one of a2c, ars, .*, trpo; got 'reinforce'"),
+        ({"algo": "ppo", "experience": 9}, "transitions of a replay buffer, and ppo has none"),
         ({"experience": -1}, "--experience must be at least 0; got -1"),
         ({"checkpoints": 0}, "--checkpoints must be at least 1"),
         ({"steps": 2}, "2 steps are too few for 3 checkpoints"),
@@ -231,13 +232,22 @@ def test_wrong_arguments_are_refused_before_anything_is_written(tiny_train, chan
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
-    [("policy: MlpPolicy", "policy: MlpPolcy"), ("net_arch: [16]", "net_arch: big")],
+    ("old", "new", "message"),
+    [
+        (
+            "policy: MlpPolicy",
+            "policy: MlpPolcy",
+            r"policy is one of MlpPolicy, .*; got 'MlpPolcy'",
+        ),
+        ("net_arch: [16]", "net_arch: big", r"no dqn can be made of wrong\.yaml"),
+    ],
 )
-def test_hyperparameters_that_make_no_agent_are_refused(tiny_train, tiny_yaml, tmp_path, old, new):
+def test_hyperparameters_that_make_no_agent_are_refused(
+    tiny_train, tiny_yaml, tmp_path, old, new, message
+):
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(tiny_yaml.read_text().replace(old, new))
-    with pytest.raises(ValueError, match=r"no dqn can be made of wrong\.yaml"):
+    with pytest.raises(ValueError, match=message):
         plan(dataclasses.replace(tiny_train, hyperparameters=wrong))
     assert not tiny_train.output.exists()
 
