@@ -124,7 +124,8 @@ class Compare:
     device: str = "auto"
     """Device of the networks: auto, cpu, cuda."""
     output: Path | None = None
-    """Folder for returns.csv, table.md and the figures; nothing is written when omitted."""
+    """Folder for report.html, returns.csv, table.md and the figures; nothing is written when
+    omitted."""
     jobs: int = CORES
     """Processes."""
 

@@ -37,10 +37,28 @@ from equirl.agents.evaluation import (
 from equirl.agents.hyperparameters import parse_env_kwargs
 from equirl.agents.plot import COLUMNS, as_array, plot_returns, read_comparison
 from equirl.agents.policies import CANDIDATES, POLICIES, Subject
+from equirl.agents.report import write_report
 from equirl.agents.saved import SavedAgent, find_agents, told_apart
 from equirl.agents.seeds import ROLLOUT_SEED
 from equirl.agents.selection import Race
 from equirl.agents.verdicts import RANDOM, Chosen, advice, cautions, verdicts
+from equirl.agents.video import film
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """All that a comparison says, in lines of plain words; see `equirl.agents.verdicts`."""
+
+    checks: Sequence[str]
+    chosen: Sequence[str]
+    verdicts: Sequence[str]
+    cautions: Sequence[str]
+    advice: Sequence[str]
+
+    @property
+    def lines(self) -> list[str]:
+        """All of them, in the order of table.md."""
+        return [*self.checks, *self.chosen, *self.verdicts, *self.cautions, *self.advice]
 
 
 def compare(
@@ -52,15 +70,28 @@ def compare(
         A row for each episode, with the columns of `equirl.agents.plot.COLUMNS`, among them those
         of random actions; and what was chosen for each agent and condition, if anything was.
     """
+    return play_all(fit(agents, protocol, workers, device), protocol, workers)
+
+
+def fit(
+    agents: Sequence[SavedAgent], protocol: Protocol, workers: Workers, device: str = "auto"
+) -> list[Subject]:
+    """The agents, with the weights that their lambda policies have learned."""
     subjects = [Subject(agent, protocol.transitions, device) for agent in agents]
     fitted = workers.map([functools.partial(_fit, s) for s in subjects], "learning weights")
-    plays = [
-        functools.partial(_play, dataclasses.replace(subject, weights=weights), c, protocol)
+    return [
+        dataclasses.replace(subject, weights=weights)
         for subject, weights in zip(subjects, fitted, strict=True)
-        for c in CONDITIONS
     ]
+
+
+def play_all(
+    subjects: Sequence[Subject], protocol: Protocol, workers: Workers
+) -> tuple[pd.DataFrame, list[Chosen]]:
+    """What `compare` returns, of agents whose weights have learned."""
+    plays = [functools.partial(_play, s, c, protocol) for s in subjects for c in CONDITIONS]
     tables, chosen = zip(*workers.map(plays, "playing"), strict=True)
-    settings = {agent.setting: agent for agent in agents}
+    settings = {subject.agent.setting: subject.agent for subject in subjects}
     drawn = [functools.partial(play_at_random, agent, protocol) for agent in settings.values()]
     at_random = dict(zip(settings, workers.map(drawn, "random actions"), strict=True))
     order = [*protocol.policies, "selected", RANDOM].index
@@ -85,6 +116,7 @@ def _play(
     """The returns of an agent's policies, with `COLUMNS`; and which was chosen."""
     agent = subject.agent
     budget = subject.budget
+    protocol = dataclasses.replace(protocol, policies=tuple(subject.fitting(protocol.policies)))
     played, choice = play(subject, condition, protocol)
     returns = {name: played[name] for name in protocol.policies}
     chosen = None
@@ -148,23 +180,41 @@ def conclusions(
         chosen: What was selected.
         checks: What the checks of the symmetries say, see `equirl.agents.checked`.
     """
-    lines, cautious = [*checks, *(choice.words for choice in chosen)], cautions(returns)
-    return [*lines, *verdicts(summary), *cautious, *advice(summary, chosen, cautious)]
+    return findings(returns, summary, chosen, checks).lines
+
+
+def findings(
+    returns: pd.DataFrame,
+    summary: pd.DataFrame,
+    chosen: Sequence[Chosen] = (),
+    checks: Sequence[str] = (),
+) -> Findings:
+    """What `conclusions` says, kind by kind."""
+    cautious = cautions(returns)
+    words = [choice.words for choice in chosen]
+    return Findings(checks, words, verdicts(summary), cautious, advice(summary, chosen, cautious))
+
+
+def explained(returns: pd.DataFrame) -> str:
+    """How much was played, and what the intervals are."""
+    seeds = ", ".join(str(int(seed)) for seed in sorted(returns.seed.dropna().unique()))
+    return (
+        f"{returns.episode.nunique()} episodes for each agent, policy and condition"
+        + (f"; training seeds {seeds}" if seeds else "")
+        + ". Estimates with 95 % intervals: of a bootstrap over agents and episodes, and of means "
+        "of one agent Student's. IQM is the mean of the middle half of the episodes. Differences "
+        "are paired: episode k begins with the same seed for every policy."
+    )
 
 
 def write_comparison(
     folder: Path, returns: pd.DataFrame, lines: Sequence[str], summary: pd.DataFrame, command: str
 ) -> None:
     """Write table.md, which names the command that reproduces it, returns.csv and the figures."""
-    seeds = ", ".join(str(int(seed)) for seed in sorted(returns.seed.dropna().unique()))
     parts = [
         "# Returns of plain and symmetrised policies",
         f"`{command}`, equirl {equirl.__version__}",
-        f"{returns.episode.nunique()} episodes for each agent, policy and condition"
-        + (f"; training seeds {seeds}" if seeds else "")
-        + ". Estimates with 95 % intervals: of a bootstrap over agents and episodes, and of means "
-        "of one agent Student's. IQM is the mean of the middle half of the episodes. Differences "
-        "are paired: episode k begins with the same seed for every policy.",
+        explained(returns),
         frame_markdown(summary),
         "\n".join(f"- {line}" for line in lines),
     ]
@@ -213,10 +263,19 @@ def main(arguments: Compare) -> None:
         for agent in find_agents(path, arguments.env, env_kwargs, arguments.checkpoints)
     ]
     agents = told_apart(agents)
+    algorithms: dict[tuple[str, int], str] = {}
     for i, agent in enumerate(agents):
-        steps = agent.load().num_timesteps
-        agents[i] = dataclasses.replace(agent, budget=agent.budget or steps)
+        model = agent.load()
+        budget = agent.budget or model.num_timesteps
+        agents[i] = dataclasses.replace(agent, budget=budget)
         agent.symmetry()
+        kind = type(model).__name__.removeprefix("Loaded")
+        first = algorithms.setdefault((agent.setting, budget), kind)
+        if kind != first:  # they would be seeds of one mean
+            raise ValueError(
+                f"agents of {first} and {kind} for {agent.setting}, {budget:,} steps, have "
+                "no mean in common; compare those of each algorithm by a command of its own"
+            )
     files = {"settings.yml": settings_of(arguments, agents)}
     if arguments.output is not None:
         check_claim(arguments.output, files)
@@ -229,16 +288,30 @@ def main(arguments: Compare) -> None:
     )
     checks = checks_of((agent.env_id, agent.env_kwargs) for agent in agents)
     print(*checks, "", sep="\n")
-    returns, chosen = compare(agents, protocol, Workers(arguments.jobs), arguments.device)
+    workers = Workers(arguments.jobs)
+    subjects = fit(agents, protocol, workers, arguments.device)
+    returns, chosen = play_all(subjects, protocol, workers)
     summary = summarize(returns)
-    lines = conclusions(returns, summary, chosen, checks)
-    report(summary, lines)
+    found = findings(returns, summary, chosen, checks)
+    report(summary, found.lines)
     if arguments.output is not None:
         claim(arguments.output, files)
         names = [path.name for path in arguments.agents]
         without = ("agents", "output", "device", "jobs")
         command = command_line("equirl compare", arguments, without, names)
-        write_comparison(arguments.output, returns, lines, summary, command)
+        write_comparison(arguments.output, returns, found.lines, summary, command)
+        page = functools.partial(
+            write_report,
+            arguments.output,
+            returns,
+            summary,
+            found,
+            seed=protocol.seed,
+            played=explained(returns),
+            command=command,
+        )
+        page({})  # what draws may end the process
+        page(film(subjects, returns, protocol.seed, workers))
         print(f"\nwritten to {arguments.output}")
 
 

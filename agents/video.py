@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
+import io
 import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
+import pandas as pd
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 from stable_baselines3.common.type_aliases import PolicyPredictor
@@ -15,14 +21,22 @@ from tqdm import tqdm
 
 import equirl
 from equicore.lab.command import check_least, check_several
+from equicore.lab.jobs import Workers
 from equicore.lab.store import check_writable, replacing
 from equirl.agents.arguments import Video
 from equirl.agents.cli import run
 from equirl.agents.evaluation import check_seed, parse_condition, under
-from equirl.agents.plot import STYLES
+from equirl.agents.plot import STYLES, drawn
 from equirl.agents.policies import Subject
 from equirl.agents.saved import SavedAgent, find_agent
 from equirl.envs.gridworld import Gridworld
+
+Tasks = dict[tuple[str, str], Callable[[], bytes | str]]
+Videos = Mapping[str, Mapping[str, bytes | str]]
+"""For each environment and policy a GIF, or the reason why there is none."""
+
+FILM = {"width": 240, "most": 200, "size": 1_000_000}
+"""Pixels, pictures and bytes of a video, at most."""
 
 CAPTION = 30  # pixels above each pane: two lines
 GAP = 8  # pixels between panes
@@ -70,18 +84,32 @@ def picture(env: gym.Env, caption: str, width: int) -> Image.Image:
 
 
 def play_episode(
-    policy: PolicyPredictor, env: gym.Env, seed: int, name: str, width: int
+    policy: PolicyPredictor,
+    env: gym.Env,
+    seed: int,
+    name: str,
+    width: int,
+    most: int | None = None,
 ) -> list[Image.Image]:
-    """The pictures of one episode, from the first state to the last, with the return so far."""
+    """The pictures of one episode, from the first state to the last, with the return so far.
+
+    An episode of more than ``most`` pictures, an even number, is shown by at most that many: every
+    second step, or every fourth, and so on, and the last.
+    """
     observation, _ = env.reset(seed=seed)
     episode_return, done = 0.0, False
+    step, every = 0, 1
     pictures = [picture(env, f"{name}\nreturn 0", width)]
     while not done:
         action, _ = policy.predict(observation, deterministic=True)
         action = np.asarray(action)[()]  # a number, as of the space's own sample, no array of one
         observation, reward, terminated, truncated, _ = env.step(action)
         episode_return, done = episode_return + float(reward), terminated or truncated
-        pictures.append(picture(env, f"{name}\nreturn {episode_return:g}", width))
+        step += 1
+        if done or step % every == 0:
+            pictures.append(picture(env, f"{name}\nreturn {episode_return:g}", width))
+        if most is not None and len(pictures) > most:
+            pictures, every = pictures[::2], 2 * every
     return pictures
 
 
@@ -99,16 +127,103 @@ def side_by_side(panes: list[list[Image.Image]]) -> list[Image.Image]:
     return frames
 
 
-def write_gif(frames: list[Image.Image], fps: float, path: Path) -> None:
-    """Write pictures of one size as a GIF of 64 colours that repeats for ever."""
+def gif(frames: list[Image.Image], fps: float) -> bytes:
+    """Pictures of one size as a GIF of 64 colours that repeats for ever."""
     # the colours of some frames serve for all, so that nothing flickers
     some = [np.asarray(frame) for frame in frames[:: -(-len(frames) // 8)]]
     palette = Image.fromarray(np.concatenate(some)).quantize(64)
     first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
+    file, milliseconds = io.BytesIO(), round(1000 / fps)
+    first.save(file, "GIF", save_all=True, append_images=others, duration=milliseconds, loop=0)
+    return file.getvalue()
+
+
+def write_gif(frames: list[Image.Image], fps: float, path: Path) -> None:
+    """Write pictures of one size as a GIF, whole or not at all."""
     with replacing(path) as temporary:
-        first.save(
-            temporary, save_all=True, append_images=others, duration=round(1000 / fps), loop=0
-        )
+        temporary.write_bytes(gif(frames, fps))
+
+
+def clip(subject: Subject, policy: str, seed: int, width: int, most: int, size: int) -> bytes:
+    """A GIF of one episode of an agent under a policy, in the environment as it is.
+
+    Args:
+        subject: The agent.
+        policy: Its name.
+        seed: Of the episode.
+        width: Of the pictures, at most.
+        most: How many pictures it has at most, an even number; see `play_episode`.
+        size: How many bytes it has at most; it has fewer pictures if need be.
+    """
+    with contextlib.ExitStack() as stack:
+        if "SDL_VIDEODRIVER" not in os.environ:  # pygame looks for a screen that is not needed
+            os.environ["SDL_VIDEODRIVER"] = "dummy"
+            stack.callback(os.environ.pop, "SDL_VIDEODRIVER", None)
+        env = make_env(subject.agent, "original")
+        stack.callback(env.close)
+        name = STYLES[policy].label
+        pictures = play_episode(subject.policy(policy), env, seed, name, width, most)
+        fps = env.metadata.get("render_fps", 30)
+    while True:
+        content = gif(pictures + pictures[-1:] * round(fps), fps)  # a second to see how it ended
+        if len(content) <= size or len(pictures) <= 2:
+            return content
+        pictures = [*pictures[:-1:2], pictures[-1]]
+
+
+def film(subjects: Sequence[Subject], returns: pd.DataFrame, seed: int, workers: Workers) -> Videos:
+    """Film the first agent of each environment, as it was last saved, under each policy.
+
+    Nothing that goes wrong is raised: it is the reason why there is no video.
+    """
+    tasks: Tasks = {}
+    for env, rows in returns[returns.policy != "selected"].groupby("env", sort=False):
+        first = rows[rows.agent == rows.agent.iloc[0]]
+        own = [s for s in subjects if (s.agent.setting, s.agent.name) == (env, first.agent.iloc[0])]
+        last = max(own, key=lambda subject: subject.budget)
+        tasks |= {(str(env), p): functools.partial(_film, last, p, seed) for p in drawn(first)}
+    # plain tells whether an environment can be rendered: where graphics are missing, to try it
+    # again may end the process
+    found = _filmed({key: task for key, task in tasks.items() if key[1] == "plain"}, workers)
+    failed = {env: video for (env, _), video in found.items() if isinstance(video, str)}
+    found |= {key: failed[key[0]] for key in tasks if key[0] in failed}
+    found |= _filmed({key: task for key, task in tasks.items() if key not in found}, workers)
+    videos: dict[str, dict[str, bytes | str]] = {env: {} for env, _ in tasks}
+    for env, policy in tasks:
+        videos[env][policy] = found[env, policy]
+    return videos
+
+
+def _filmed(tasks: Tasks, workers: Workers) -> dict[tuple[str, str], bytes | str]:
+    try:
+        found = workers.map([*tasks.values()], "filming") if tasks else []
+    except ChildProcessError as error:
+        found = [str(error)] * len(tasks)
+    return dict(zip(tasks, found, strict=True))
+
+
+def _film(subject: Subject, policy: str, seed: int) -> bytes | str:
+    with _quiet():
+        try:
+            return clip(subject, policy, seed, **FILM)
+        except Exception as error:  # whatever an environment raises: the returns are known
+            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        gc.collect()  # environments that could not be rendered complain when they go
+    hint = "; without a screen, MuJoCo needs the variable MUJOCO_GL to be egl or osmesa"
+    return reason + hint * ("GL" in reason)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Let nothing reach the terminal: graphics libraries write to it whatever Python does."""
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def main(arguments: Video) -> None:

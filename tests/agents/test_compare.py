@@ -37,9 +37,11 @@ def compared(tiny_runs, short_fits, tmp_path_factory):
 
 @pytest.fixture
 def tiny_compare(tiny_runs, fits, tmp_path, monkeypatch):
-    """Arguments of a comparison that has not begun; no figures are drawn."""
+    """Arguments of a comparison that has not begun; no figures are drawn, and no page is made."""
     monkeypatch.setattr(statistics, "RESAMPLES", 50)
     monkeypatch.setattr(compare, "plot_returns", lambda returns, folder: [])
+    monkeypatch.setattr(compare, "film", lambda *_: {})
+    monkeypatch.setattr(compare, "write_report", lambda *_, **__: None)
     return arguments_of(tiny_runs, tmp_path / "out")
 
 
@@ -90,7 +92,10 @@ def test_returns_are_those_of_the_agent_and_policy_under_the_condition(tiny_comp
 def test_what_a_comparison_writes(compared):
     folder, _ = compared
     written = {path.name for path in folder.iterdir()}
-    assert written == {"returns.csv", "table.md", "returns.png", "returns.svg", "settings.yml"}
+    figures = {"returns.png", "returns.svg"}
+    assert written == {"returns.csv", "table.md", "report.html", "settings.yml", *figures}
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/gif;base64,") == len(POLICIES) and "no video" not in page
     table = (folder / "table.md").read_text()
     assert f"| {SETTING} | 120 | transformed | equizero | 2 |" in table
     assert f"- {SETTING}, 120 steps, original: equizero" in table
@@ -187,7 +192,7 @@ def test_the_same_comparison_again_is_no_other(copied_compare, tmp_path):
 def test_another_comparison_is_refused_before_any_work(
     copied_compare, change, message, monkeypatch
 ):
-    monkeypatch.setattr(compare, "compare", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr(compare, "fit", lambda *_: pytest.fail("work began"))
     with pytest.raises(FileExistsError, match=message):
         compare.main(dataclasses.replace(copied_compare, **change))
 
@@ -247,20 +252,20 @@ def test_folder_of_other_files_is_refused(tiny_compare):
     ],
 )
 def test_wrong_arguments_are_refused_before_any_work(tiny_compare, change, message, monkeypatch):
-    monkeypatch.setattr(compare, "compare", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr(compare, "fit", lambda *_: pytest.fail("work began"))
     with pytest.raises(ValueError, match=message):
         compare.main(dataclasses.replace(tiny_compare, **change))
 
 
 def test_an_agent_given_twice_is_refused_before_any_work(tiny_compare, monkeypatch):
-    monkeypatch.setattr(compare, "compare", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr(compare, "fit", lambda *_: pytest.fail("work began"))
     twice = (tiny_compare.agents[0], tiny_compare.agents[0])
     with pytest.raises(ValueError, match="are the same agent; give it once"):
         compare.main(dataclasses.replace(tiny_compare, agents=twice))
 
 
 def test_the_last_seed_that_is_free(tiny_compare, monkeypatch):
-    monkeypatch.setattr(compare, "compare", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(compare, "fit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         compare.main(dataclasses.replace(tiny_compare, seed=3_000_000 - 5))
 
