@@ -357,12 +357,14 @@ def turned_grid() -> Symmetry:
     )
 
 
+POINT = ("achieved x", "achieved y", "desired x", "desired y", "x", "y", "x velocity", "y velocity")
+"""What the flat observations of a point maze are called here."""
+
+
 def across_maze() -> Symmetry:
     """The U-shaped maze, mirrored along x, where its opening is on one side."""
-    from equirl.envs import robotics
-
     seen = negate("achieved x", "desired x", "x", "x velocity")
-    return symmetry(robotics.POINT, robotics.FORCES, mirror([seen], [negate("x force")]))
+    return symmetry(POINT, ("x force", "y force"), mirror([seen], [negate("x force")]))
 
 
 def _lies() -> dict[str, Lie]:

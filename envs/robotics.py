@@ -1,7 +1,6 @@
-"""Gymnasium-Robotics, seen through ``gymnasium.wrappers.FlattenObservation``.
+"""Gymnasium-Robotics: point mazes, whose observations are dicts.
 
-Its observations are dicts of vectors, which that puts one after the other by the order of their
-names: where something is, where it should be, and the rest.
+They say where something is, where it should be, and the rest.
 """
 
 from __future__ import annotations
@@ -12,30 +11,27 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
-from equirl.named import mirror, negate, symmetry
+from equicore import Group, Matrix, Tree, cyclic, product
 from equirl.simulators import Placed, Vector
 from equirl.symmetry import Symmetry
-
-POINT = ("achieved x", "achieved y", "desired x", "desired y", "x", "y", "x velocity", "y velocity")
-FORCES = ("x force", "y force")
 
 
 def point_maze_symmetry(spec: EnvSpec) -> Symmetry:
     """C2 of PointMaze_UMaze: the maze is mirrored along y."""
-    seen = negate("achieved y", "desired y", "y", "y velocity")
-    return symmetry(POINT, FORCES, mirror([seen], [negate("y force")]))
+    return _mirrored(cyclic(2), [[1, -1]])
 
 
 def open_maze_symmetry(spec: EnvSpec) -> Symmetry:
     """Both mirror images of PointMaze_Open, along x and along y."""
-    across = negate("achieved x", "desired x", "x", "x velocity")
-    along = negate("achieved y", "desired y", "y", "y velocity")
-    return symmetry(
-        POINT,
-        FORCES,
-        mirror([across], [negate("x force")]),
-        mirror([along], [negate("y force")]),
-    )
+    return _mirrored(product(cyclic(2), cyclic(2)), [[-1, 1], [1, -1]])
+
+
+def _mirrored(group: Group, signs: list[list[int]]) -> Symmetry:
+    """Each generator changes signs of x and y, of all places, velocities and forces."""
+    plane = Matrix.from_generators(group, [np.diag(pair) for pair in signs])
+    moving = Matrix.from_generators(group, [np.diag([*pair, *pair]) for pair in signs])
+    seen = {"achieved_goal": plane, "desired_goal": plane, "observation": moving}
+    return Symmetry(Tree(seen), plane)
 
 
 def _maze(env: gym.Env, observation: Vector) -> Vector:

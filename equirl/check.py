@@ -10,10 +10,16 @@ the environment (`equirl.simulators`) each step is compared; without, transition
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
+from collections.abc import Callable
+from typing import Any
 
+import gymnasium as gym
 from tqdm import tqdm
 
+from equicore import Tree
+from equirl.composed import flattened
 from equirl.experience import Experience
 from equirl.judge import TRIED, Judge, Made, made
 from equirl.registry import symmetry_of
@@ -46,7 +52,7 @@ def check_symmetry(
 
     Args:
         env: An id, an environment that was made from one, or a function that makes it. Its
-            observations are in a ``Box``.
+            observations are in a ``Box``, or dicts, which are judged in their flat form.
         symmetry: What is checked; the registered one when omitted.
         place: Sets an environment's state to what an observation shows, and returns what it then
             shows, or None where an observation does not show the state; for environments whose
@@ -68,6 +74,9 @@ def check_symmetry(
         symmetry = symmetry_of(env if isinstance(env, str) else made(env)[0])
     if len(symmetry.group) == 1:
         raise ValueError("the group is trivial: there is nothing to check")
+    if isinstance(symmetry.observation, Tree):  # entries are judged one by one
+        inner, _ = made(env)
+        symmetry, env = flattened(symmetry, inner.observation_space), _flat_maker(env)
     with Judge(env, place, experience, seed) as judge:
         symmetry.check_spaces(judge.env.observation_space, judge.env.action_space)
         checked = judge.judge(symmetry)
@@ -76,6 +85,16 @@ def check_symmetry(
             lopsided=judge.lopsided(symmetry),
             resembles=_nearest(judge, symmetry) if checked.false else None,
         )
+
+
+def _flat_maker(env: Made) -> Callable[[], gym.Env]:
+    """A function that makes an environment with its observations in one vector."""
+    if isinstance(env, gym.Env):
+        env = functools.partial(gym.make, env.spec)
+    elif isinstance(env, str):
+        env = functools.partial(gym.make, env)
+    make: Any = env
+    return lambda: gym.wrappers.FlattenObservation(make())
 
 
 def _nearest(judge: Judge, symmetry: Symmetry) -> str | None:

@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from tqdm import trange
 
 from equicore.lab.store import read_tensors, write_tensors
+from equirl.arrays import arrays_of, each
 from equirl.normalization import seen_by
 
 LONGEST = 1000
@@ -29,32 +30,32 @@ class Experience:
     """N transitions; within an episode they stand in the order in which they happened.
 
     Attributes:
-        observations: Before the step, shape (N, ...).
+        observations: Before the step, shape (N, ...), or a dict of such arrays.
         actions: Discrete actions, shape (N,), or continuous ones (N, ...).
         rewards: Shape (N,).
-        next_observations: After the step, shape (N, ...); at the end of an episode the last one
+        next_observations: After the step, likewise; at the end of an episode the last one
             of that episode.
         terminated: Whether the environment ended the episode, so that nothing follows, shape (N,).
         ended: Whether the next row begins another episode or stands elsewhere in one, because
             this one was terminated or truncated or the record stops, shape (N,).
     """
 
-    observations: NDArray[Any]
+    observations: Any
     actions: NDArray[Any]
     rewards: NDArray[Any]
-    next_observations: NDArray[Any]
+    next_observations: Any
     terminated: NDArray[np.bool_]
     ended: NDArray[np.bool_]
 
     def __post_init__(self) -> None:
         """Check that the parts belong together."""
-        lengths = {f.name: len(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        lengths = {name: len(array) for name, array in self._arrays().items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"each transition needs all its parts; got numbers of rows {lengths}")
 
     def __len__(self) -> int:
         """The number of transitions."""
-        return len(self.observations)
+        return len(self.rewards)
 
     def newest(self, limit: int) -> Experience:
         """The last ``limit`` rows, or all if there are fewer."""
@@ -62,16 +63,18 @@ class Experience:
 
     def rows(self, which: slice | NDArray[Any]) -> Experience:
         """Some rows."""
-        return Experience(**{name: part[which] for name, part in self._parts().items()})
+        chosen = {n: each(lambda array: array[which], p) for n, p in self._parts().items()}
+        return Experience(**chosen)
 
     def and_then(self, other: Experience) -> Experience:
         """These transitions, then those of another one."""
         mine, others = self._parts(), other._parts()
-        return Experience(**{name: np.concatenate([mine[name], others[name]]) for name in mine})
+        both = {n: each(lambda *rows: np.concatenate(rows), mine[n], others[n]) for n in mine}
+        return Experience(**both)
 
     def save(self, path: str | Path) -> None:
         """Write it as a safetensors file, which holds no code."""
-        write_tensors(path, {n: torch.from_numpy(p) for n, p in self._parts().items()}, {})
+        write_tensors(path, {n: torch.from_numpy(p) for n, p in self._arrays().items()}, {})
 
     @classmethod
     def load(cls, path: str | Path) -> Experience:
@@ -82,12 +85,27 @@ class Experience:
             ValueError: If the file is damaged, or holds something else.
         """
         tensors, _ = read_tensors(path)
-        if tensors.keys() != {field.name for field in dataclasses.fields(cls)}:
+        parts: dict[str, Any] = {}
+        for name, tensor in tensors.items():
+            part, _, entry = name.partition(".")
+            if entry:
+                parts.setdefault(part, {})[entry] = tensor.numpy()
+            else:
+                parts[part] = tensor.numpy()
+        if parts.keys() != {field.name for field in dataclasses.fields(cls)}:
             raise ValueError(f"{path} holds no experience, but {', '.join(sorted(tensors))}")
-        return cls(**{name: tensor.numpy() for name, tensor in tensors.items()})
+        return cls(**parts)
 
-    def _parts(self) -> dict[str, NDArray[Any]]:
+    def _parts(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        """All arrays, those of dicts as in ``observations.desired_goal``."""
+        return {
+            f"{name}.{entry}" if entry else name: array
+            for name, part in self._parts().items()
+            for entry, array in (part if isinstance(part, dict) else {"": part}).items()
+        }
 
 
 def replay_experience(model: OffPolicyAlgorithm, limit: int = 20_000) -> Experience:
@@ -123,8 +141,11 @@ def replay_experience(model: OffPolicyAlgorithm, limit: int = 20_000) -> Experie
     newest = buffer.pos if buffer.full else buffer.size()
     # one row of the buffer holds a step of each environment that ran side by side
     rows = min(-(-limit // buffer.n_envs), buffer.size())
-    places = (newest - np.arange(rows)[::-1] - 1) % len(buffer.observations)
-    observations, follows = buffer.observations[places], buffer.next_observations[places]
+    places = (newest - np.arange(rows)[::-1] - 1) % len(buffer.rewards)
+    observations, follows = (
+        each(lambda array: array[places], part)
+        for part in (buffer.observations, buffer.next_observations)
+    )
     shape = buffer.action_space.shape or ()
     actions = buffer.actions[places].reshape(rows, buffer.n_envs, *shape)
     if isinstance(buffer.action_space, spaces.Box):  # they are kept scaled to -1..1
@@ -134,8 +155,9 @@ def replay_experience(model: OffPolicyAlgorithm, limit: int = 20_000) -> Experie
     observations, follows = map(seen_by(model), (observations, follows))
     # a training may also have reset the environment between two steps
     ended = dones.copy()
-    moved = follows[:-1] != observations[1:]
-    ended[:-1] |= moved.any(axis=tuple(range(2, moved.ndim)))
+    for after, before in zip(arrays_of(follows), arrays_of(observations), strict=True):
+        moved = after[:-1] != before[1:]
+        ended[:-1] |= moved.any(axis=tuple(range(2, moved.ndim)))
     ended[-1] = True
     return _one_after_the_other(
         observations,
@@ -182,17 +204,18 @@ def rollout_experience(
         masks = {"action_masks": np.stack(envs.env_method("action_masks"))} if masked else {}
         actions, _ = predict(before, deterministic=True, **masks)
         after, rewards, dones, infos = envs.step(actions)
-        assert isinstance(after, np.ndarray)  # a Symmetry acts on Box observations only
         after = see(after)
-        last = after.copy()
+        last = each(np.copy, after)
         truncated = np.zeros(n_envs, dtype=bool)
         for i in np.flatnonzero(dones):
-            last[i] = see(infos[i]["terminal_observation"])
+            ending = see(infos[i]["terminal_observation"])
+            for rows, one in zip(arrays_of(last), arrays_of(ending), strict=True):
+                rows[i] = one
             truncated[i] = infos[i]["TimeLimit.truncated"]
         lived.append((before, actions, rewards, last, dones & ~truncated, dones))
         before = after
     envs.close()
-    stacked = [np.stack(part) for part in zip(*lived, strict=True)]
+    stacked = [each(lambda *rows: np.stack(rows), *part) for part in zip(*lived, strict=True)]
     stacked[-1][-1] = True
     return _one_after_the_other(*stacked)
 
@@ -240,6 +263,7 @@ def random_experience(env: gym.Env, steps: int, seed: int, hold: int = 1) -> Exp
     return Experience(*parts)
 
 
-def _one_after_the_other(*parts: NDArray[Any]) -> Experience:
+def _one_after_the_other(*parts: Any) -> Experience:
     """Steps of environments side by side, (T, n_envs, ...), as those of each in turn."""
-    return Experience(*(np.concatenate(part.swapaxes(0, 1)) for part in parts))
+    in_turn = (each(lambda rows: np.concatenate(rows.swapaxes(0, 1)), part) for part in parts)
+    return Experience(*in_turn)

@@ -51,8 +51,8 @@ CHANGING = (
 BY_NAME = ("FrameStack", "HistoryWrapper", "TimeFeatureWrapper")
 """The same, of packages that need not be here."""
 
-HARMLESS = (wrappers.ClipAction, wrappers.DtypeObservation, wrappers.FlattenObservation)
-"""The same group acts through these: they change types, bounds, or the shape of vectors."""
+HARMLESS = (wrappers.ClipAction, wrappers.DtypeObservation)
+"""The same group acts through these: they change types or bounds."""
 
 MADE = (wrappers.OrderEnforcing, wrappers.PassiveEnvChecker)
 """``gymnasium.make`` puts these around an environment: what is inside belongs to its id."""
@@ -73,12 +73,17 @@ def changes(env: Any) -> list[str]:
         normalizing = {kind.__name__ for kind in NORMALIZERS}
         return [w.name for w in env.additional_wrappers if w.name in normalizing]
     layers = list(layers_of(env))
+    names = [type(layer).__name__ for layer in changing(env)]
+    return list(dict.fromkeys([*names, *_elsewhere(layers[-1])]))
+
+
+def changing(env: Any) -> list[Any]:
+    """What changes observations or actions on their way, see `changes`; not in other processes."""
+    layers = list(layers_of(env))
     outside = list(itertools.takewhile(lambda layer: not isinstance(layer, MADE), layers))
     of_id = _of_its_id(layers)
-    changing = [x for x in outside if _changes(x) and type(x).__name__ not in of_id]
-    found = [x for x in layers if _normalizes(x) or any(x is y for y in changing)]
-    names = [type(layer).__name__ for layer in found]
-    return list(dict.fromkeys([*names, *_elsewhere(layers[-1])]))
+    found = [x for x in outside if _changes(x) and type(x).__name__ not in of_id]
+    return [x for x in layers if _normalizes(x) or any(x is y for y in found)]
 
 
 def normalizer_of(model: Any) -> str | None:
@@ -133,6 +138,9 @@ def _normalizes(layer: Any) -> bool:
 
 
 def _changes(layer: Any) -> bool:
+    if isinstance(layer, wrappers.FlattenObservation):  # of vectors it changes nothing
+        inner = layer.env.observation_space
+        return not isinstance(inner, gym.spaces.Box) or len(inner.shape) != 1
     if isinstance(layer, HARMLESS):
         return False
     return isinstance(layer, CHANGING) or type(layer).__name__ in BY_NAME

@@ -12,7 +12,8 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 
-from equirl.preprocessing import changes
+from equirl.composed import FOLLOWED, seen_through
+from equirl.preprocessing import changes, changing
 from equirl.symmetry import Symmetry
 
 Factory = Callable[[EnvSpec], Symmetry]
@@ -70,12 +71,13 @@ def symmetry_of(env: Env) -> Symmetry:
     Args:
         env: An environment id (``module:id``, as in ``gymnasium.make``, imports the module first,
             which may register it), or an environment that was made from one: of Gymnasium, single
-            or vectorised, or a ``VecEnv`` of Stable-Baselines3.
+            or vectorised, or a ``VecEnv`` of Stable-Baselines3. Wrappers that compose
+            observations are followed, see `equirl.composed.seen_through`.
 
     Raises:
         ValueError: If no symmetry is registered for it (the message lists the known ids), or a
-            wrapper around the environment changes what it emits or is told, so that the symmetry
-            is another.
+            wrapper around the environment changes what it emits or is told in a way that is not
+            known.
         TypeError: If what was registered makes no `Symmetry`.
 
     >>> import equirl
@@ -83,9 +85,10 @@ def symmetry_of(env: Env) -> Symmetry:
     Group('cyclic(2)', order 2)
     """
     spec = _spec_of(env)
-    if wrappers := changes(spec if isinstance(env, str) else env):
+    around = changes(spec if isinstance(env, str) else env)
+    if unknown := [name for name in around if name not in FOLLOWED]:
         raise ValueError(
-            f"{spec.id} is seen through {', '.join(wrappers)} here, and its registered symmetry is "
+            f"{spec.id} is seen through {', '.join(unknown)} here, and its registered symmetry is "
             "that of what the environment itself emits and is told; pass the Symmetry of what "
             "comes out of the wrappers, or put them outside"
         )
@@ -108,6 +111,8 @@ def symmetry_of(env: Env) -> Symmetry:
             f"what is registered for {spec.id} returned {symmetry!r}, not a Symmetry; does the "
             "function lack a return?"
         )
+    for layer in [] if isinstance(env, str) else reversed(changing(env)):
+        symmetry = seen_through(layer, symmetry)
     return symmetry
 
 

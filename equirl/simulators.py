@@ -303,7 +303,9 @@ def simulator_of(env: gym.Env) -> tuple[Simulator | None, str]:
         if KNOWN[name] is None:
             break
         found: Simulator = imported(str(KNOWN[name]))
-        if (changed := changes(env)) and not found.through_wrappers:
+        flat = gym.wrappers.FlattenObservation.__name__  # which moves nothing
+        changed = [name for name in changes(env) if name != flat]
+        if changed and not found.through_wrappers:
             return None, f"{', '.join(changed)} changes what it shows or is told"
         return found, ""
     return None, "how its state is set is not known; place= can say it"

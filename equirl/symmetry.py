@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import itertools
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +20,19 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.preprocessing import (
     is_image_space,
-    is_image_space_channels_first,
 )
 
-from equicore import DirectSum, Group, Image, Matrix, Permutation, Representation
+from equicore import (
+    Group,
+    Permutation,
+    Representation,
+    Tree,
+)
 from equicore.representations import plain
+from equirl.arrays import each
 from equirl.choices import Choices, options_of
 from equirl.described import entries_of, moves
+from equirl.fits import channels_first, check_observation, check_space
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ class Symmetry:
     `equirl.named.symmetry` makes one by the names of entries.
 
     Args:
-        observation: Acts on batches of observations as the environment emits them.
+        observation: Acts on batches of observations as the environment emits them; on dicts of
+            them an `equicore.Tree` with a representation for each entry.
         action: Acts on actions: a `Permutation` of the ids of a ``Discrete`` action space, of the
             choices of a ``MultiDiscrete`` or ``MultiBinary`` one, or `equirl.choices.Choices` also
             of their options; any representation on the vectors of a ``Box``.
@@ -96,9 +102,10 @@ class Symmetry:
             f"entry {place[0] if len(place) == 1 else list(place)}" for place in np.ndindex(shape)
         )
 
-    def act_on_observations(self, g: int, observations: NDArray[Any]) -> NDArray[Any]:
-        """Apply element g to a batch of observations (B, ...); returns a new array."""
-        return self.observation.act(g, torch.from_numpy(np.array(observations))).numpy()
+    def act_on_observations(self, g: int, observations: Any) -> Any:
+        """Apply element g to a batch of observations (B, ...), or a dict of them; new arrays."""
+        tensors = each(lambda array: torch.from_numpy(np.array(array)), observations)
+        return each(torch.Tensor.numpy, self.observation.act(g, tensors))
 
     def act_on_actions(self, g: int, actions: NDArray[Any]) -> NDArray[Any]:
         """Apply element g to a batch of actions, ids (B,) or vectors (B, d); a new array."""
@@ -108,18 +115,69 @@ class Symmetry:
             return self.action.act_on_labels(g, tensor.long()).numpy().astype(actions.dtype)
         return self.action.act(g, tensor).numpy()
 
+    def augment(self, env: Any, obs: Any, actions: torch.Tensor | None) -> tuple[Any, Any]:
+        """Observations and actions with all their images: data augmentation as rsl_rl calls it.
+
+        Pass it where rsl_rl takes a ``data_augmentation_func``; its mirror loss uses it too.
+
+        Args:
+            env: The environment, which is not looked at.
+            obs: A batch (B, ...), or a dict or ``TensorDict`` of groups of observations, each with
+                a representation of its name in an `equicore.Tree`; or None.
+            actions: A batch (B, d), or None.
+
+        Returns:
+            Both as (|G| B, ...), the samples as they were first, then their images under one
+            element after the other; None where None was given.
+
+        Raises:
+            ValueError: If there are groups of observations that the symmetry has no representation
+                for.
+        """
+        images = None if actions is None else _images(self.action, actions)
+        if obs is None or isinstance(obs, torch.Tensor):
+            return None if obs is None else _images(self.observation, obs), images
+        tree: Any = self.observation
+        parts = dict(zip(tree.names, tree.parts, strict=True)) if isinstance(tree, Tree) else {}
+        if unknown := [name for name in obs.keys() if name not in parts]:  # noqa: SIM118
+            raise ValueError(
+                f"the symmetry has no representation for the observations {', '.join(unknown)}; it "
+                "has observation=equicore.Tree({name: representation, ...}) with one for each, "
+                "and equicore.Trivial(group) for what no element changes"
+            )
+        moved = {name: _images(parts[name], obs[name]) for name in obs.keys()}  # noqa: SIM118
+        if isinstance(obs, dict):
+            return moved, images
+        size = [len(self.group) * obs.batch_size[0]]
+        return type(obs)(moved, batch_size=size, device=obs.device), images
+
     def describe(self) -> str:
         """What each generator does, entry by entry, by their names."""
         lines = [f"{self.group.name}, of order {len(self.group)}"]
-        for g, what in itertools.product(self.group.generators, ("observation", "action")):
-            lines.append(f"element {g} on {what}s")
-            matrices = entries_of(getattr(self, what))
+        seen = [(what, "observation", part) for what, part in self._entries.items()]
+        if len(seen) == 1:
+            seen = [("observations", "observation", self.observation)]
+        parts = [*seen, ("actions", "action", self.action)]
+        for g, (what, kind, part) in itertools.product(self.group.generators, parts):
+            lines.append(f"element {g} on {what}")
+            matrices = entries_of(part)
             if matrices is None:
-                lines.append(f"  {getattr(self, what)}")
+                lines.append(f"  {part}")
             else:
-                names = self.names_of(what, (len(matrices[0]),))
+                names = self.names_of(kind, (len(matrices[0]),))
                 lines += [f"  {line}" for line in moves(matrices[g], names)]
         return "\n".join(lines)
+
+    @property
+    def _entries(self) -> dict[str, Representation]:
+        """How the group acts on observations, or on each entry of dicts."""
+        seen: Any = self.observation
+        if not isinstance(seen, Tree):
+            return {"observation": seen}
+        return {
+            f"observation[{name!r}]": part
+            for name, part in zip(seen.names, seen.parts, strict=True)
+        }
 
     def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         """Raise ValueError unless the group acts on these spaces.
@@ -127,22 +185,8 @@ class Symmetry:
         Sampled observations and actions must stay in their space under every generator, unless
         that mixes entries, as a rotation by 45 degrees does, which no box survives.
         """
-        if not isinstance(observation_space, spaces.Box):
-            raise ValueError(
-                f"a symmetry acts on Box observations; got {observation_space}. Flatten them "
-                "first, for instance with gymnasium.wrappers.FlattenObservation"
-            )
-        if (
-            isinstance(self.observation, Image)
-            and -1 in self.observation.axes
-            and is_image_space(observation_space, check_channels=True)
-            and not _channels_first(observation_space)
-        ):
-            raise ValueError(
-                f"the images {observation_space.shape} have their channels last, where this "
-                "symmetry has the columns; make it with axes=(-3, -2)"
-            )
-        _check_space("observation", observation_space, self.observation, self.act_on_observations)
+        for name, space in self._spaces_of_entries(observation_space).items():
+            check_observation(name, space, self._entries[name])
         if isinstance(action_space, spaces.Discrete):
             if not isinstance(self.action, Permutation):
                 raise ValueError(
@@ -156,7 +200,7 @@ class Symmetry:
                     f"{action_space}"
                 )
         elif isinstance(action_space, spaces.Box):
-            _check_space("action", action_space, self.action, self.act_on_actions)
+            check_space("action", action_space, self.action, self.act_on_actions)
         elif (options := options_of(action_space)) is not None:
             try:
                 Choices.of(self.action, options)
@@ -170,6 +214,31 @@ class Symmetry:
                 f"{action_space}"
             )
 
+    def _spaces_of_entries(self, space: spaces.Space) -> dict[str, spaces.Space]:
+        """The space that each of the entries is in."""
+        entries = self._entries
+        if not isinstance(space, spaces.Dict):
+            if "observation" in entries:
+                return {"observation": space}
+            raise ValueError(f"this symmetry acts on dicts with {[*entries]}; got {space}")
+        found = {f"observation[{name!r}]": part for name, part in space.items()}
+        if "observation" in entries:
+            raise ValueError(
+                f"observations are dicts with {', '.join(space)}; a symmetry of them has "
+                "observation=equicore.Tree({name: representation, ...}), with one for each"
+            )
+        if missing := found.keys() - entries.keys():
+            raise ValueError(
+                f"the symmetry has no representation for {', '.join(sorted(missing))}; what no "
+                "element changes has equicore.Trivial(group)"
+            )
+        if more := entries.keys() - found.keys():
+            raise ValueError(
+                f"the symmetry has a representation for {', '.join(sorted(more))}, which "
+                f"observations lack: they have {', '.join(space)}"
+            )
+        return found
+
     def seen_by_agent(self, observation_space: spaces.Space, moved: bool | None = None) -> Symmetry:
         """The symmetry of what an agent sees, if this is that of what its environment emits.
 
@@ -182,13 +251,21 @@ class Symmetry:
         Raises:
             ValueError: If it cannot be told whether it has, or which of the two this one is of.
         """
+        seen = self.observation
+        if isinstance(observation_space, spaces.Dict) and isinstance(seen, Tree):
+            parts: Any = dict(zip(seen.names, seen.parts, strict=True))
+            for name, space in observation_space.items():
+                if name in parts:
+                    own = Symmetry(parts[name], self.action).seen_by_agent(space, moved)
+                    parts[name] = own.observation
+            return dataclasses.replace(self, observation=Tree(parts))
         if not isinstance(observation_space, spaces.Box) or not is_image_space(observation_space):
             return self
         channels, *grid = observation_space.shape
         emitted = spaces.Box(0, 255, (*grid, channels), np.uint8)
         # Stable-Baselines3 moves the channels of all images that have them last, and of no others
-        still = not moved if moved is not None else _channels_first(observation_space)
-        if still and (moved is False or _channels_first(emitted)):
+        still = not moved if moved is not None else channels_first(observation_space)
+        if still and (moved is False or channels_first(emitted)):
             return self
         if moved is None and still and channels in (1, 3, 4) and grid[-1] in (1, 3, 4):
             raise ValueError(
@@ -260,54 +337,12 @@ class ChannelsFirst(Representation):
         return self.emitted.act(g, x.movedim(-3, -1)).movedim(-1, -3)
 
 
-def _channels_first(space: spaces.Box) -> bool:
-    """Where Stable-Baselines3 takes the channels of images to be, by their sizes."""
-    with warnings.catch_warnings():  # of which it warns where that is not plain
-        warnings.simplefilter("ignore")
-        return is_image_space_channels_first(space)
+def _images(representation: Representation, x: torch.Tensor) -> torch.Tensor:
+    """A batch (B, ...) under all elements, one after the other, on its own device."""
+    return _placed(representation, x.device).orbit(x).flatten(0, 1)
 
 
-def _mixed(representation: Representation, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Which entries of vectors of a shape become sums of several, by a matrix."""
-    mixed = np.zeros(shape, dtype=bool)
-    if isinstance(representation, Matrix):
-        rows = ((representation.matrices != 0).sum(-1) > 1).any(0).numpy()
-        np.moveaxis(mixed, representation.dim, -1)[...] = rows
-    elif isinstance(representation, DirectSum):
-        pieces = np.split(mixed, np.cumsum(representation.sizes)[:-1], representation.dim)
-        parts: Any = representation.parts
-        for part, piece in zip(parts, pieces, strict=True):
-            piece[...] = _mixed(part, piece.shape)
-    return mixed
-
-
-def _check_space(
-    what: str,
-    space: spaces.Box,
-    representation: Representation,
-    act: Callable[[int, NDArray[Any]], NDArray[Any]],
-) -> None:
-    group = representation.group
-    space = copy.deepcopy(space)
-    space.seed(0)
-    samples = np.stack([space.sample() for _ in range(8)])
-    for g in group.generators:
-        try:
-            moved = act(g, samples)
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise ValueError(f"the symmetry does not fit the {what} space {space}: {error}") from (
-                error
-            )
-        if moved.shape != samples.shape:
-            raise ValueError(
-                f"the symmetry does not fit the {what} space {space}, which is not invariant: "
-                f"element {g} ({group.names[g]}) makes shapes {moved.shape[1:]} of it; quarter "
-                "turns need squares"
-            )
-        # a rotation by another angle than quarter turns takes corners out of any box
-        mixed = _mixed(representation, space.shape)
-        if not all(np.where(mixed, s, m) in space for s, m in zip(samples, moved, strict=True)):
-            raise ValueError(
-                f"the {what} space {space} is not invariant: element {g} "
-                f"({group.names[g]}) takes {what}s out of it"
-            )
+@functools.lru_cache(maxsize=32)
+def _placed(representation: Representation, device: torch.device) -> Representation:
+    """A copy on a device: simulators may be on a GPU, and symmetries are made on the CPU."""
+    return copy.deepcopy(representation).to(device)

@@ -19,6 +19,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 
 from equicore import Permutation, Representation
+from equirl.arrays import arrays_of, each
 from equirl.choices import on_options
 from equirl.registry import symmetry_of
 from equirl.symmetry import Symmetry
@@ -173,7 +174,9 @@ class VectorSymmetryWrapper(VectorWrapper):
         if "final_obs" in infos:  # only under SAME_STEP
             final = infos["final_obs"].copy()
             for i in np.flatnonzero(infos["_final_obs"]):
-                final[i] = self.symmetry.act_on_observations(self.elements[i], final[i][None])[0]
+                one = each(lambda array: array[None], final[i])
+                moved = self.symmetry.act_on_observations(self.elements[i], one)
+                final[i] = each(lambda array: array[0], moved)
             infos = {**infos, "final_obs": final}
         self._track_episodes(terminated | truncated)
         return self._seen(observations), rewards, terminated, truncated, infos
@@ -187,10 +190,13 @@ class VectorSymmetryWrapper(VectorWrapper):
         """Called after each step with the environments whose episode has ended."""
 
     def _seen(self, observations: Any) -> Any:
-        seen = np.empty_like(observations)
+        seen = each(np.empty_like, observations)
         for g in np.unique(self.elements):
             mask = self.elements == g
-            seen[mask] = self.symmetry.act_on_observations(g, observations[mask])
+            own = each(lambda array, mask=mask: array[mask], observations)
+            moved = self.symmetry.act_on_observations(g, own)
+            for whole, part in zip(arrays_of(seen), arrays_of(moved), strict=True):
+                whole[mask] = part
         return seen
 
 
@@ -258,6 +264,11 @@ class _Single:
     def __init__(self, representation: Representation, space: gym.Space) -> None:
         self.representation = representation
         self.space = space
+        self.entries: dict[str, _Single] = {}
+        if isinstance(space, spaces.Dict):
+            tree: Any = representation
+            parts = dict(zip(tree.names, tree.parts, strict=True))
+            self.entries = {name: _Single(parts[name], own) for name, own in space.items()}
         self.labels: NDArray[np.int64] | None = None
         self.moves: Moves | None = None
         if isinstance(space, spaces.Discrete) and isinstance(representation, Permutation):
@@ -289,6 +300,8 @@ class _Single:
 
     def act(self, g: int, x: Any) -> Any:
         """Element g applied to one observation or action."""
+        if self.entries:
+            return {name: self.entries[name].act(g, x[name]) for name in self.entries}
         if self.labels is not None:
             if not self.space.contains(x):
                 raise ValueError(f"actions are in {self.space}; got {x!r}")

@@ -1,0 +1,25 @@
+"""Observations as environments emit them: an array, or a dict of arrays by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numpy.typing import NDArray
+
+Observations = NDArray[Any] | dict[str, NDArray[Any]]
+
+
+def each(function: Callable[..., Any], observations: Any, *others: Any) -> Any:
+    """Apply a function to an array, or to each of a dict, with those of others at its place."""
+    if isinstance(observations, dict):
+        return {
+            name: function(own, *(other[name] for other in others))
+            for name, own in observations.items()
+        }
+    return function(observations, *others)
+
+
+def arrays_of(observations: Any) -> list[Any]:
+    """All arrays of an observation."""
+    return [*observations.values()] if isinstance(observations, dict) else [observations]
