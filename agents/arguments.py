@@ -178,6 +178,22 @@ class Discover:
 
 
 @dataclasses.dataclass
+class Convert:
+    """Write the statistics of a VecNormalize, from a pickle, to a file that holds no code.
+
+    Nothing in the pickle is executed: arrays of numbers are read, and everything else is refused.
+    An agent finds the new file beside itself as it does the old one.
+
+    Example: equirl convert logs/ppo/BipedalWalker-v3_1/BipedalWalker-v3/vecnormalize.pkl
+    """
+
+    statistics: tyro.conf.Positional[Path]
+    """The file that VecNormalize.save wrote."""
+    output: Path | None = None
+    """The new file; of the same name with .safetensors when omitted."""
+
+
+@dataclasses.dataclass
 class Study:
     """Train agents in all environments and settings, and evaluate every policy of each.
 

@@ -1,4 +1,4 @@
-"""The command `equirl`: train, evaluate, compare, check, discover, study, plot and others."""
+"""The command `equirl`: train, evaluate, compare, check, discover, convert, study and others."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def main() -> None:
         arguments.Compare: "compare",
         arguments.Check: "check",
         arguments.Discover: "discover",
+        arguments.Convert: "convert",
         arguments.Study: "study",
         arguments.Plot: "plot",
         arguments.Landscape: "landscape",

@@ -36,6 +36,7 @@ from torch import Tensor, nn, optim
 from equicore.lab.devices import check_device
 from equirl.normalization import Statistics, statistics_of
 from equirl.preprocessing import statistics_beside
+from equirl.texts import space_from_dict, space_of, space_to_dict
 
 ALGORITHMS = {
     "stable_baselines3.dqn.policies": "DQN",
@@ -152,8 +153,8 @@ def load_agent(
         **{name: value for name, value in NOT_RESTORED.items() if name in data},
         "policy_class": policy_class,
         "policy_kwargs": _policy_kwargs(data, path),
-        "observation_space": _space(data, "observation_space", path),
-        "action_space": _space(data, "action_space", path),
+        "observation_space": space_of(data, "observation_space", path),
+        "action_space": space_of(data, "action_space", path),
     }
     defaults = vars(algorithm(policy_class, env=None, _init_setup_model=False))
     # without an environment SAC cannot work out its default
@@ -370,45 +371,6 @@ def _value(text: Any) -> Any:
     return ast.literal_eval(text)
 
 
-def _space(data: dict[str, Any], key: str, path: Path) -> spaces.Space:
-    """A space from the plain text that stands beside its pickle."""
-    described = data.get(key)
-    if not isinstance(described, dict):
-        raise ValueError(f"{path}: its {key} cannot be read from plain data")
-    kind = str(described.get(":type:", "")).rstrip("'>").rpartition(".")[2]
-    try:
-        if kind == "Discrete":
-            return spaces.Discrete(int(described["n"]), start=int(described.get("start", 0)))
-        if kind == "MultiDiscrete":
-            return spaces.MultiDiscrete(_numbers(described["nvec"]))
-        if kind == "MultiBinary":
-            return spaces.MultiBinary(int(described["n"]))
-        if kind == "Box":
-            shape = tuple(_value(described.get("_shape") or described["shape"]))
-            dtype = np.dtype(described["dtype"])
-            low, high = (_bound(described[side], shape, dtype) for side in ("low", "high"))
-            return spaces.Box(low, high, dtype=dtype.type)
-    except (KeyError, TypeError, ValueError, SyntaxError) as error:
-        raise ValueError(f"{path}: its {key} cannot be read from plain data: {error}") from error
-    raise ValueError(
-        f"{path}: its {key} is {kind or 'missing'}; load_agent reads Box, Discrete, "
-        "MultiDiscrete and MultiBinary"
-    )
-
-
-def _numbers(text: Any) -> list[int]:
-    return [int(word) for word in str(text).replace("[", " ").replace("]", " ").split()]
-
-
-def _bound(text: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """A bound as numpy printed it: every number, or one for all where it was too long to print."""
-    words = str(text).replace("[", " ").replace("]", " ").replace(",", " ").split()
-    numbers = [float(word) for word in words if word != "..."]
-    if len(set(numbers)) == 1:
-        numbers = numbers[:1] * int(np.prod(shape))
-    return np.array(numbers).reshape(shape).astype(dtype)  # ValueError if it is not written out
-
-
 def _described(value: Any) -> Any:
     """A policy's argument as plain JSON values."""
     if isinstance(value, type):
@@ -417,15 +379,8 @@ def _described(value: Any) -> Any:
         except ValueError as error:
             raise TypeError(f"plain data cannot describe what {value} computes") from error
         return {"class": _name(value)}
-    if isinstance(value, spaces.Discrete):
-        return {"space": "Discrete", "n": int(value.n), "start": int(value.start)}
-    if isinstance(value, spaces.MultiDiscrete):
-        return {"space": "MultiDiscrete", "nvec": value.nvec.tolist()}
-    if isinstance(value, spaces.MultiBinary):
-        return {"space": "MultiBinary", "n": int(np.prod(value.shape))}
-    if isinstance(value, spaces.Box):
-        bounds = {"low": value.low.tolist(), "high": value.high.tolist()}
-        return {"space": "Box", "shape": list(value.shape), "dtype": str(value.dtype), **bounds}
+    if isinstance(value, spaces.Space):
+        return space_to_dict(value)
     json.dumps(value)  # TypeError for what is not plain
     return value
 
@@ -436,18 +391,8 @@ def _made(value: Any) -> Any:
         return value
     if "class" in value:
         return _class_named(value["class"], KNOWN)
-    if value.get("space") == "Discrete":
-        return spaces.Discrete(value["n"], start=value["start"])
-    if value.get("space") == "MultiDiscrete":
-        return spaces.MultiDiscrete(value["nvec"])
-    if value.get("space") == "MultiBinary":
-        return spaces.MultiBinary(value["n"])
-    if value.get("space") == "Box":
-        dtype = np.dtype(value["dtype"])
-        low, high = (
-            np.array(value[side]).reshape(value["shape"]).astype(dtype) for side in ("low", "high")
-        )
-        return spaces.Box(low, high, dtype=dtype.type)
+    if "space" in value:
+        return space_from_dict(value)
     return value
 
 

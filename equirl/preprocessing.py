@@ -107,12 +107,12 @@ def normalizer_of(model: Any) -> str | None:
 def statistics_beside(path: Path) -> Path | None:
     """The file of ``VecNormalize`` that stands beside an agent's file, if its name says so.
 
-    As in ``vecnormalize.pkl`` and ``vec_normalize.pkl``, also with the name of the agent, and in
+    As in ``vecnormalize.pkl``, ``vecnormalize.safetensors`` (see ``equirl convert``) and ``vec_normalize.pkl``, also with the name of the agent, and in
     the folder that rl-baselines3-zoo calls as the agent.
     """
     own = _letters(path.stem)
     for folder in (path.parent, path.with_suffix("")):
-        for file in sorted(folder.glob("*.pkl")):
+        for file in [*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*.pkl"))]:
             name = _letters(file.stem)
             if "vecnormalize" in name and name.replace("vecnormalize", "") in ("", own):
                 return file

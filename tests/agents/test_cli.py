@@ -6,7 +6,7 @@ import pytest
 from equirl.agents import cli, compare, demo, evaluate, landscape, plot, study, train, video
 
 COMMANDS = (
-    *("train", "evaluate", "compare", "check", "discover"),
+    *("train", "evaluate", "compare", "check", "discover", "convert"),
     *("study", "plot", "landscape", "video"),
 )
 
