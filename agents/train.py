@@ -221,10 +221,10 @@ class _Whole(BaseCallback):
         def update(steps: int, _: int) -> None:
             self.model._current_progress_remaining = 1 - steps / self.total
 
-        self.model._update_current_progress_remaining = update  # type: ignore[method-assign]
+        vars(self.model)["_update_current_progress_remaining"] = update
 
     def _on_training_end(self) -> None:
-        del self.model._update_current_progress_remaining
+        del vars(self.model)["_update_current_progress_remaining"]
 
     def _on_step(self) -> bool:
         return True

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -99,9 +100,11 @@ def play_episode(
     observation, _ = env.reset(seed=seed)
     episode_return, done = 0.0, False
     step, every = 0, 1
+    state: Any = None
     pictures = [picture(env, f"{name}\nreturn 0", width)]
     while not done:
-        action, _ = policy.predict(observation, deterministic=True)
+        first = np.array([step == 0])
+        action, state = policy.predict(observation, state, first, deterministic=True)
         action = np.asarray(action)[()]  # a number, as of the space's own sample, no array of one
         observation, reward, terminated, truncated, _ = env.step(action)
         episode_return, done = episode_return + float(reward), terminated or truncated

@@ -8,13 +8,16 @@ How times become ratios is told in common.py.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import common
 import gymnasium as gym
 import numpy as np
-from stable_baselines3 import DQN
+from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
 from tqdm import tqdm
 
 import equirl
@@ -22,11 +25,14 @@ from equicore.lab import command
 from equicore.lab.tables import markdown
 
 CASES = [
-    ("CartPole-v1", [64, 64]),
-    ("CartPole-v1", [256, 256]),
-    ("Acrobot-v1", [256, 256]),
-    ("equirl/Gridworld-v0", [64, 64]),
+    (DQN, "CartPole-v1", [64, 64]),
+    (DQN, "CartPole-v1", [256, 256]),
+    (DQN, "Acrobot-v1", [256, 256]),
+    (DQN, "equirl/Gridworld-v0", [64, 64]),
+    (SAC, "Pendulum-v1", [256, 256]),
+    (PPO, "LunarLanderContinuous-v3", [64, 64]),
 ]
+"""Equizero of continuous actions also runs the critics, or the value, which plain agents do not."""
 
 
 @dataclasses.dataclass
@@ -42,16 +48,24 @@ class Arguments:
 
 
 def time_case(
-    env_id: str, net_arch: list[int], batch: int, arguments: Arguments, progress: tqdm
+    algorithm: type[BaseAlgorithm],
+    env_id: str,
+    net_arch: list[int],
+    batch: int,
+    arguments: Arguments,
+    progress: tqdm,
 ) -> dict[str, common.Row]:
     """A row for each policy, in one environment, for one network and batch size."""
     env = gym.make(env_id)
-    agent = DQN(
-        "MlpPolicy", env, seed=0, buffer_size=1, policy_kwargs={"net_arch": net_arch}, device="cpu"
-    )
+    settings: dict[str, Any] = {} if algorithm is PPO else {"buffer_size": 1}
+    settings["policy_kwargs"] = {"net_arch": net_arch}
+    agent = algorithm("MlpPolicy", env, seed=0, device="cpu", **settings)
+    with warnings.catch_warnings():  # that continuous actions have no useful mean
+        warnings.simplefilter("ignore", UserWarning)
+        equitune = equirl.EquitunePolicy(agent, env_id)
     policies = {
         "plain": agent,
-        "equitune": equirl.EquitunePolicy(agent, env_id),
+        "equitune": equitune,
         "equizero": equirl.EquizeroPolicy(agent, env_id),
         "lambda": equirl.LambdaEquitunePolicy(agent, env_id),
     }
@@ -65,6 +79,7 @@ def time_case(
     times = common.time_rounds(calls, arguments.rounds, progress, repeats=arguments.calls)
     return {
         name: {
+            "algorithm": algorithm.__name__,
             "environment": env_id,
             "network": "-".join(map(str, net_arch)),
             "batch": batch,
@@ -80,7 +95,7 @@ def markdown_row(rows: dict[str, common.Row]) -> list[object]:
     """One line for all policies."""
     plain = rows["plain"]
     return [
-        *(plain[name] for name in ("environment", "network", "batch")),
+        *(plain[name] for name in ("algorithm", "environment", "network", "batch")),
         f"{plain['microseconds']:.0f} µs",
         *(f"{rows[name]['ratio'].median:.2f} ×" for name in ("equitune", "equizero", "lambda")),
     ]
@@ -90,9 +105,7 @@ def main(arguments: Arguments) -> None:
     """Time everything, print the table, write it."""
     with tqdm(total=2 * len(CASES) * arguments.rounds, unit="round") as progress:
         results = [
-            time_case(env_id, net_arch, batch, arguments, progress)
-            for env_id, net_arch in CASES
-            for batch in (1, 64)
+            time_case(*case, batch, arguments, progress) for case in CASES for batch in (1, 64)
         ]
     common.write(
         arguments.output,
@@ -103,7 +116,7 @@ def main(arguments: Arguments) -> None:
         f"Time as a ratio to plain SB3 in the same run (median of {arguments.rounds} rounds); "
         f"{common.machine()}.",
         markdown(
-            ["environment", "network", "batch", "plain", "equitune", "equizero", "λ"],
+            ["algorithm", "environment", "network", "batch", "plain", "equitune", "equizero", "λ"],
             map(markdown_row, results),
         ),
     )

@@ -114,9 +114,7 @@ class Maximum(Reducer):
     averages = False
 
     def whole(self, stack: Any, scores: Tensor | None) -> Any:
-        if any(y.is_complex() for y in ((stack,) if isinstance(stack, Tensor) else leaves(stack))):
-            raise TypeError("of complex numbers none is the largest; use another reducer")
-        return tree_map(lambda y: y.amax(0), stack)
+        return tree_map(_largest, stack)
 
     def partial(self, stack: Any, scores: Tensor | None, elements: Elements | None) -> Any:
         return self.whole(stack, None)
@@ -428,6 +426,12 @@ def far(scores: Tensor, best: Tensor | float) -> Tensor:
     """Which scores, of which none is infinity, are worse than the best, which is at most 0."""
     tolerance = _rounding(scores.dtype)
     return scores < best * (1 + tolerance) - tolerance
+
+
+def _largest(y: Tensor) -> Tensor:
+    if y.is_complex():
+        raise TypeError("of complex numbers none is the largest; use another reducer")
+    return y.amax(0)
 
 
 def _scored(score: Callable[[Any], Tensor], raw: Any) -> Tensor:

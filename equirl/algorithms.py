@@ -28,6 +28,8 @@ KNOWN = ("stable_baselines3", "sb3_contrib")
 """Packages whose networks compute what their layers say."""
 MASKED = -1e8
 """The log-probability of an action that a mask forbids, as in sb3-contrib."""
+IN_PLACE: dict[type, Any] = {nn.ReLU: torch.relu_, nn.Tanh: torch.tanh_}
+"""What needs no tensor of its own."""
 
 
 class Features:
@@ -37,8 +39,9 @@ class Features:
     vectors, which need neither, are taken as they are, so that an agent in float64 computes in it.
     """
 
-    def __init__(self, net: Any, extractor: nn.Module, dtype: torch.dtype) -> None:
-        self.net, self.extractor, self.dtype = net, extractor, dtype
+    def __init__(self, net: Any, extractor: nn.Module) -> None:
+        self.net, self.extractor = net, extractor
+        self.like = next(net.parameters())  # whose type may change later
         space = net.observation_space
         self.plain = (
             isinstance(space, spaces.Box)
@@ -48,11 +51,12 @@ class Features:
 
     def __call__(self, observations: Any) -> Tensor:
         """Features (B, features)."""
+        dtype = self.like.dtype
         if self.plain:
-            return observations.to(self.dtype)
+            return observations if observations.dtype == dtype else observations.to(dtype)
         space, images = self.net.observation_space, self.net.normalize_images
         inputs = preprocess_obs(observations, space, images)
-        return self.extractor(tree_map(lambda t: t.to(self.dtype), inputs))
+        return self.extractor(tree_map(lambda t: t.to(dtype), inputs))
 
 
 class QValues(DiscreteHead):
@@ -69,7 +73,7 @@ class QValues(DiscreteHead):
         net: Any = getattr(policy, self.net_name)
         _check_own(net, "forward")
         self.net = net
-        self.features = Features(net, net.features_extractor, self.dtype)
+        self.features = Features(net, net.features_extractor)
 
     def values(self, observations: Any) -> Tensor:
         """Q-values."""
@@ -99,7 +103,7 @@ class Logits(StochasticHead):
     def __init__(self, policy: BasePolicy, scale: Scale = "softmax") -> None:
         super().__init__(policy, scale)
         _check_own(policy, "get_distribution", "_get_action_dist_from_latent")
-        self.features = Features(policy, self.policy.pi_features_extractor, self.dtype)
+        self.features = Features(policy, self.policy.pi_features_extractor)
         self.binary = isinstance(policy.action_space, spaces.MultiBinary)
 
     def values(self, observations: Any) -> Tensor:
@@ -139,10 +143,10 @@ class ActorCritic(ContinuousHead):
         super().__init__(policy, scale)
         _check_own(policy, "get_distribution", "_get_action_dist_from_latent", "predict_values")
         own = self.policy
-        self.features = Features(policy, own.pi_features_extractor, self.dtype)
+        self.features = Features(policy, own.pi_features_extractor)
         shared = own.vf_features_extractor is own.pi_features_extractor
         extractor = own.vf_features_extractor
-        self.of_values = self.features if shared else Features(policy, extractor, self.dtype)
+        self.of_values = self.features if shared else Features(policy, extractor)
 
     def act(self, observations: Any) -> tuple[Tensor, Tensor | None]:
         """See `ContinuousHead.act`."""
@@ -171,9 +175,9 @@ class ActorWithCritics(ContinuousHead):
         actor, critic = self.policy.actor, self.policy.critic
         for net in (actor, critic):
             _check_own(net, "forward", "get_action_dist_params")
-        self.features = Features(actor, actor.features_extractor, self.dtype)
+        self.features = Features(actor, actor.features_extractor)
         shared = critic.features_extractor is actor.features_extractor
-        other = Features(critic, critic.features_extractor, self.dtype)
+        other = Features(critic, critic.features_extractor)
         # vectors need no extractor, so that there are no two
         self.of_critic = self.features if shared or self.features.plain else other
 
@@ -228,7 +232,7 @@ class OneNetwork(Head):
     def __init__(self, policy: BasePolicy, scale: Scale = "softmax") -> None:
         super().__init__(policy, scale)
         _check_own(policy, "forward")
-        self.features = Features(policy, self.policy.features_extractor, self.dtype)
+        self.features = Features(policy, self.policy.features_extractor)
 
     def computed(self, observations: Any) -> Tensor:
         """What the network says, (B, actions)."""
@@ -324,8 +328,8 @@ def run(network: Any, x: Tensor) -> Tensor:
         elif kind is nn.Linear:
             x = functional.linear(x, layer._parameters["weight"], layer._parameters["bias"])  # type: ignore[arg-type]
             fresh = True
-        elif kind is nn.ReLU and fresh:
-            x = x.relu_()
+        elif fresh and kind in IN_PLACE:
+            x = IN_PLACE[kind](x)
         else:
             x = layer(x)
             fresh = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 Observations = NDArray[Any] | dict[str, NDArray[Any]]
@@ -18,6 +19,13 @@ def each(function: Callable[..., Any], observations: Any, *others: Any) -> Any:
             for name, own in observations.items()
         }
     return function(observations, *others)
+
+
+def shape_of(space: spaces.Space) -> Any:
+    """The shape of observations in a space, or of each entry of dicts."""
+    if isinstance(space, spaces.Dict):
+        return {name: part.shape for name, part in space.items()}
+    return space.shape
 
 
 def arrays_of(observations: Any) -> list[Any]:

@@ -90,6 +90,7 @@ def check_symmetry(
 def _flat_maker(env: Made) -> Callable[[], gym.Env]:
     """A function that makes an environment with its observations in one vector."""
     if isinstance(env, gym.Env):
+        assert env.spec is not None  # as `made` has made another one by it
         env = functools.partial(gym.make, env.spec)
     elif isinstance(env, str):
         env = functools.partial(gym.make, env)

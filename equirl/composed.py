@@ -43,7 +43,7 @@ def flattened(symmetry: Symmetry, space: spaces.Space) -> Symmetry:
         names = symmetry.names if len(space.shape or ()) == 1 else None
         return Symmetry(matrix, symmetry.action, names)
     tree: Any = symmetry.observation
-    found = dict(zip(tree.names, tree.parts, strict=True)) if isinstance(tree, Tree) else {}
+    found = tree.by_name() if isinstance(tree, Tree) else {}
     if found.keys() != set(space.spaces):
         raise ValueError(
             f"the symmetry acts on {', '.join(found) or 'no dicts'}, and observations are dicts "
@@ -114,14 +114,14 @@ def seen_through(layer: Any, symmetry: Symmetry) -> Symmetry:
     if isinstance(layer, VecFrameStack):
         space = layer.venv.observation_space
         if isinstance(space, spaces.Box) and len(space.shape) == 1:
-            return stacked(symmetry, layer.stacked_obs.n_stack)  # type: ignore[union-attr]
+            return stacked(symmetry, layer.stacked_obs.n_stack)
         if is_image_space(space):
             return symmetry
     if type(layer).__name__ == "TimeFeatureWrapper":
         tree: Any = symmetry.observation
         if not isinstance(tree, Tree):
             return with_time(symmetry)
-        parts = dict(zip(tree.names, tree.parts, strict=True))
+        parts = tree.by_name()
         own = Symmetry(parts["observation"], symmetry.action)
         parts["observation"] = with_time(own).observation
         return Symmetry(Tree(parts), symmetry.action)

@@ -9,6 +9,7 @@ one small class for each kind of policy.
 from __future__ import annotations
 
 import copy
+import functools
 from abc import ABC, abstractmethod
 from typing import Any, Literal, Self
 
@@ -23,7 +24,7 @@ from torch.nn import functional
 from equicore import Best, Representation, Tree, Trivial, max_value
 from equicore.reduce import Reducer
 from equicore.representations.base import Tables, is_traced
-from equirl.choices import Choices, options_of
+from equirl.choices import on_options, options_of
 
 Normalization = Literal["softmax"] | None
 """What a user chooses."""
@@ -33,6 +34,9 @@ Scale = Literal["softmax", "log-odds"] | None
 
 SURE = 0.9
 """Below it the rounding of a probability is that of its log-odds, by a few units."""
+
+FEW = 4
+"""Actions whose log-odds are quickest computed one other action after the other."""
 
 Outputs = NDArray[Any] | dict[str, NDArray[Any]]
 
@@ -62,7 +66,6 @@ class Head(Tables, ABC):
         super().__init__()
         self.policy = policy
         self.scale = scale
-        self.dtype = next(policy.parameters()).dtype
 
     @abstractmethod
     def forward(self, observations: Any) -> Any:
@@ -122,9 +125,7 @@ class DiscreteHead(Head):
 
     def outputs(self, action: Representation) -> Representation:
         """They are permuted as the actions are."""
-        if isinstance(self.policy.action_space, spaces.Discrete):
-            return action
-        return Choices.of(action, self.options).entries
+        return on_options(action, self.policy.action_space)
 
     def value(self, raw: Tensor) -> Tensor:
         """The largest; of several choices the chance that all have their likeliest options."""
@@ -219,11 +220,17 @@ def log_odds(values: Tensor) -> Tensor:
     They have the order of the probabilities p, but do not saturate: p is 1 in float32 where a value
     exceeds the others by 17. An action beside which all others have minus infinity has infinity.
     """
-    if values.shape[-1] == 2:
+    actions = values.shape[-1]
+    if actions == 2:
         return values - values.flip(-1)
-    probabilities = values.softmax(-1)
-    if not is_traced() and probabilities.numel() and probabilities.max().item() < SURE:
-        return probabilities.logit()  # in a third of the time
-    own = torch.eye(values.shape[-1], dtype=torch.bool, device=values.device)
-    others = values.unsqueeze(-2).masked_fill(own, -torch.inf)  # (..., action, other action)
-    return values - others.logsumexp(-1)
+    if not is_traced() and values.numel():
+        probabilities = values.softmax(-1)
+        if probabilities.max().item() < SURE:
+            return probabilities.logit()  # in half of the time
+    if 1 < actions <= FEW:
+        twice = torch.cat([values, values], -1)
+        others = [twice.narrow(-1, place, actions) for place in range(1, actions)]
+        return values - functools.reduce(torch.logaddexp, others)
+    # row a of the others, (..., action, other action), begins with the action after a
+    twice = torch.cat([values.narrow(-1, 1, actions - 1), values.narrow(-1, 0, actions - 1)], -1)
+    return values - twice.unfold(-1, actions - 1, 1).logsumexp(-1)

@@ -34,6 +34,7 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor, nn, optim
 
 from equicore.lab.devices import check_device
+from equirl.arrays import shape_of
 from equirl.normalization import Statistics, statistics_of
 from equirl.preprocessing import statistics_beside
 from equirl.texts import space_from_dict, space_of, space_to_dict
@@ -85,7 +86,7 @@ class Loaded(BaseAlgorithm):
     def predict(self, observation: Any, *arguments: Any, **options: Any) -> Any:
         """As the agent's own, of what its environment emits."""
         own = self.statistics
-        if own is not None and statistics_of(self) is own and isinstance(observation, np.ndarray):
+        if own is not None and statistics_of(self) is own and not isinstance(observation, tuple):
             observation = own.normalize(observation)
         return super().predict(observation, *arguments, **options)
 
@@ -161,7 +162,7 @@ def load_agent(
     defaults["target_entropy"] = -float(np.prod(fields["action_space"].shape or 1))
     if issubclass(algorithm, OnPolicyAlgorithm) and data.get("_last_original_obs") is not None:
         # these keep it under VecNormalize only, by which `normalizer_of` knows
-        fields["_last_original_obs"] = np.full(fields["observation_space"].shape, np.nan)
+        fields["_last_original_obs"] = np.nan
     for name, value in data.items():
         if isinstance(value, dict) and ":serialized:" in value:
             fields.setdefault(name, defaults.get(name))
@@ -190,11 +191,11 @@ def load_agent(
     if statistics is not None:
         if not isinstance(statistics, Statistics):
             statistics = Statistics.load(statistics)
-        shape = fields["observation_space"].shape
-        if statistics is not None and statistics.mean.shape != shape:
+        space = fields["observation_space"]
+        if statistics is not None and not statistics.fits(space):
             raise ValueError(
-                f"{path} sees observations of shape {shape}; the statistics are of "
-                f"{statistics.mean.shape}"
+                f"{path} sees observations of shape {shape_of(space)}; the statistics are of "
+                f"{statistics.shape}"
             )
         model.statistics = statistics
         model._last_original_obs = None  # by which it would tell that they are not known

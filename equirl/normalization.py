@@ -17,11 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
-from equicore.lab.store import read_tensors, write_tensors
+from equicore.lab.store import part_of, read_tensors, write_tensors
+from equirl.arrays import arrays_of, each, shape_of
 from equirl.preprocessing import layers_of
 
 
@@ -30,34 +32,30 @@ class Statistics:
     """Mean and variance of observations, and where normalised ones are cut off.
 
     Attributes:
-        mean: Of the shape of an observation.
+        mean: Of the shape of an observation; of dicts for each entry that is normalised, by name.
         variance: The same.
         clip: Largest size of what is normalised.
         epsilon: Added to the variance.
     """
 
-    mean: NDArray[np.float64]
-    variance: NDArray[np.float64]
+    mean: Any
+    variance: Any
     clip: float = 10.0
     epsilon: float = 1e-8
 
     def __post_init__(self) -> None:
         """Check that they are numbers, of one shape."""
-        if self.mean.shape != self.variance.shape:
-            raise ValueError(
-                f"mean and variance have one shape; got {self.mean.shape} and {self.variance.shape}"
-            )
-        finite = np.isfinite(self.mean).all() and np.isfinite(self.variance).all()
-        if not finite or (self.variance < 0).any() or not self.clip > 0:
+        shapes = [each(np.shape, part) for part in (self.mean, self.variance)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"mean and variance have one shape; got {shapes[0]} and {shapes[1]}")
+        variances = arrays_of(self.variance)
+        finite = all(np.isfinite(array).all() for array in [*arrays_of(self.mean), *variances])
+        if not finite or any((part < 0).any() for part in variances) or not self.clip > 0:
             raise ValueError("means and variances are finite, variances and clip not negative")
 
     @classmethod
     def of(cls, env: VecNormalize) -> Statistics:
-        """Those of a ``VecNormalize`` as they are now.
-
-        Raises:
-            ValueError: If its observations are dicts.
-        """
+        """Those of a ``VecNormalize`` as they are now."""
         return cls._read(vars(env), type(env).__name__)
 
     @classmethod
@@ -69,14 +67,13 @@ class Statistics:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it holds something else, or statistics of dicts.
+            ValueError: If it holds something else.
         """
         path = Path(path)
         if path.suffix != ".pkl":
             tensors, header = read_tensors(path)
             try:
-                mean, variance = (tensors[n].double().numpy() for n in ("mean", "variance"))
-                return cls(mean, variance, float(header["clip"]), float(header["epsilon"]))
+                return cls.from_tensors(tensors, header)
             except (KeyError, ValueError) as error:
                 raise ValueError(f"{path} holds no statistics: {error}") from error
         if not path.is_file():
@@ -90,58 +87,117 @@ class Statistics:
 
     @classmethod
     def _read(cls, fields: dict[str, Any], where: str) -> Statistics:
-        moments: Any = fields.get("obs_rms")
-        if isinstance(moments, dict):
-            raise ValueError(
-                f"{where} normalises dicts {sorted(moments)}; statistics of arrays are supported"
-            )
-        moments = getattr(moments, "state", None) or vars(moments)
         try:
-            mean, variance = (np.array(moments[name], float) for name in ("mean", "var"))
+            known = each(lambda m: getattr(m, "state", None) or vars(m), fields["obs_rms"])
+            of_dicts = isinstance(fields["obs_rms"], dict)
+            mean, variance = (
+                {key: np.array(own[name], float) for key, own in known.items()}
+                if of_dicts
+                else np.array(known[name], float)
+                for name in ("mean", "var")
+            )
             return cls(mean, variance, float(fields["clip_obs"]), float(fields["epsilon"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{where} holds no statistics of observations: {error}") from error
 
     def save(self, path: str | Path) -> None:
         """Write them as a safetensors file, which holds no code."""
-        tensors = {"mean": self.mean, "variance": self.variance}
-        write_tensors(
-            path,
-            {name: torch.from_numpy(array) for name, array in tensors.items()},
-            {"clip": self.clip, "epsilon": self.epsilon},
-        )
+        write_tensors(path, *self.as_tensors())
+
+    def as_tensors(self) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Tensors by name, and the plain numbers beside them."""
+        tensors = {}
+        for name in ("mean", "variance"):
+            part = getattr(self, name)
+            named = part if isinstance(part, dict) else {"": part}
+            for entry, array in named.items():
+                tensors[f"{name}.{entry}" if entry else name] = torch.from_numpy(np.array(array))
+        return tensors, {"clip": self.clip, "epsilon": self.epsilon}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Statistics:
+        """What `as_tensors` gave.
+
+        Raises:
+            KeyError: If something is missing.
+            ValueError: If they do not belong together.
+        """
+        parts: list[Any] = []
+        for name in ("mean", "variance"):
+            entries = part_of(tensors, name)
+            own: Any = {entry: tensor.double().numpy() for entry, tensor in entries.items()}
+            parts.append(own or tensors[name].double().numpy())
+        mean, variance = parts
+        return cls(mean, variance, float(header["clip"]), float(header["epsilon"]))
 
     @property
-    def deviation(self) -> NDArray[np.float64]:
-        """The divisor."""
-        return np.sqrt(self.variance + self.epsilon)
+    def shape(self) -> Any:
+        """Of observations; of dicts for each entry that is normalised."""
+        return each(np.shape, self.mean)
 
-    def normalize(self, observations: NDArray[Any]) -> NDArray[np.float32]:
-        """Observations (..., shape) as the agent sees them."""
-        seen = (observations - self.mean) / self.deviation
-        return np.clip(seen, -self.clip, self.clip).astype(np.float32)
+    @property
+    def deviation(self) -> Any:
+        """The divisor."""
+        return each(lambda variance: np.sqrt(variance + self.epsilon), self.variance)
+
+    def normalize(self, observations: Any) -> Any:
+        """Observations (..., shape), or a dict of them, as the agent sees them."""
+
+        def one(seen: NDArray[Any], mean: NDArray[Any], deviation: NDArray[Any]) -> NDArray[Any]:
+            shifted = (seen - mean) / deviation
+            return np.clip(shifted, -self.clip, self.clip).astype(np.float32)
+
+        if not isinstance(observations, dict):
+            return one(observations, self.mean, self.deviation)
+        known = {name: observations[name] for name in self.mean}
+        return {**observations, **each(one, known, self.mean, self.deviation)}
+
+    def fits(self, space: spaces.Space) -> bool:
+        """Whether observations of a space have the shapes of these statistics."""
+        wanted = shape_of(space)
+        if isinstance(wanted, dict):
+            return isinstance(self.mean, dict) and self.shape.items() <= wanted.items()
+        return self.shape == wanted
+
+
+class Moments(nn.Module):
+    """Mean and deviation as tensors that follow a model to its device, but keep their type."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, mean: NDArray[Any], deviation: NDArray[Any]) -> None:
+        super().__init__()
+        for name, array in (("mean", mean), ("deviation", deviation)):
+            self.register_buffer(name, torch.from_numpy(np.array(array)), persistent=False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Moments:
+        kept = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
+        super()._apply(fn, recurse)  # .float() would round the statistics, which may be large
+        for name, buffer in kept.items():
+            self._buffers[name] = buffer.to(getattr(self, name).device)
+        return self
 
 
 class Normalized(nn.Module):
     """A model of normalised observations as one of those that the environment emits.
 
     Args:
-        model: What sees them; also dicts of ``observation`` and something else.
+        model: What sees them; if it is ``masked``, in dicts of ``observation`` and ``mask``.
         source: Statistics, or the ``VecNormalize`` that has them, which may still learn.
     """
-
-    mean: Tensor
-    deviation: Tensor
 
     def __init__(self, model: nn.Module, source: Statistics | VecNormalize) -> None:
         super().__init__()
         self.model = model
+        self.masked = bool(getattr(model, "masked", False))
         self.sources = [source]  # not copied with the module's state
-        statistics = self.statistics
-        for name in ("mean", "deviation"):
-            array = torch.from_numpy(np.array(getattr(statistics, name)))
-            self.register_buffer(name, array, persistent=False)
-        self.clip = statistics.clip
+        now = self.statistics
+        self.of_dicts = isinstance(now.mean, dict)
+        mean, deviation = ({"": m} if not self.of_dicts else m for m in (now.mean, now.deviation))
+        self.names = list(mean)
+        self.moments = nn.ModuleList([Moments(mean[n], deviation[n]) for n in self.names])
+        self.clip = now.clip
 
     @property
     def statistics(self) -> Statistics:
@@ -151,40 +207,47 @@ class Normalized(nn.Module):
 
     def refresh(self) -> None:
         """Take over what a ``VecNormalize`` has learned since."""
-        if not isinstance(self.sources[0], Statistics):
-            statistics = self.statistics
-            self.mean.copy_(torch.from_numpy(np.array(statistics.mean)))
-            self.deviation.copy_(torch.from_numpy(statistics.deviation))
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Normalized:
-        super()._apply(fn, recurse)  # .float() would round the statistics, which may be large
-        statistics = self.statistics
-        for name in ("mean", "deviation"):
-            array = torch.from_numpy(np.array(getattr(statistics, name)))
-            self._buffers[name] = array.to(getattr(self, name).device)
-        return self
+        if isinstance(self.sources[0], Statistics):
+            return
+        now = self.statistics
+        parts = zip(arrays_of(now.mean), arrays_of(now.deviation), self.moments, strict=True)
+        for mean, deviation, moments in parts:
+            own: Any = moments
+            own.mean.copy_(torch.from_numpy(np.array(mean)))
+            own.deviation.copy_(torch.from_numpy(np.array(deviation)))
 
     def forward(self, inputs: Any) -> Any:
         """What the model makes of normalised observations."""
-        if isinstance(inputs, dict):
-            seen = {**inputs, "observation": self.normalized(inputs["observation"])}
-            return self.model(seen)
+        if self.masked:
+            return self.model({**inputs, "observation": self.normalized(inputs["observation"])})
         return self.model(self.normalized(inputs))
 
-    def normalized(self, observations: Tensor) -> Tensor:
+    def normalized(self, observations: Any) -> Any:
         """As the agent sees them."""
-        seen = (observations.double() - self.mean) / self.deviation
-        return seen.clamp(-self.clip, self.clip).float()
 
-    def emitted(self, seen: Tensor) -> Tensor:
+        def one(seen: Tensor, moments: Any) -> Tensor:
+            shifted = (seen.double() - moments.mean) / moments.deviation
+            return shifted.clamp(-self.clip, self.clip).float()
+
+        return self._each(one, observations)
+
+    def emitted(self, seen: Any) -> Any:
         """What the environment emitted, of normalised observations that were not cut off."""
-        return seen.double() * self.deviation + self.mean
+        return self._each(lambda x, m: x.double() * m.deviation + m.mean, seen)
+
+    def _each(self, function: Callable[[Tensor, Any], Tensor], observations: Any) -> Any:
+        if not self.of_dicts:
+            return function(observations, self.moments[0])
+        pairs = zip(self.names, self.moments, strict=True)
+        return {**observations, **{n: function(observations[n], m) for n, m in pairs}}
 
 
-def seen_by(model: Any) -> Callable[[Any], NDArray[Any]]:
+def seen_by(model: Any) -> Callable[[Any], Any]:
     """What an agent that has a ``VecNormalize`` is shown of what its environment emits; a copy."""
     source = statistics_of(model)
-    return source.normalize_obs if isinstance(source, VecNormalize) else np.copy  # type: ignore[return-value]
+    if isinstance(source, VecNormalize):
+        return source.normalize_obs
+    return lambda observations: each(np.copy, observations)
 
 
 def statistics_of(model: Any) -> VecNormalize | Statistics | None:

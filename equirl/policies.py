@@ -7,10 +7,13 @@ apart, whose weights learn from states that the agent has visited (`equirl.weigh
 
 from __future__ import annotations
 
+import math
 import warnings
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
@@ -19,14 +22,20 @@ from torch import nn
 
 from equicore import Best, Mean, MLPWeight, WeightedMean
 from equicore.reduce import Reducer
+from equicore.trees import tree_map
 from equirl.algorithms import head_of
-from equirl.heads import DiscreteHead, Head, Normalization, Scale
+from equirl.compiled import Compiled
+from equirl.export import Exported
+from equirl.heads import DiscreteHead, Head, Normalization, Outputs, Scale
 from equirl.registry import Env
 from equirl.symmetrized import Agent, Observation, SymmetrizedPolicy
 from equirl.symmetry import Symmetry
 
 SHARPNESS = 3.0
 """How much an agent's sureness counts in lambda by default; chosen on a validation panel."""
+
+HOLD = 1000.0
+"""How many times as familiar another view must be to be taken; see results/rules."""
 
 
 class EquitunePolicy(SymmetrizedPolicy):
@@ -114,7 +123,11 @@ class LambdaEquitunePolicy(SymmetrizedPolicy):
     the network alone, with a large one they choose as equizero does; docs/study.md tells why both
     count by default. Until the network is fitted every state is equally familiar.
 
-    Of continuous actions it is the one of the most familiar view, as their mean is of no use.
+    Of continuous actions it is the one of the most familiar view, as their mean is of no use. That
+    view is held: another one is taken in the next step only if it is ``hold`` times as familiar, as
+    an agent that changes its gait in mid-step falls (results/rules). The memory is the ``state``
+    that `predict` returns and ``evaluate_policy`` gives back to it; without it each step stands
+    alone. The policy is equivariant on histories of observations.
 
     Args:
         model: An agent, or its policy.
@@ -124,9 +137,11 @@ class LambdaEquitunePolicy(SymmetrizedPolicy):
             probabilities before they are reduced, which makes them comparable between states;
             None leaves them as they are.
         sharpness: How much the agent's sureness counts, at least 0; for discrete actions only.
+        hold: How many times as familiar another view must be, at least 1; for continuous actions
+            only.
 
     Raises:
-        ValueError: If the sharpness is negative.
+        ValueError: If the sharpness is negative, or hold is less than 1.
     """
 
     def __init__(
@@ -136,13 +151,16 @@ class LambdaEquitunePolicy(SymmetrizedPolicy):
         weight: MLPWeight | None = None,
         normalize: Normalization = "softmax",
         sharpness: float = SHARPNESS,
+        hold: float = HOLD,
     ) -> None:
         if not sharpness >= 0:
             raise ValueError(f"sharpness is a number from 0; got {sharpness}")
+        if not hold >= 1:
+            raise ValueError(f"hold is a number from 1; got {hold}")
         head = _head(model, normalize)
         if weight is None:
             space = head.policy.observation_space
-            weight = MLPWeight(space.shape if isinstance(space, spaces.Box) else (1,))
+            weight = MLPWeight(_shapes(space))
         score = None
         if sharpness and isinstance(head, DiscreteHead):
             score = partial(_log_sureness, sharpness, head.options)
@@ -156,6 +174,7 @@ class LambdaEquitunePolicy(SymmetrizedPolicy):
         )
         self.weight = weight
         self.sharpness = sharpness
+        self.hold = hold
         self._told = False
 
     def __repr__(self) -> str:
@@ -177,19 +196,71 @@ class LambdaEquitunePolicy(SymmetrizedPolicy):
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
         """As of `SymmetrizedPolicy`; warns once if the weights are not fitted."""
         if not self._told:
-            self._told = True
-            if not self.fitted:
-                warnings.warn(
-                    "the weights of this policy are not fitted: to it every state is equally "
-                    "familiar; see equirl.fit_familiarity",
-                    stacklevel=2,
-                )
+            self._tell()
         return super().predict(observation, state, episode_start, deterministic, action_masks)
+
+    def export(self, path: str | Path) -> Exported:
+        """As of `SymmetrizedPolicy`; warns if the weights are not fitted."""
+        self._tell()
+        return super().export(path)
+
+    def _tell(self) -> None:
+        self._told = True
+        if not self.fitted:
+            warnings.warn(
+                "the weights of this policy are not fitted: to it every state is equally "
+                "familiar; see equirl.fit_familiarity",
+                stacklevel=3,
+            )
+
+    def _next(
+        self, inputs: Any, compiled: Compiled, state: Any, episode_start: NDArray[Any] | None
+    ) -> tuple[Outputs, Any]:
+        if self.head.averages:
+            return super()._next(inputs, compiled, state, episode_start)
+        chosen: list[torch.Tensor] = []
+
+        def compute(inputs: Any) -> Any:
+            symmetrized = compiled.symmetrized
+            reduce: Any = symmetrized.reduce
+            views = symmetrized.views(inputs)
+            familiar = reduce.log_weights(views)  # (|G|, B)
+            best, places = familiar.max(0)
+            if state is not None:
+                held = self._held(state, len(places)).to(places.device)
+                stays = best - familiar.gather(0, held[None])[0] < math.log(self.hold)
+                if episode_start is not None:
+                    stays &= ~torch.as_tensor(episode_start, dtype=torch.bool, device=stays.device)
+                places = torch.where(stays, held, places)
+            chosen.append(places)
+            rows = torch.arange(len(places), device=places.device)
+            raw = symmetrized.model(tree_map(lambda view: view[places, rows], views))
+            return symmetrized.output_rep.align_each(places, raw)
+
+        outputs = self._reduced(inputs, compute)
+        return outputs, (chosen[0].numpy(force=True),)
+
+    def _held(self, state: Any, count: int) -> torch.Tensor:
+        """The views of the step before, (B,)."""
+        views = state[0] if isinstance(state, tuple) and len(state) == 1 else None
+        order = len(self.symmetry.group)
+        if (
+            not isinstance(views, np.ndarray)
+            or views.dtype.kind != "i"
+            or views.shape != (count,)
+            or not ((views >= 0) & (views < order)).all()
+        ):
+            raise ValueError(
+                f"state is what predict returned for the same {count} environments, or None; got "
+                f"{state!r}"
+            )
+        return torch.from_numpy(views)
 
     def _extra_header(self) -> dict[str, Any]:
         return {
             "weight": {"shape": self.weight.shape, "hidden": self.weight.hidden},
             "sharpness": self.sharpness,
+            "hold": self.hold,
         }
 
     @classmethod
@@ -197,7 +268,15 @@ class LambdaEquitunePolicy(SymmetrizedPolicy):
         cls, header: dict[str, Any], agent: BasePolicy, symmetry: Symmetry
     ) -> LambdaEquitunePolicy:
         weight = MLPWeight(**header["weight"])
-        return cls(agent, symmetry, weight, header["normalize"], header["sharpness"])
+        hold = header.get("hold", HOLD)
+        return cls(agent, symmetry, weight, header["normalize"], header["sharpness"], hold)
+
+
+def _shapes(space: spaces.Space) -> Any:
+    """The shape of what a weight network sees: an observation, or the arrays of a dict."""
+    if isinstance(space, spaces.Dict):
+        return {n: part.shape for n, part in space.items() if isinstance(part, spaces.Box)}
+    return space.shape
 
 
 def _head(model: Agent, normalize: Normalization, scale: Scale = "softmax") -> Head:

@@ -107,8 +107,9 @@ def normalizer_of(model: Any) -> str | None:
 def statistics_beside(path: Path) -> Path | None:
     """The file of ``VecNormalize`` that stands beside an agent's file, if its name says so.
 
-    As in ``vecnormalize.pkl``, ``vecnormalize.safetensors`` (see ``equirl convert``) and ``vec_normalize.pkl``, also with the name of the agent, and in
-    the folder that rl-baselines3-zoo calls as the agent.
+    As in ``vecnormalize.pkl``, ``vecnormalize.safetensors`` (see ``equirl convert``) and
+    ``vec_normalize.pkl``, also with the name of the agent, and in the folder that rl-baselines3-zoo
+    calls as the agent.
     """
     own = _letters(path.stem)
     for folder in (path.parent, path.with_suffix("")):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -18,26 +18,22 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from equicore import Mean, Symmetrized, Tree
-from equicore.lab.devices import check_device
-from equicore.lab.store import part_of, read_tensors, state_tensors, write_tensors
 from equicore.reduce import Reducer
-from equicore.trees import leaves, tree_map
 from equirl.algorithms import head_of
+from equirl.arrays import Observations, shape_of
 from equirl.choices import options_of
+from equirl.compiled import Compiled
+from equirl.export import Exported, export
 from equirl.heads import Head, Normalization, Outputs
-from equirl.loading import policy_from_dict, policy_to_dict
-from equirl.normalization import Normalized, Statistics, normalizing, statistics_of
+from equirl.normalization import Normalized, normalizing, statistics_of
 from equirl.preprocessing import changes, moves_channels
 from equirl.registry import Env, symmetry_of
+from equirl.saving import read, write
 from equirl.symmetry import Symmetry
 
-# A dict is refused, but it is part of the signature that Stable-Baselines3 asks of a policy.
-Observation = NDArray[Any] | dict[str, NDArray[Any]]
+Observation = Observations
 Agent = BaseAlgorithm | BasePolicy
 Policy = TypeVar("Policy", bound="SymmetrizedPolicy")
-
-FORMAT = 2
-"""Of the files that policies are saved to."""
 
 
 class SymmetrizedPolicy(BasePolicy):
@@ -83,13 +79,13 @@ class SymmetrizedPolicy(BasePolicy):
         outputs = head.outputs(action)
         if head.masked:  # masks move as the actions do
             observation = Tree({"observation": observation, "mask": outputs})
-        source, shape = statistics_of(model), policy.observation_space.shape
+        source, space = statistics_of(model), policy.observation_space
         seen_by = normalizing(model, head)
         self.normalized = seen_by if isinstance(seen_by, Normalized) else None
-        if self.normalized is not None and self.normalized.mean.shape != shape:
+        if self.normalized is not None and not self.normalized.statistics.fits(space):
             raise ValueError(
-                f"this agent sees observations of shape {shape}, and its statistics are of "
-                f"{tuple(self.normalized.mean.shape)}: observations were stacked or turned after "
+                f"this agent sees observations of shape {shape_of(space)}, and its statistics are "
+                f"of {self.normalized.statistics.shape}: observations were stacked or turned after "
                 "they were normalised, which is not supported; normalise outside of that"
             )
         # an agent with its VecNormalize is shown what that emits, one from a file what its
@@ -99,13 +95,12 @@ class SymmetrizedPolicy(BasePolicy):
         self.symmetrized = Symmetrized(seen_by, observation, outputs, reduce, top_k=top_k).to(
             policy.device
         )
-        self._drawn: list[Symmetrized] = []  # not a submodule: it has the same parameters
+        self._compiled = Compiled(self.symmetrized)
+        self._drawn: list[Compiled] = []
         # plain attributes, as looking up a submodule costs a microsecond each time
-        self._parts = (head, self.symmetrized, policy)
-        assert policy.observation_space.shape is not None  # as it is a Box
-        self._shape = policy.observation_space.shape
-        self._dtype = policy.observation_space.dtype
-        self._on_cpu = policy.device.type == "cpu"
+        self._parts = (head, policy, next(policy.parameters()))
+        self._shape, self._dtype = space.shape, space.dtype  # None of dicts
+        self._real = self._dtype is not None and np.issubdtype(self._dtype, np.floating)
         self._discrete = options_of(policy.action_space) is not None
 
     def __init_subclass__(cls) -> None:
@@ -116,8 +111,11 @@ class SymmetrizedPolicy(BasePolicy):
         """As in ``EquizeroPolicy(DQNPolicy, Box(4,) to Discrete(2), cyclic(2))``."""
         kind, space = type(self.policy).__name__, self.action_space
         actions = f"{type(space).__name__}{space.shape}" if space.shape else space
-        group = self.symmetry.group.name
-        return f"{type(self).__name__}({kind}, Box{self._shape} to {actions}, {group})"
+        group, space = self.symmetry.group.name, self.observation_space
+        seen = f"Box{self._shape}"
+        if isinstance(space, spaces.Dict):
+            seen = f"Dict({', '.join(space)})"
+        return f"{type(self).__name__}({kind}, {seen} to {actions}, {group})"
 
     @property
     def head(self) -> Head:
@@ -140,9 +138,10 @@ class SymmetrizedPolicy(BasePolicy):
         """Choose actions, with the meaning that the agent's ``predict`` gives to each argument.
 
         Args:
-            observation: One observation, or a batch of shape (B, ...).
-            state: Returned as it is; the agent has no memory.
-            episode_start: Ignored, as by an agent without memory.
+            observation: One observation, or a batch of shape (B, ...); or a dict of them.
+            state: What the call before returned; only a `LambdaEquitunePolicy` of continuous
+                actions has a memory, others return it as it is.
+            episode_start: Whether an episode begins with this observation, shape (B,).
             deterministic: If False, a whole DQN acts at random with the probability
                 ``model.exploration_rate``, and agents that have a distribution draw actions: of
                 choices from what the views' probabilities are reduced to, of vectors from the
@@ -151,12 +150,12 @@ class SymmetrizedPolicy(BasePolicy):
                 all when omitted.
 
         Returns:
-            The actions, of one observation or of a batch (B, ...); and ``state``.
+            The actions, of one observation or of a batch (B, ...); and the state for the next call.
 
         Raises:
             TypeError: If there are masks, and the agent takes none.
-            ValueError: If the observation does not fit the observation space, or there is a NaN
-                in it or in the agent's outputs, or masks are not as many as options.
+            ValueError: If the observation does not fit the observation space or is not finite, or
+                there is a NaN in the agent's outputs, or masks are not as many as options.
         """
         if action_masks is not None and not self.head.masked:
             raise TypeError(f"{type(self.policy).__name__} takes no action_masks")
@@ -171,7 +170,7 @@ class SymmetrizedPolicy(BasePolicy):
             return self.policy.predict(observation, state, episode_start, deterministic)
         # what `BasePolicy.predict` does, in a fraction of its time
         batch, vectorized = self.obs_to_tensor(observation)
-        actions = self._act(batch, deterministic, action_masks)
+        actions, state = self._act(batch, deterministic, action_masks, state, episode_start)
         if not self._discrete:
             box: Any = self.action_space
             actions = np.clip(actions, box.low, box.high)
@@ -196,60 +195,96 @@ class SymmetrizedPolicy(BasePolicy):
         if not isinstance(self.action_space, spaces.Discrete):
             raise TypeError(f"only discrete actions have values; these are {self.action_space}")
         batch, vectorized = self.obs_to_tensor(observation)
-        if not len(batch):
+        if not _rows(batch):
             return np.zeros((0, self.action_space.n), np.float32)
-        values = self._reduced(self.inputs(batch), self.symmetrized)
+        values = self._reduced(self.inputs(batch), self._compiled)
         assert isinstance(values, np.ndarray)
         return values if vectorized else values.squeeze(axis=0)
 
-    def obs_to_tensor(self, observation: Observation) -> tuple[Tensor, bool]:
-        """The observations as a tensor (B, ...), and whether they came as a batch."""
-        if isinstance(observation, dict):
-            raise ValueError("got a dict observation; a Symmetry acts on Box observations")
-        if (batch := self._as_batch(observation)) is not None:
-            return batch, observation.ndim > len(self._shape)
-        inputs, vectorized = self.policy.obs_to_tensor(observation)
-        assert isinstance(inputs, Tensor)  # a Symmetry acts on Box observations only
-        if np.issubdtype(self._dtype, np.floating):
-            inputs = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
-        return inputs, vectorized
+    def obs_to_tensor(self, observation: Observation) -> tuple[Any, bool]:
+        """The observations as a tensor (B, ...), or a dict, and whether they came as a batch.
 
-    def _as_batch(self, observation: Observation) -> Tensor | None:
-        """Observations of the space's shape and type as a tensor (B, ...); None for others."""
+        Raises:
+            ValueError: If they do not fit the observation space, or are not all finite.
+        """
         shape = self._shape
-        if (
+        if shape is None or isinstance(observation, dict):
+            return self._entries_to_tensors(observation)
+        if (  # the usual case, by fewer steps
             type(observation) is np.ndarray
             and observation.dtype == self._dtype
             and observation.shape[-len(shape) :] == shape
             and observation.ndim <= len(shape) + 1
         ):
-            batch = observation if observation.ndim > len(shape) else observation[None]
-            tensor = torch.from_numpy(np.array(batch))
-            return tensor if self._on_cpu else tensor.to(self.policy.device)
-        return None
+            vectorized = observation.ndim > len(shape)
+            batch = np.array(observation if vectorized else observation[None])
+            tensor = torch.from_numpy(batch)
+            if self._real and not math.isfinite(np.vdot(batch, batch)):  # which may overflow
+                _check_finite(tensor)
+            parameter = self._parts[2]
+            return (tensor if parameter.is_cpu else tensor.to(parameter.device)), vectorized
+        inputs, vectorized = self.policy.obs_to_tensor(observation)
+        assert isinstance(inputs, Tensor)  # a Symmetry acts on Box observations only
+        if self._real:
+            inputs = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+            _check_finite(inputs)
+        return inputs, vectorized
+
+    def _entries_to_tensors(self, observation: Any) -> tuple[dict[str, Tensor], bool]:
+        """The entries of a dict as tensors (B, ...)."""
+        space = self.observation_space
+        if not (isinstance(observation, dict) and isinstance(space, spaces.Dict)):
+            raise ValueError(f"observations are in {space}; got a {type(observation).__name__}")
+        if observation.keys() != set(space.spaces):
+            raise ValueError(
+                f"observations have the entries {', '.join(space)}; got {', '.join(observation)}"
+            )
+        found, vectorized = self.policy.obs_to_tensor(observation)
+        assert isinstance(found, dict)
+        for name, tensor in found.items():
+            if tensor.is_floating_point():
+                found[name] = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+                _check_finite(found[name])
+        return found, vectorized
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
-        return torch.from_numpy(self._act(observation, deterministic, None))
+        return torch.from_numpy(self._act(observation, deterministic, None, None, None)[0])
 
-    def _act(self, batch: Tensor, deterministic: bool, masks: NDArray[Any] | None) -> NDArray[Any]:
-        if not len(batch):  # what Stable-Baselines3 itself cannot always do
-            return np.zeros((0, *(self.action_space.shape or ())), self.action_space.dtype)
-        head, symmetrized, _ = self._parts
+    def _act(
+        self,
+        batch: Any,
+        deterministic: bool,
+        masks: NDArray[Any] | None,
+        state: Any,
+        episode_start: NDArray[Any] | None,
+    ) -> tuple[NDArray[Any], Any]:
+        """Actions, and the state for the next call."""
+        if not _rows(batch):  # what Stable-Baselines3 itself cannot always do
+            nothing = np.zeros((0, *(self.action_space.shape or ())), self.action_space.dtype)
+            return nothing, state
+        compiled = self._compiled
         if not (deterministic or self._discrete):
             if not self._drawn:
-                self._drawn.append(self._drawing())
-            symmetrized = self._drawn[0]
+                self._drawn.append(Compiled(self._drawing()))
+            compiled = self._drawn[0]
         inputs = batch if self._as_it_is else self.inputs(batch, masks)
-        return head.actions(self._reduced(inputs, symmetrized), deterministic)
+        outputs, state = self._next(inputs, compiled, state, episode_start)
+        return self._parts[0].actions(outputs, deterministic), state
 
-    def inputs(self, batch: Tensor, masks: NDArray[Any] | None = None) -> Any:
+    def _next(
+        self, inputs: Any, compiled: Compiled, state: Any, episode_start: NDArray[Any] | None
+    ) -> tuple[Outputs, Any]:
+        """What the views are reduced to after what went before, and the state after it."""
+        return self._reduced(inputs, compiled), state
+
+    def inputs(self, batch: Any, masks: NDArray[Any] | None = None) -> Any:
         """What the views are made of: observations, and masks where the agent takes them."""
         if self.normalized is not None and self.shown_normalized:
             self.normalized.refresh()
             batch = self.normalized.emitted(batch)
         if not self.head.masked:
             return batch
-        shape = len(batch), sum(options_of(self.action_space) or ())
+        shape = _rows(batch), sum(options_of(self.action_space) or ())
         if masks is None:
             mask = torch.ones(shape, dtype=torch.bool)
         else:
@@ -259,7 +294,7 @@ class SymmetrizedPolicy(BasePolicy):
                     f"action_masks of shape {tuple(mask.shape)} do not fit {shape[0]} observations "
                     f"and {shape[1]} options"
                 )
-        return {"observation": batch, "mask": mask.reshape(shape).to(batch.device)}
+        return {"observation": batch, "mask": mask.reshape(shape).to(self.policy.device)}
 
     def _drawing(self) -> Symmetrized:
         """What draws vectors: from the distribution of the view that is chosen."""
@@ -276,22 +311,21 @@ class SymmetrizedPolicy(BasePolicy):
         """What takes a single view, for a draw of its action."""
         return self.symmetrized.reduce
 
-    def _reduced(self, inputs: Any, symmetrized: Symmetrized) -> Outputs:
+    def _reduced(self, inputs: Any, compiled: Callable[[Any], Any]) -> Outputs:
         """What the views are reduced to, as arrays."""
-        policy = self._parts[2]
+        policy = self._parts[1]
         if policy.training:
             policy.set_training_mode(False)
         with torch.inference_mode():
-            try:
-                reduced = symmetrized(inputs)
-            except ValueError as error:  # so torch's distributions say that there is a NaN
-                if leaves(inputs)[0].isfinite().all():
-                    raise
-                raise ValueError(_explain_nan(leaves(inputs)[0], policy)) from error
-            outputs: Any = tree_map(lambda t: (t if self._on_cpu else t.cpu()).numpy(), reduced)
-        values = outputs if isinstance(outputs, np.ndarray) else outputs["action"]
+            reduced = compiled(inputs)
+        outputs: Any
+        if isinstance(reduced, Tensor):
+            outputs = values = reduced.numpy(force=True)
+        else:
+            outputs = {name: y.numpy(force=True) for name, y in reduced.items()}
+            values = outputs["action"]
         if math.isnan(values.item(values.argmax())):  # where numpy finds a NaN, if there is one
-            raise ValueError(_explain_nan(leaves(inputs)[0], policy))
+            raise ValueError(_explain_nan(policy))
         return outputs
 
     def save(self, path: str | Path) -> None:
@@ -306,25 +340,7 @@ class SymmetrizedPolicy(BasePolicy):
         Raises:
             TypeError: If the agent has parts other than those of Stable-Baselines3 and torch.
         """
-        header = {
-            "policy": type(self).__name__,
-            "policy_format": FORMAT,
-            "normalize": self.normalize,
-            "symmetry": self.symmetry.to_dict(),
-            "agent": policy_to_dict(self.model),
-            **self._extra_header(),
-        }
-        tensors = state_tensors(agent=self.policy, reduce=self.symmetrized.reduce)
-        if self.normalized is not None:
-            statistics = self.normalized.statistics
-            for name in ("mean", "variance"):
-                tensors[f"statistics.{name}"] = torch.from_numpy(np.array(vars(statistics)[name]))
-            header["statistics"] = {
-                "clip": statistics.clip,
-                "epsilon": statistics.epsilon,
-                "shown_normalized": self.shown_normalized,
-            }
-        write_tensors(path, tensors, header)
+        write(self, path)
 
     @classmethod
     def load(cls: type[Policy], path: str | Path, device: str | torch.device = "auto") -> Policy:
@@ -342,36 +358,30 @@ class SymmetrizedPolicy(BasePolicy):
             ValueError: If the file is none of equirl's, damaged, or of another policy class, or
                 there is no such device.
         """
-        check_device(device)
-        tensors, header = read_tensors(path)
-        kind = cls.kinds.get(header.get("policy", ""))
-        if kind is None or not issubclass(kind, cls):
-            raise ValueError(
-                f"{path} holds {header.get('policy', 'no policy')}, not {cls.__name__}"
-            )
-        if (version := header.get("policy_format", 1)) != FORMAT:
-            raise ValueError(
-                f"{path} is a policy of format {version}; this equirl reads {FORMAT}: wrap the "
-                "agent and save it again"
-            )
-        try:
-            agent = policy_from_dict(header["agent"], part_of(tensors, "agent"), device)
-            if told := header.get("statistics"):
-                moments = part_of(tensors, "statistics")
-                mean, variance = (moments[name].numpy() for name in ("mean", "variance"))
-                known: Any = Statistics(mean, variance, told["clip"], told["epsilon"])
-                agent.statistics = known
-            with warnings.catch_warnings():  # the agent was checked before it was saved
-                warnings.simplefilter("ignore", UserWarning)
-                policy = kind._from_header(header, agent, Symmetry.from_dict(header["symmetry"]))
-            policy.shown_normalized = bool(told and told["shown_normalized"])
-            weights = part_of(tensors, "reduce")
-            for tensor in weights.values():
-                policy.symmetrized.reduce.to(tensor.dtype)
-            policy.symmetrized.reduce.load_state_dict(weights)
-        except Exception as error:  # whatever a header that does not fit leads to
-            raise ValueError(f"{path} is not a whole policy of equirl: {error!r}") from error
-        return policy  # type: ignore[return-value]
+        return read(cls, path, device)
+
+    def export(self, path: str | Path) -> Exported:
+        """Write what `predict` does, with ``deterministic=True``, as a file that needs no equirl.
+
+        It takes ``observation``, a batch of any size as the environment emits it, in the space's
+        type, and of a MaskablePPO also bools ``action_masks`` (B, options); it returns ``action``.
+        The agent's networks and the statistics of a ``VecNormalize`` that still learns are those of
+        now. Before the file appears, it is compared with the policy on observations of the space
+        and on their group images, 1 and 64 at a time.
+
+        Args:
+            path: ``*.onnx`` (extra ``export``), or ``*.pt2`` for ``torch.export.load``. The file
+                appears whole or not at all.
+
+        Returns:
+            What was compared.
+
+        Raises:
+            ValueError: If the suffix is another, or the file takes other actions.
+            TypeError: If observations are no arrays.
+            ImportError: If a package that ONNX needs is missing.
+        """
+        return export(self, path)
 
     def _extra_header(self) -> dict[str, Any]:
         """What a subclass must write beyond its weights to be made again."""
@@ -389,6 +399,11 @@ def equituned(policy: SymmetrizedPolicy, normalize: Normalization) -> Symmetrize
     symmetrized = policy.symmetrized
     head = normalizing(policy.model, head_of(policy.policy, normalize)).to(policy.policy.device)
     return Symmetrized(head, symmetrized.input_rep, symmetrized.output_rep, Mean())
+
+
+def _rows(batch: Any) -> int:
+    """The number of observations, which are a tensor or a dict of them."""
+    return len(next(iter(batch.values())) if isinstance(batch, dict) else batch)
 
 
 def _found(symmetry: Symmetry | Env, model: Agent) -> Symmetry:
@@ -412,11 +427,14 @@ def _found(symmetry: Symmetry | Env, model: Agent) -> Symmetry:
     return found
 
 
-def _explain_nan(observations: Tensor, policy: BasePolicy) -> str:
+def _check_finite(observations: Tensor) -> None:
     for what, places in (("NaN", observations.isnan()), ("infinity", observations.isinf())):
         if found := places.nonzero().tolist():
             index = found[0] if len(observations) > 1 else found[0][1:]
-            return f"{what} in the observation, at index {tuple(index)}"
+            raise ValueError(f"{what} in the observation, at index {tuple(index)}")
+
+
+def _explain_nan(policy: BasePolicy) -> str:
     for name, parameter in policy.named_parameters():
         if not parameter.isfinite().all():
             return f"NaN in the outputs: the network has diverged, {name} is not finite"

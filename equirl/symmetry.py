@@ -138,7 +138,7 @@ class Symmetry:
         if obs is None or isinstance(obs, torch.Tensor):
             return None if obs is None else _images(self.observation, obs), images
         tree: Any = self.observation
-        parts = dict(zip(tree.names, tree.parts, strict=True)) if isinstance(tree, Tree) else {}
+        parts = tree.by_name() if isinstance(tree, Tree) else {}
         if unknown := [name for name in obs.keys() if name not in parts]:  # noqa: SIM118
             raise ValueError(
                 f"the symmetry has no representation for the observations {', '.join(unknown)}; it "
@@ -174,10 +174,7 @@ class Symmetry:
         seen: Any = self.observation
         if not isinstance(seen, Tree):
             return {"observation": seen}
-        return {
-            f"observation[{name!r}]": part
-            for name, part in zip(seen.names, seen.parts, strict=True)
-        }
+        return {f"observation[{name!r}]": part for name, part in seen.by_name().items()}
 
     def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         """Raise ValueError unless the group acts on these spaces.
@@ -253,7 +250,7 @@ class Symmetry:
         """
         seen = self.observation
         if isinstance(observation_space, spaces.Dict) and isinstance(seen, Tree):
-            parts: Any = dict(zip(seen.names, seen.parts, strict=True))
+            parts = seen.by_name()
             for name, space in observation_space.items():
                 if name in parts:
                     own = Symmetry(parts[name], self.action).seen_by_agent(space, moved)
@@ -345,4 +342,5 @@ def _images(representation: Representation, x: torch.Tensor) -> torch.Tensor:
 @functools.lru_cache(maxsize=32)
 def _placed(representation: Representation, device: torch.device) -> Representation:
     """A copy on a device: simulators may be on a GPU, and symmetries are made on the CPU."""
-    return copy.deepcopy(representation).to(device)
+    with torch.inference_mode(False):  # else it could not be used where gradients are needed
+        return copy.deepcopy(representation).to(device)

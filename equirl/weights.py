@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 import equicore
 from equicore import MLPWeight, WeightedMean
 from equirl.algorithms import QValues
+from equirl.arrays import Observations
 from equirl.experience import Experience
 from equirl.policies import LambdaEquitunePolicy
 from equirl.symmetrized import equituned
@@ -20,9 +18,9 @@ from equirl.symmetrized import equituned
 
 def fit_familiarity(
     policy: LambdaEquitunePolicy,
-    observations: NDArray[Any],
+    observations: Observations,
     *,
-    steps: int = 1000,
+    steps: int | None = None,
     batch_size: int = 128,
     learning_rate: float = 3e-3,
     held_out: float = 0.1,
@@ -35,9 +33,11 @@ def fit_familiarity(
 
     Args:
         policy: The policy; its weight network is trained in place.
-        observations: Visited observations (N, ...), for instance those of `replay_experience` or
-            `rollout_experience`; some ten thousand are plenty.
-        steps: Optimiser steps; vectors of a few entries need no more than these.
+        observations: Visited observations (N, ...), or a dict of them, for instance those of
+            `replay_experience` or `rollout_experience`; some ten thousand are plenty.
+        steps: Optimiser steps. When omitted, 1,000 where views are averaged, and 5,000 where one
+            is chosen, as for continuous actions: rare states, such as first ones, take longer to
+            become familiar, and a wrong choice there is not averaged away.
         batch_size: Observations in a step.
         learning_rate: The first step's.
         held_out: Part of the observations that is not trained on.
@@ -52,6 +52,8 @@ def fit_familiarity(
         ValueError: If the observations are too few, of another shape, or hold NaN.
     """
     _check_policy(policy)
+    if steps is None:
+        steps = 1000 if policy.head.averages else 5000
     inputs = policy.inputs(policy.obs_to_tensor(observations)[0])
     return equicore.fit_familiarity(
         policy.symmetrized,

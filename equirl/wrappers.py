@@ -267,7 +267,7 @@ class _Single:
         self.entries: dict[str, _Single] = {}
         if isinstance(space, spaces.Dict):
             tree: Any = representation
-            parts = dict(zip(tree.names, tree.parts, strict=True))
+            parts = tree.by_name()
             self.entries = {name: _Single(parts[name], own) for name, own in space.items()}
         self.labels: NDArray[np.int64] | None = None
         self.moves: Moves | None = None

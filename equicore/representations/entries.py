@@ -46,6 +46,10 @@ class _Entries(Representation):
         self.parts = nn.ModuleList(made)
         self.axes = tuple({axis for part in made for axis in part.axes})
 
+    def by_name(self) -> dict[Any, Any]:
+        """The representation of each entry, by its key, field or place."""
+        return dict(zip(self.names, self.parts, strict=True))
+
     def select(self, y: Any) -> Any:
         """The entries that are acted on.
 
@@ -87,7 +91,7 @@ class _Entries(Representation):
     def _arguments(self) -> Any:
         """The parts: a list where they are the places of a sequence, else by name."""
         places = self.names == tuple(range(len(self.names)))
-        return list(self.parts) if places else dict(zip(self.names, self.parts, strict=True))
+        return list(self.parts) if places else self.by_name()
 
 
 class Tree(_Entries):

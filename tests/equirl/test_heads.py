@@ -21,6 +21,7 @@ from equicore import Matrix, MLPWeight, Permutation, Trivial, cyclic, trivial
 from equirl import EquitunePolicy, EquizeroPolicy, LambdaEquitunePolicy, SymmetrizedPolicy, Symmetry
 from equirl.algorithms import Logits, head_of
 from equirl.choices import Choices
+from equirl.compiled import Compiled
 from equirl.heads import DiscreteHead, Head
 
 SHORT = {"n_steps": 8, "batch_size": 8, "seed": 0}
@@ -546,3 +547,61 @@ def test_real_sac_agent_on_pendulum(shared_agents):
         env.reset(seed=0)
         returns[name], _ = evaluate_policy(policy, env, n_eval_episodes=5)
     assert all(-250 < mean < -60 for mean in returns.values()), returns
+
+
+@each_model
+def test_few_steps_compute_what_the_symmetrized_head_does(made):
+    """Both are of one head and one reducer; one takes the representations, one where entries go."""
+    agent, symmetry, observations = made
+    agent.policy.set_training_mode(False)
+    for policy in policies(agent, symmetry):
+        for count in (1, 40):
+            inputs = policy.inputs(policy.obs_to_tensor(observations[:count])[0])
+            with torch.inference_mode():
+                found, expected = Compiled(policy.symmetrized)(inputs), policy.symmetrized(inputs)
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+class Plane(gym.Env):
+    """A place and a velocity; actions are a force, or one of the four directions."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+
+    def __init__(self, discrete):
+        box = gym.spaces.Box(-1, 1, (2,), np.float32)
+        self.action_space = gym.spaces.Discrete(4) if discrete else box
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize(
+    "algorithm, discrete", [(DQN, True), (PPO, True), (contrib.MaskablePPO, True), (SAC, False)]
+)
+def test_few_steps_do_what_a_group_of_eight_elements_does(algorithm, discrete, double):
+    """Turns and mirror images of the plane, not all of which commute."""
+    turn, mirror = np.array([[0, -1], [1, 0]]), np.diag([1, -1])
+    square = equicore.Group.from_matrices([turn, mirror])
+    force = Matrix.from_generators(square, [turn, mirror])
+    symmetry = Symmetry(
+        Matrix.from_generators(square, [np.kron(np.eye(2), m) for m in (turn, mirror)]),
+        Permutation.from_generators(square, [[1, 2, 3, 0], [0, 3, 2, 1]]) if discrete else force,
+    )
+    agent, _ = made_of(algorithm, partial(Plane, discrete), lambda: None)()
+    observations = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    for policy in policies(agent, symmetry):
+        if double:  # what moves the policy moves its agent
+            policy.double()
+        actions, _ = policy.predict(observations, deterministic=True)
+        inputs = policy.inputs(policy.obs_to_tensor(observations)[0])
+        with torch.inference_mode():
+            found, expected = Compiled(policy.symmetrized)(inputs), policy.symmetrized(inputs)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        if double:
+            policy.float()
+        for g in range(8):
+            moved = symmetry.act_on_observations(g, observations)
+            np.testing.assert_allclose(
+                policy.predict(moved, deterministic=True)[0],
+                symmetry.act_on_actions(g, actions),
+                rtol=1e-4,
+                atol=1e-5,
+            )
