@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import rules_plot
 import torch
@@ -41,8 +40,8 @@ from equirl.algorithms import ActorWithCritics, DeterministicActor, LinearAction
 from equirl.heads import ContinuousHead, Head
 from equirl.symmetrized import SymmetrizedPolicy
 
-LONGER = 5000
-"""Steps of a longer fit of familiarity; the default of `equirl.fit_familiarity` is 1000."""
+SHORT, LONGER = 1000, 5000
+"""Steps of a fit of familiarity; the longer one is the default for continuous actions."""
 UNFAMILIAR = 0.1
 """A view is unfamiliar if it is less than so many times as familiar as the most familiar one."""
 FAR = 1000.0
@@ -79,7 +78,7 @@ class Views(ContinuousHead):
 
     def forward(self, observations: Tensor) -> dict[str, Tensor]:
         """The head's outputs, and ``seen``."""
-        return {**self.head(observations), "seen": observations.to(self.dtype)}
+        return {**self.head(observations), "seen": observations.to(next(self.policy.parameters()).dtype)}
 
     def outputs(self, action: Representation) -> Representation:
         """As those of the head."""
@@ -164,10 +163,8 @@ def _scored(score: Callable[[Views, Any], Tensor], subject: Subject) -> Symmetri
     return SymmetrizedPolicy(subject.model, subject.symmetry, views, best)
 
 
-def _fitted(subject: Subject, steps: int | None) -> MLPWeight:
-    """A weight network that knows the agent's rollouts: as fitted by default, or for so long."""
-    if steps is None:
-        return subject.familiarity("rollouts")
+def _fitted(subject: Subject, steps: int) -> MLPWeight:
+    """A weight network that knows the agent's rollouts, fitted for so many steps."""
     if (name := f"rollouts, {steps}") not in subject.weights:
         policy = equirl.LambdaEquitunePolicy(subject.model, subject.symmetry)
         equirl.fit_familiarity(policy, subject.rollouts.observations, steps=steps)
@@ -175,37 +172,18 @@ def _fitted(subject: Subject, steps: int | None) -> MLPWeight:
     return subject.weights[name]
 
 
-def _lambda(subject: Subject, steps: int | None = None) -> SymmetrizedPolicy:
-    return equirl.LambdaEquitunePolicy(subject.model, subject.symmetry, _fitted(subject, steps))
+def _lambda(subject: Subject, steps: int = SHORT, hold: float = 1) -> SymmetrizedPolicy:
+    weight = _fitted(subject, steps)
+    return equirl.LambdaEquitunePolicy(subject.model, subject.symmetry, weight, hold=hold)
 
 
 def _reduced(reduce: Reducer, subject: Subject) -> SymmetrizedPolicy:
     return SymmetrizedPolicy(subject.model, subject.symmetry, head_of(subject.model), reduce)
 
 
-def _best_of_familiar(subject: Subject, steps: int | None = None) -> SymmetrizedPolicy:
+def _best_of_familiar(subject: Subject, steps: int = SHORT) -> SymmetrizedPolicy:
     weight = _fitted(subject, steps)
     return _reduced(BestOfFamiliar(head_of(subject.model).value, weight), subject)
-
-
-class Held:
-    """Lambda that keeps to the view of the step before, unless another is far more familiar."""
-
-    def __init__(self, policy: SymmetrizedPolicy) -> None:
-        self.policy = policy
-
-    def predict(self, observation: Any, state: Any = None, episode_start: Any = 0, **_: Any) -> Any:
-        """Actions of a batch of observations, and the views that they are of."""
-        policy, symmetrized, space = self.policy, self.policy.symmetrized, self.policy.action_space
-        with torch.inference_mode():
-            inputs = policy.inputs(policy.obs_to_tensor(observation)[0])
-            actions = symmetrized.aligned(inputs)["action"].numpy()
-            log = symmetrized.reduce.log_weights(symmetrized.views(inputs)).numpy()
-        view, rows = log.argmax(0), np.arange(log.shape[1])
-        if state is not None:
-            near = log[view, rows] < log[state[0], rows] + math.log(FAR)
-            view = np.where(near & ~np.asarray(episode_start, bool), state[0], view)
-        return np.clip(actions[view, rows], space.low, space.high), (view,)
 
 
 MAKERS: dict[str, Callable[[Subject], Any]] = {
@@ -217,10 +195,10 @@ MAKERS: dict[str, Callable[[Subject], Any]] = {
     "soft value": functools.partial(_scored, soft_value),
     "likelihood": functools.partial(_scored, likelihood),
     "lambda": _lambda,
-    "lambda blend": lambda s: _reduced(WeightedMean(_fitted(s, None)), s),
+    "lambda blend": lambda s: _reduced(WeightedMean(_fitted(s, SHORT)), s),
     "best of familiar": _best_of_familiar,
     "lambda, longer": functools.partial(_lambda, steps=LONGER),
-    "lambda, longer, held": lambda s: Held(_lambda(s, LONGER)),
+    "lambda, longer, held": functools.partial(_lambda, steps=LONGER, hold=FAR),
     "best of familiar, longer": functools.partial(_best_of_familiar, steps=LONGER),
 }
 """Every rule by its name."""
@@ -288,7 +266,7 @@ class Case:
 
         def make() -> pd.DataFrame:
             policies = {rule: MAKERS[rule](subject) for rule in self.rules}
-            return rules_plot.ask(subject, policies, subject.familiarity("rollouts"))
+            return rules_plot.ask(subject, policies, _fitted(subject, SHORT))
 
         return remembered(self.file("asked", CONDITIONS[0]), self.settings, make)
 

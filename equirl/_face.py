@@ -10,6 +10,7 @@ from equirl.policies import (
     LambdaEquitunePolicy,
 )
 from equirl.registry import register_symmetry, registered_symmetries, symmetry_of
+from equirl.safe import symmetrize
 from equirl.symmetrized import SymmetrizedPolicy
 from equirl.symmetry import Names, Symmetry
 from equirl.weights import fit_familiarity, fit_temporal_difference
@@ -26,5 +27,5 @@ __all__ = [
     "SymmetryWrapper", "VectorRandomSymmetry", "VectorSymmetryWrapper", "check_symmetry",
     "find_symmetries", "fit_familiarity", "fit_temporal_difference", "load_agent",
     "register_symmetry", "registered_symmetries", "replay_experience", "rollout_experience",
-    "symmetry_of",
+    "symmetrize", "symmetry_of",
 ]  # fmt: skip

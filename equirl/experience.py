@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +173,7 @@ def replay_experience(model: OffPolicyAlgorithm, limit: int = 20_000) -> Experie
 
 def rollout_experience(
     model: PolicyPredictor,
-    env_id: str,
+    env: str | Callable[[], gym.Env],
     steps: int = 20_000,
     *,
     seed: int,
@@ -182,18 +184,19 @@ def rollout_experience(
 
     Args:
         model: The agent.
-        env_id: Id of its environment.
+        env: Id of its environment, or a function that makes it.
         steps: At least this many transitions.
         seed: The first of ``n_envs`` consecutive seeds; keep them apart from those of evaluation.
         n_envs: Environments that run side by side.
-        env_kwargs: Passed to ``gymnasium.make``.
+        env_kwargs: Passed to ``gymnasium.make``, or to the function.
 
     Raises:
         ValueError: If a number is less than 1.
     """
     if steps < 1 or n_envs < 1:
         raise ValueError(f"steps and n_envs are at least 1; got {steps} and {n_envs}")
-    envs = DummyVecEnv([lambda: gym.make(env_id, **(env_kwargs or {}))] * n_envs)
+    make = functools.partial(gym.make, env) if isinstance(env, str) else env
+    envs = DummyVecEnv([lambda: make(**(env_kwargs or {}))] * n_envs)
     envs.seed(seed)
     see = seen_by(model)
     before = see(envs.reset())

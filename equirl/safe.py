@@ -1,0 +1,92 @@
+"""The policy that the evidence says is safe for an agent, fitted and ready to act."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import gymnasium as gym
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from equirl.arrays import Observations
+from equirl.experience import Experience, replay_experience, rollout_experience
+from equirl.heads import ContinuousHead
+from equirl.policies import LambdaEquitunePolicy
+from equirl.registry import Env
+from equirl.symmetry import Symmetry
+from equirl.weights import fit_familiarity
+
+CHOICES = (
+    "the views' probabilities weighed by how familiar each view is and how sure the agent is of "
+    "it; equitune and equizero ruin agents that are perfect on one side only (results/study)"
+)
+VECTORS = (
+    "the action of the most familiar view, which is held from step to step; averages of actions "
+    "and the agent's own value ruin some gaits (results/rules)"
+)
+SEED = 3_000_000
+"""Of the rollouts; evaluations have other seeds."""
+
+
+def symmetrize(
+    model: BaseAlgorithm,
+    symmetry: Symmetry | Env,
+    experience: Experience | Observations | None = None,
+    *,
+    transitions: int = 20_000,
+    verbose: int = 1,
+) -> LambdaEquitunePolicy:
+    """Make an agent equivariant by the policy that was never clearly worse than the agent.
+
+    This is `LambdaEquitunePolicy` for agents of every kind, fitted to the states that the agent
+    visits. Which policy is best for one agent, ``equirl compare --select`` finds by playing.
+
+    Args:
+        model: The agent.
+        symmetry: Of its environment; or the environment, or its registered id.
+        experience: What the weights learn from, or observations alone. When omitted, the agent's
+            replay buffer if there is something in it, else the agent plays in the environment.
+        transitions: How many, where they are not given.
+        verbose: 1 prints which policy it is and why, 0 nothing.
+
+    Returns:
+        The policy; its weights have learned.
+
+    Raises:
+        TypeError: If there is no head for the model.
+        ValueError: If the symmetry does not fit, or nothing is given that the weights can learn
+            from.
+
+    >>> import gymnasium as gym, equirl
+    >>> from stable_baselines3 import PPO
+    >>> agent = PPO("MlpPolicy", gym.make("Pendulum-v1"), seed=0, device="cpu")
+    >>> policy = equirl.symmetrize(agent, "Pendulum-v1", transitions=500, verbose=0)
+    >>> policy
+    LambdaEquitunePolicy(ActorCriticPolicy, Box(3,) to Box(1,), cyclic(2))
+    """
+    policy = LambdaEquitunePolicy(model, symmetry)
+    if experience is None:
+        experience = _lived(model, symmetry, transitions)
+    seen = experience.observations if isinstance(experience, Experience) else experience
+    fit_familiarity(policy, seen)
+    if verbose:
+        why = VECTORS if isinstance(policy.head, ContinuousHead) else CHOICES
+        print(f"equirl uses {policy}: {why}")
+    return policy
+
+
+def _lived(model: Any, symmetry: Any, transitions: int) -> Experience:
+    """Transitions of the agent: from its buffer, or played."""
+    buffer = getattr(model, "replay_buffer", None)
+    if buffer is not None and buffer.size() >= transitions:
+        return replay_experience(model, transitions)
+    if isinstance(symmetry, Symmetry):
+        raise ValueError(
+            "to learn which states are familiar, give experience= (see rollout_experience), or the "
+            "environment or its id in place of the Symmetry, so that the agent can play"
+        )
+    make: Any = symmetry
+    if not isinstance(symmetry, str):
+        spec = symmetry.get_attr("spec")[0] if hasattr(symmetry, "get_attr") else symmetry.spec
+        make = functools.partial(gym.make, spec)
+    return rollout_experience(model, make, transitions, seed=SEED)
