@@ -78,7 +78,8 @@ class Views(ContinuousHead):
 
     def forward(self, observations: Tensor) -> dict[str, Tensor]:
         """The head's outputs, and ``seen``."""
-        return {**self.head(observations), "seen": observations.to(next(self.policy.parameters()).dtype)}
+        dtype = next(self.policy.parameters()).dtype
+        return {**self.head(observations), "seen": observations.to(dtype)}
 
     def outputs(self, action: Representation) -> Representation:
         """As those of the head."""
