@@ -419,10 +419,12 @@ def _found(symmetry: Symmetry | Env, model: Agent) -> Symmetry:
     found = symmetry_of(symmetry)
     env = getattr(model, "env", None)
     known = type(statistics_of(model)).__name__
-    if env is not None and (wrappers := [name for name in changes(env) if name != known]):
+    around = [] if env is None else [name for name in changes(env) if name != known]
+    if around and around != ([] if isinstance(symmetry, str) else changes(symmetry)):
         raise ValueError(
-            f"this agent sees its environment through {', '.join(wrappers)}, and the registered "
-            "symmetry is that of the environment itself; pass the Symmetry of what the agent sees"
+            f"this agent sees its environment through {', '.join(around)}, and the registered "
+            "symmetry is that of the environment itself; pass the environment that the agent sees, "
+            "as by model.get_env(), or the Symmetry of that"
         )
     return found
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces, wrappers
 from sb3_contrib.common.wrappers import TimeFeatureWrapper
+from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
 import equirl
@@ -160,3 +161,16 @@ def test_unknown_wrappers_are_refused():
         equirl.symmetry_of(env)
     with pytest.raises(ValueError, match="this is for vectors"):
         stacked(Symmetry(Image(cyclic(4), range(4), [False] * 4), Trivial(cyclic(4))), 2)
+
+
+@pytest.mark.parametrize("layer", [stack, TimeFeatureWrapper, wrappers.TimeAwareObservation])
+def test_an_agent_that_sees_through_wrappers_is_given_its_environment(layer):
+    agent = PPO("MlpPolicy", layer(gym.make("Pendulum-v1")), seed=0, device="cpu")
+    with pytest.raises(ValueError, match=r"sees its environment through .*model\.get_env\(\)"):
+        equirl.EquizeroPolicy(agent, "Pendulum-v1")
+    policy = equirl.EquizeroPolicy(agent, agent.get_env())
+    seen = np.random.default_rng(0).normal(size=(5, *agent.observation_space.shape))
+    seen = seen.astype(np.float32)
+    plain, _ = policy.predict(seen, deterministic=True)
+    mirrored, _ = policy.predict(policy.symmetry.act_on_observations(1, seen), deterministic=True)
+    np.testing.assert_allclose(mirrored, -plain, atol=1e-6)

@@ -3,6 +3,7 @@ import copy
 import io
 import json
 import pickle
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -646,3 +647,42 @@ def test_a_device_that_is_not_there_is_refused(tmp_path):
     policy.save(tmp_path / "policy")
     with pytest.raises(ValueError, match="there is no device cuda here"):
         equirl.EquizeroPolicy.load(tmp_path / "policy", device="cuda")
+
+
+class Planted:
+    def __reduce__(self):
+        return (open, ("planted", "w"))
+
+
+@pytest.mark.parametrize("read", [equirl.Experience.load, equirl.EquizeroPolicy.load])
+@pytest.mark.parametrize("name", ["file.safetensors", "file.pkl", "file"])
+def test_a_planted_pickle_creates_no_file(tmp_path, monkeypatch, read, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(pickle.dumps(Planted()))
+    with pytest.raises(ValueError, match=re.escape(name)):
+        read(tmp_path / name)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_a_planted_pickle_in_an_agent_creates_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    PPO("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "whole.zip")
+    planted = pickle.dumps(Planted())
+    text = base64.b64encode(planted).decode()
+    with zipfile.ZipFile("whole.zip") as whole, zipfile.ZipFile("planted.zip", "w") as other:
+        for name in whole.namelist():
+            content = whole.read(name)
+            if name == "data":
+                data = json.loads(content)
+                for value in data.values():
+                    if isinstance(value, dict) and ":serialized:" in value:
+                        value[":serialized:"] = text
+                content = json.dumps(data).encode()
+            other.writestr(name, content)
+    equirl.EquizeroPolicy(equirl.load_agent("planted.zip"), "CartPole-v1")
+    with zipfile.ZipFile("planted.zip", "a") as other:
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            other.writestr("policy.pth", planted)
+    with pytest.raises(ValueError, match="cannot be read as plain data"):
+        equirl.load_agent("planted.zip")
+    assert not (tmp_path / "planted").exists()
