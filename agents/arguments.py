@@ -241,7 +241,8 @@ class Plot:
 class Landscape(OneAgent):
     """Draw the Q-landscape of an agent, plain and symmetrised, and the weights of lambda.
 
-    Writes q_landscape and lambda as PNG, and as SVG if small. The states lie on a plane of two
+    Writes q_landscape, or actions where these are continuous, and lambda as PNG, and as SVG if
+    small. The states lie on a plane of two
     entries of the observation, as wide as the plain agent's own rollouts and their images under the
     group; all other entries are at their mean over those, 0 where the group changes their sign.
     Lambda's weights learn from the same rollouts.

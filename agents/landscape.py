@@ -1,4 +1,4 @@
-"""Draw what symmetrising does to an agent's values, and where lambda trusts the agent."""
+"""Draw what symmetrising does to an agent's values or actions, and where lambda trusts it."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ Array = NDArray[np.floating]
 Policy = BaseAlgorithm | SymmetrizedPolicy
 RESOLUTION = 101  # states along each axis; odd, so that 0 is one of them
 DOTS = 400  # so many of the visited states are drawn
+ACTIONS = 3  # so many entries of continuous actions are shown
 SIGNED = "PuOr"  # the colours of numbers of which 0 is the middle
 ENTRIES = {
     "CartPole-v1": ("cart position", "cart velocity", "pole angle", "pole angular velocity"),
@@ -118,6 +119,17 @@ def value_rows(policies: dict[str, Policy], states: Array, what: str = "Q-value"
     return [above, Row("p(best action) − p(second best)", margin, 0, m)]
 
 
+def action_rows(policies: dict[str, Policy], states: Array, names: tuple[str, ...]) -> list[Row]:
+    """The first entries of each policy's continuous actions, by its title."""
+    taken = {title: p.predict(states, deterministic=True)[0] for title, p in policies.items()}
+    rows = []
+    for place, name in enumerate(names[:ACTIONS]):
+        panels = {title: actions[:, place] for title, actions in taken.items()}
+        most = max(np.abs(array).max() for array in panels.values())
+        rows.append(Row(name, panels, -most, most, SIGNED))
+    return rows
+
+
 def draw(rows: list[Row], states: Array, visited: Array, names: dict[int, str]) -> Figure:
     """Rows of panels over a `grid` of two axes, which have names; dots: visited states."""
     columns, start, end = len(rows[0].panels), states[0, [*names]], states[-1, [*names]]
@@ -152,22 +164,31 @@ def main(arguments: Landscape) -> None:
     if not isinstance(space, spaces.Box) or len(space.shape) != 1:
         raise ValueError(f"a landscape needs observations that are vectors; got {space}")
     what = "Q-value" if isinstance(head := head_of(model), QValues) else "log-probability"
-    if not isinstance(head, DiscreteHead):
-        raise ValueError(f"a landscape shows values of discrete actions; got {model.action_space}")
+    choices = isinstance(head, DiscreteHead)
+    if choices and not isinstance(model.action_space, spaces.Discrete):
+        raise ValueError(
+            f"a landscape shows one choice, or vectors; the actions are {model.action_space}"
+        )
     visited = subject.rollouts.observations
     states = grid(visited, arguments.axes, subject.symmetry)
-    titles = {name: STYLES[name].label for name in POLICIES}
-    if len(subject.symmetry.group) == values(model, states).shape[1] == 2:
+    titles = {name: STYLES[name].label for name in subject.fitting(POLICIES)}
+    if choices and len(subject.symmetry.group) == values(model, states).shape[1] == 2:
         del titles["equizero"]
         titles["equitune"] = "equitune (equizero acts alike)"
     made = {name: cast(Policy, subject.policy(name)) for name in titles}
     drawn = {titles[name]: policy for name, policy in made.items()}
     weights = identity_weights(cast(LambdaEquitunePolicy, made["lambda"]), states)
-    known = ENTRIES.get(agent.env_id, [f"entry {i}" for i in range(states.shape[1])])
+    named = subject.symmetry.names_of("observation", states.shape[1:])
+    known = ENTRIES.get(agent.env_id, named)
     labels = arguments.labels or tuple(known[axis] for axis in arguments.axes)
     names = dict(zip(arguments.axes, labels, strict=True))
     row = Row("weight of the identity", {titles["lambda"]: weights}, 0, 1)
-    for name, rows in (("q_landscape", value_rows(drawn, states, what)), ("lambda", [row])):
+    if choices:
+        first, found = "q_landscape", value_rows(drawn, states, what)
+    else:
+        called = subject.symmetry.names_of("action", model.action_space.shape or ())
+        first, found = "actions", action_rows(drawn, states, called)
+    for name, rows in ((first, found), ("lambda", [row])):
         figure = draw(rows, states, visited, names)
         figure.suptitle(
             f"{agent.setting}\n{agent.name}\n"

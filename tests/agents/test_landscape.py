@@ -8,7 +8,6 @@ import pytest
 from stable_baselines3 import DQN, PPO
 
 import equirl
-from equicore import Matrix, cyclic
 from equirl.agents import landscape
 from equirl.agents.landscape import (
     RESOLUTION,
@@ -248,15 +247,25 @@ def test_values_of_an_actor_critic_are_its_probabilities(states):
     np.testing.assert_array_equal(chances.argmax(1), actions)
 
 
-def test_continuous_actions_have_no_landscape(tmp_path):
-    flip = cyclic(2)
-    mirror = [Matrix.from_generators(flip, [np.diag(d)]) for d in ([1, -1, -1], [-1])]
-    equirl.register_symmetry("Pendulum-v1", lambda spec: equirl.Symmetry(*mirror))
+def test_continuous_actions_are_drawn_themselves(tmp_path, short_fits, capsys):
     path = tmp_path / "pendulum.zip"
     PPO("MlpPolicy", "Pendulum-v1", n_steps=8, batch_size=8, device="cpu").save(path)
-    arguments = Landscape(path, env="Pendulum-v1", device="cpu", output=tmp_path)
-    with pytest.raises(ValueError, match="shows values of discrete actions; got Box"):
-        landscape.main(arguments)
+    arguments = Landscape(
+        path, env="Pendulum-v1", device="cpu", axes=(1, 2), transitions=64, output=tmp_path
+    )
+    landscape.main(arguments)
+    assert "actions.png" in capsys.readouterr().out
+    assert (tmp_path / "actions.png").exists() and (tmp_path / "lambda.png").exists()
+
+
+def test_rows_of_actions_are_those_that_policies_take():
+    agent = PPO("MlpPolicy", "Pendulum-v1", n_steps=8, batch_size=8, seed=0, device="cpu")
+    policy = equirl.EquizeroPolicy(agent, "Pendulum-v1")
+    states = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
+    (row,) = landscape.action_rows({"one": policy, "other": agent}, states, ("torque",))
+    wanted, _ = policy.predict(states, deterministic=True)
+    assert np.array_equal(row.panels["one"], wanted[:, 0])
+    assert row.label == "torque" and row.high == -row.low >= abs(wanted).max()
 
 
 def test_axes_can_be_named(cartpole, drawn):
