@@ -71,13 +71,7 @@ class Subject:
     @cached_property
     def rollouts(self) -> Experience:
         """Transitions of the plain agent, acting greedily."""
-        return rollout_experience(
-            self.model,
-            self.agent.env_id,
-            self.transitions,
-            seed=ROLLOUT_SEED,
-            env_kwargs=self.agent.env_kwargs,
-        )
+        return rollout_experience(self.model, self.agent.make, self.transitions, seed=ROLLOUT_SEED)
 
     def policy(self, name: str) -> PolicyPredictor:
         """The agent under a policy of `MAKERS`.

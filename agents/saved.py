@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +39,8 @@ class SavedAgent:
         path: The zip file.
         seed: Training seed, if known.
         budget: Environment steps it was trained for, if its run folder or name tells.
+        layers: What its environment is wrapped in, of `LAYERS`, the innermost first.
+        frames: How many observations it sees at once.
     """
 
     name: str
@@ -46,6 +49,8 @@ class SavedAgent:
     env_kwargs: dict[str, Any]
     seed: int | None = None
     budget: int | None = None
+    layers: tuple[str, ...] = ()
+    frames: int = 1
 
     @property
     def location(self) -> Path:
@@ -69,9 +74,12 @@ class SavedAgent:
             ValueError: If it cannot be made so.
         """
         try:
-            return gym.make(self.env_id, **{**self.env_kwargs, **more})
+            env = gym.make(self.env_id, **{**self.env_kwargs, **more})
+            for layer in self.layers:
+                env = LAYERS[layer](env)
         except Exception as error:  # whatever an environment raises for wrong arguments
             raise ValueError(f"cannot make {self.setting}: {error}") from error
+        return env if self.frames == 1 else _stacked(env, self.frames)
 
     def load(self, device: str = "auto") -> BaseAlgorithm:
         """Open it, and check that it is one for its environment.
@@ -157,8 +165,13 @@ def find_agents(
     if env_id is None:
         raise ValueError(f"for which environment is {path}? Name it, as in --env CartPole-v1")
     equirl.symmetry_of(env_id)  # its message lists the known environments
-    if found := _seen_through(path, run, env_id):
+    config = _config(path, run, env_id)
+    if found := _seen_through(path, env_id, config):
         raise ValueError(_refusal(path, found))
+    seen: dict[str, Any] = {
+        "layers": tuple(_names(config, "env_wrapper")),
+        "frames": config.get("frame_stack") or 1,
+    }
     env_kwargs = {**(known.get("env_kwargs") or {}), **(env_kwargs or {})}
     steps = known.get("n_timesteps", 0)
     total = steps if steps > 0 else None  # the zoo writes -1 for what its hyperparameters say
@@ -167,7 +180,7 @@ def find_agents(
         finished = run is not None and path.name == run.final_agent.name
         budget = int(match[1]) if match else total if finished else None  # then its file tells
         name = f"{path.absolute().parent.name}/{path.stem}" if run is not None else path.stem
-        return [SavedAgent(name, path, env_id, env_kwargs, known.get("seed"), budget)]
+        return [SavedAgent(name, path, env_id, env_kwargs, known.get("seed"), budget, **seen)]
     if checkpoints == "final":
         if not run.final_agent.exists():
             raise FileNotFoundError(
@@ -180,7 +193,7 @@ def find_agents(
         if not files:
             raise FileNotFoundError(f"no checkpoints in {path}")
     return [
-        SavedAgent(path.resolve().name, file, env_id, env_kwargs, known.get("seed"), budget)
+        SavedAgent(path.resolve().name, file, env_id, env_kwargs, known.get("seed"), budget, **seen)
         for budget, file in files
     ]
 
@@ -213,18 +226,58 @@ HARMLESS = ("Monitor", "VecMonitor", "TimeLimit", "RecordEpisodeStatistics")
 """Wrappers that change neither observations nor actions."""
 
 
-def _seen_through(path: Path, run: RunFolder | None, env_id: str) -> list[str]:
-    """What files beside an agent say that stood between the environment and it."""
-    folder = path if path.is_dir() else path.parent
-    own = RunFolder(folder, env_id)
-    configs = {**own.hyperparameters(), **(run.hyperparameters() if run is not None else {})}
-    found = [f"frame_stack: {n}"] if (n := configs.get("frame_stack")) not in (None, 1) else []
-    for key in ("env_wrapper", "vec_env_wrapper"):
-        given = configs.get(key) or []
-        names = [str(name) for name in (given if isinstance(given, list) else [given])]
-        if any(name.rpartition(".")[2] not in HARMLESS for name in names):
-            found.append(f"{key}: {configs[key]}")
-    normalize = configs.get("normalize")
+def _time_feature(env: gym.Env) -> gym.Env:
+    from sb3_contrib.common.wrappers import TimeFeatureWrapper
+
+    return TimeFeatureWrapper(env)
+
+
+LAYERS: dict[str, Callable[[gym.Env], gym.Env]] = {
+    "FlattenObservation": gym.wrappers.FlattenObservation,
+    "TimeFeatureWrapper": _time_feature,
+}
+"""Wrappers that an agent's environment is made with, as its run folder says."""
+
+
+def _stacked(env: gym.Env, frames: int) -> gym.Env:
+    """An environment that shows vectors one after the other, as a ``VecFrameStack`` does."""
+    stacked = gym.wrappers.FrameStackObservation(env, frames, padding_type="zero")
+    return gym.wrappers.FlattenObservation(stacked)
+
+
+def _config(path: Path, run: RunFolder | None, env_id: str) -> dict[str, Any]:
+    """What files beside an agent say of its training."""
+    own = RunFolder(path if path.is_dir() else path.parent, env_id)
+    return {**own.hyperparameters(), **(run.hyperparameters() if run is not None else {})}
+
+
+def _names(config: dict[str, Any], key: str) -> list[str]:
+    """The wrappers that a key names, without those that change nothing."""
+    given = config.get(key) or []
+    names = [
+        str(name).rpartition(".")[2] for name in (given if isinstance(given, list) else [given])
+    ]
+    return [name for name in names if name not in HARMLESS]
+
+
+def _shows_vectors(env_id: str) -> bool:
+    with contextlib.closing(gym.make(env_id)) as env:
+        space = env.observation_space
+        return isinstance(space, gym.spaces.Box) and len(space.shape) == 1
+
+
+def _seen_through(path: Path, env_id: str, config: dict[str, Any]) -> list[str]:
+    """What stood between the environment and an agent, and is not known here."""
+    found = []
+    frames = config.get("frame_stack")
+    if frames not in (None, 1) and not (isinstance(frames, int) and _shows_vectors(env_id)):
+        found.append(f"frame_stack: {frames}")
+    if any(name not in LAYERS for name in _names(config, "env_wrapper")):
+        found.append(f"env_wrapper: {config['env_wrapper']}")
+    if _names(config, "vec_env_wrapper"):
+        found.append(f"vec_env_wrapper: {config['vec_env_wrapper']}")
+    normalize = config.get("normalize")
+    own = RunFolder(path if path.is_dir() else path.parent, env_id)
     agent = own.final_agent if path.is_dir() else path
     if _normalizes(normalize) and _statistics(agent, env_id) is None:
         found.append(f"normalize: {normalize}, without its vecnormalize.pkl")

@@ -27,8 +27,10 @@ from equicore.lab.statistics import mean_difference, t_interval
 from equicore.lab.store import digest, remembered, write_text
 from equicore.lab.tables import markdown, write_csv
 from equirl.agents.evaluation import CONDITIONS, LEAST, Protocol, play
+from equirl.agents.hyperparameters import algorithm_class
 from equirl.agents.plot import STYLES
 from equirl.agents.policies import CANDIDATES, POLICIES, Subject
+from equirl.agents.runs import RunFolder
 from equirl.agents.saved import SavedAgent, find_agents, told_apart
 from equirl.agents.selection import Race
 
@@ -69,7 +71,11 @@ def returns_of(agent: SavedAgent, condition: str, episodes: int) -> pd.DataFrame
     played, choice = play(subject, condition, protocol)
     assert choice is not None
     rows = {name: played[name] for name in policies} | {"selected": played[choice.policy]}
-    kind = type(subject.model).__name__.removeprefix("Loaded")
+    run = RunFolder.find(agent.path)
+    told = run.arguments().get("algo", "") if run is not None else ""
+    # a DDPG is opened as the TD3 that it is but for its training
+    kind = algorithm_class(told).__name__ if told else type(subject.model).__name__
+    kind = kind.removeprefix("Loaded")
     table = pd.DataFrame(rows).rename_axis("episode").reset_index()
     table = table.melt("episode", var_name="policy", value_name="episode_return")
     return table.assign(algorithm=kind, chosen=choice.policy)
@@ -212,7 +218,9 @@ def main(arguments: Arguments) -> None:
         ["condition", "algorithm", "env"], kind="stable", ignore_index=True
     )
     write_csv(arguments.output / "agents.csv", table, "%.6g")
-    names = " ".join(Path(n.partition(":")[0]).name for n in arguments.agents)
+    # of run folders what tells them apart: .../td3/Pendulum-v1_0
+    paths = [Path(name.partition(":")[0]) for name in arguments.agents]
+    names = " ".join(p.name if p.suffix == ".zip" else "/".join(p.parts[-2:]) for p in paths)
     told = f"python benchmarks/agents.py {names} --episodes {arguments.episodes}"
     text = page(table, told)
     write_text(arguments.output / "agents.md", text)

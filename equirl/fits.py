@@ -67,6 +67,23 @@ def check_observation(what: str, space: spaces.Space, representation: Representa
     check_space(what, space, representation, act)
 
 
+def _in_turn(space: spaces.Box) -> spaces.Box | None:
+    """A box of stacked frames with its bounds in order, if each stands there several times.
+
+    ``VecFrameStack`` repeats each bound of a vector, where it should repeat all of them in turn.
+    """
+    size = space.shape[0] if len(space.shape) == 1 else 0
+    bounds = np.stack([space.low, space.high]) if size else np.zeros((2, 0))
+    for frames in range(2, size + 1):
+        if size % frames:
+            continue
+        each = bounds.reshape(2, -1, frames)
+        in_turn = np.tile(each[..., 0], (1, frames))
+        if (each == each[..., :1]).all() and not np.array_equal(in_turn, bounds):
+            return spaces.Box(*in_turn, dtype=space.dtype.type)
+    return None
+
+
 def check_space(
     what: str,
     space: spaces.Box,
@@ -94,6 +111,8 @@ def check_space(
         # a rotation by another angle than quarter turns takes corners out of any box
         mixed = _mixed(representation, space.shape)
         if not all(np.where(mixed, s, m) in space for s, m in zip(samples, moved, strict=True)):
+            if (in_turn := _in_turn(space)) is not None:
+                return check_space(what, in_turn, representation, act)
             raise ValueError(
                 f"the {what} space {space} is not invariant: element {g} "
                 f"({group.names[g]}) takes {what}s out of it"

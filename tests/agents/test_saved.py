@@ -3,9 +3,11 @@ import shutil
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 import pytest
+from sb3_contrib.common.wrappers import TimeFeatureWrapper
 from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 import equirl
 from equirl.agents.arguments import OneAgent
@@ -175,9 +177,8 @@ def zoo_run(cartpole_zip, tmp_path):
         "normalize: \"{'norm_obs': True, 'norm_reward': False}\"",
         "normalize: {norm_reward: true}",
         "normalize: dict(norm_obs=False)",
-        "frame_stack: 4",
-        "env_wrapper: sb3_contrib.common.wrappers.TimeFeatureWrapper",
-        "env_wrapper: [gymnasium.wrappers.FlattenObservation]",
+        "frame_stack: many",
+        "env_wrapper: [gymnasium.wrappers.RescaleObservation]",
         "vec_env_wrapper: stable_baselines3.common.vec_env.VecFrameStack",
         "normalize: true\ntrain_freq: !!python/tuple [1, episode]",
     ],
@@ -329,3 +330,37 @@ def test_runs_of_one_name_keep_one_name_over_their_checkpoints(tiny_runs, tmp_pa
     names = [agent.name for agent in told_apart(agents + others)]
     assert len(set(names[:3])) == len(set(names[3:])) == 1 and names[0] != names[3]
     assert names[3] == f"moved/{tiny_runs[0].name}"
+
+
+@pytest.mark.parametrize(
+    ("line", "wrap"),
+    [
+        ("frame_stack: 3", lambda env: VecFrameStack(env, 3)),
+        (
+            "env_wrapper: sb3_contrib.common.wrappers.TimeFeatureWrapper\nframe_stack: 2",
+            lambda env: VecFrameStack(env, 2),
+        ),
+    ],
+)
+def test_an_agent_that_saw_several_frames_or_the_time_is_shown_them(zoo_run, line, wrap):
+    """What it is shown is what it was shown in its training, by Stable-Baselines3 itself."""
+    file = zoo_run(line)
+
+    def make():
+        env = gym.make("CartPole-v1")
+        return TimeFeatureWrapper(env) if "TimeFeature" in line else env
+
+    trained = wrap(DummyVecEnv([make]))
+    PPO("MlpPolicy", trained, n_steps=8, batch_size=8, seed=0, device="cpu").save(file)
+    (agent,) = find_agents(file)
+    model, env = agent.load("cpu"), agent.make()
+    trained.seed(0)
+    seen, shown = trained.reset()[0], env.reset(seed=0)[0]
+    for step in range(6):
+        np.testing.assert_allclose(shown, seen, atol=1e-6)
+        seen = trained.step(np.array([step % 2]))[0][0]
+        shown = env.step(step % 2)[0]
+    policy = equirl.EquizeroPolicy(model, agent.symmetry())
+    mirrored = policy.symmetry.act_on_observations(1, shown[None])
+    action = policy.predict(shown, deterministic=True)[0]
+    assert policy.predict(mirrored, deterministic=True)[0][0] == 1 - action
