@@ -59,10 +59,10 @@ def symmetrize(
 
     >>> import gymnasium as gym, equirl
     >>> from stable_baselines3 import PPO
-    >>> agent = PPO("MlpPolicy", gym.make("Pendulum-v1"), seed=0, device="cpu")
-    >>> policy = equirl.symmetrize(agent, "Pendulum-v1", transitions=500, verbose=0)
+    >>> agent = PPO("MlpPolicy", gym.make("CartPole-v1"), seed=0, device="cpu")
+    >>> policy = equirl.symmetrize(agent, "CartPole-v1", transitions=500, verbose=0)
     >>> policy
-    LambdaEquitunePolicy(ActorCriticPolicy, Box(3,) to Box(1,), cyclic(2))
+    LambdaEquitunePolicy(ActorCriticPolicy, Box(4,) to Discrete(2), cyclic(2))
     """
     policy = LambdaEquitunePolicy(model, symmetry)
     if experience is None:
