@@ -29,6 +29,8 @@ BASELINE = "plain"
 FIRST_POLICIES = (BASELINE, "equitune", "equizero", "equitune_raw", "equizero_raw", "lambda")
 SELECTED = "selected"
 """Chooses among the policies for each agent; all others are fixed."""
+DEFAULT = "lambda"
+"""What `equirl.symmetrize` uses."""
 CLAIM = ("equizero", "equitune", "plain")
 """Best to worst, in figure 2 of Basu et al. (NeurIPS 2023)."""
 STAGES = ("early", "middle", "late")
@@ -263,8 +265,9 @@ def findings(panel: pd.DataFrame) -> list[str]:
             lines.append(f"{where}: {_order(rows, scores)}")
         if policies.issuperset({"lambda", "equitune", "equizero"}):
             lines.append(f"{where}: {_lambda(scores)}")
-    if SELECTED in policies:
-        lines.append(_selected(panel))
+    lines += [_harmless(panel, name) for name in (SELECTED, DEFAULT) if name in policies]
+    if DEFAULT in policies:
+        lines.append(_beside_others(panel))
     return lines
 
 
@@ -314,26 +317,55 @@ def _lambda(scores: dict[str, list[Returns]]) -> str:
     return f"lambda's IQM {words}: {numbers}"
 
 
-def _selected(panel: pd.DataFrame) -> str:
-    """Where the selected policy is worse than plain, in returns."""
+def _harmless(panel: pd.DataFrame, name: str) -> str:
+    """Where a policy is worse than plain, in returns."""
     by = ["env", "setting", "budget", "condition"]
-    rows = panel[panel.policy.isin([BASELINE, SELECTED])]
-    differences = {
-        key: _differences(group, "mean_return")[SELECTED]
-        for key, group in rows.groupby(by, sort=False)
-    }
+    rows = panel[panel.policy.isin([BASELINE, name])]
+    differences, chances = {}, []
+    for key, group in rows.groupby(by, sort=False):
+        differences[key] = _differences(group, "mean_return")[name]
+        returns = group.pivot(index="seed", columns="policy", values="mean_return")
+        gains = (returns[name] - returns[BASELINE]).to_numpy()
+        same = np.ptp(gains) == 0
+        chances.append(1.0 if same else stats.ttest_1samp(gains, 0, alternative="less").pvalue)
     count = f"{len(differences)} comparisons (of environment, setting, budget and condition)"
     worse = {key: difference for key, difference in differences.items() if difference.high < 0}
     if not worse:
-        return f"selected is worse than plain beyond noise nowhere, in {count}"
+        return f"{name} is worse than plain beyond noise nowhere, in {count}"
     where = "; ".join(
         f"{env}, {setting}, {budget:,} steps, {condition}: {difference:{RETURN}}"
         for (env, setting, budget, condition), difference in worse.items()
     )
+    allowed = _holm(chances)
     return (
-        f"selected is worse than plain beyond noise in {len(worse)} of {count}, where chance alone "
-        f"would give about {chance(panel.seed.nunique()) * len(differences):.0f}, were they equal: "
-        f"{where}"
+        f"{name} is worse than plain beyond noise in {len(worse)} of {count}, where chance alone "
+        f"would give about {chance(panel.seed.nunique()) * len(differences):.0f}, were they equal; "
+        f"in {allowed} when their number is allowed for (t-tests over seeds, Holm, 5 %): {where}"
+    )
+
+
+def _holm(chances: list[float]) -> int:
+    """How many of several tests are clear at 5 % for all together (Holm, 1979)."""
+    for rank, value in enumerate(sorted(chances)):
+        if value > 0.05 / (len(chances) - rank):
+            return rank
+    return len(chances)
+
+
+def _beside_others(panel: pd.DataFrame) -> str:
+    """The default policy against each other fixed one, over the whole panel."""
+    scores = tasks(panel)
+    own = scores[DEFAULT]
+    words = []
+    for name in scores:
+        if name not in (DEFAULT, SELECTED):
+            difference = statistics.paired_difference(own, scores[name])
+            iqm = statistics.stratified_iqm(scores[name])
+            words.append(f"{name} (IQM {iqm:{SCORE}}) by {difference:{SCORE}}")
+    return (
+        f"{DEFAULT}, which equirl.symmetrize uses, has an IQM of "
+        f"{statistics.stratified_iqm(own):{SCORE}} over the whole panel; mean paired differences "
+        f"of its scores to {', '.join(words)}"
     )
 
 

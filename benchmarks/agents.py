@@ -5,7 +5,12 @@
 Each agent plays the same 100 episodes under each policy, in the original environment and in one
 whose episodes are each seen through a random group element. Which policy is *selected* is decided
 by a race on other episodes, as by ``equirl compare --select``. Each result is kept when it is made:
-what was interrupted goes on.
+what was interrupted goes on. The small agents of results/agents were trained by
+
+    equirl train --algo ALGO --env Pendulum-v1 --steps STEPS --checkpoints 1 --device cpu
+
+with 40960 steps of trpo, 14000 of td3 and ddpg, and 4000 of tqc and crossq; by 10000 steps of ars
+in CartPole-v1; and by 10240 of maskable_ppo in equirl/Gridworld-v0 with --env-kwargs n=5.
 """
 
 from __future__ import annotations
@@ -128,7 +133,8 @@ def page(table: pd.DataFrame, told: str) -> str:
         f"{table.n_episodes.max()} episodes for each agent, policy and condition, the same for all "
         "policies. Returns of plain with 95 % intervals (Student's); the others as paired "
         "differences to it, with theirs. **Bold**: the interval does not hold 0. *selected* was "
-        "chosen by a race on other episodes.",
+        "chosen by a race on other episodes. Agents named by a folder are small ones, trained as "
+        "benchmarks/agents.py says; the others are of rl-baselines3-zoo.",
     ]
     for condition, rows in table.groupby("condition", sort=False):
         names = [n for n in (*POLICIES, "selected") if n != "plain"]

@@ -272,8 +272,11 @@ def test_findings_when_the_paper_is_right(read):
     assert "tuned equizero 0." in grid[0] and "paper equizero 0." in grid[0]
     assert "lambda's IQM is at least that of both" in grid[1]
     assert any("CartPole-v1, original: equizero and equitune are provably" in x for x in lines)
-    assert "nowhere, in 60 comparisons" in lines[-1]
-    assert len(lines) == 3 * 2 * 2 + 1
+    chosen, default, beside = lines[-3:]
+    assert chosen.startswith("selected is worse") and "nowhere, in 60 comparisons" in chosen
+    assert default.startswith("lambda is worse") and "nowhere, in 60 comparisons" in default
+    assert "plain (IQM " in beside and "selected" not in beside
+    assert len(lines) == 3 * 2 * 2 + 3
 
 
 def test_the_claim_on_cartpole_goes_by_the_id_of_the_environment(read):
@@ -294,8 +297,20 @@ def test_findings_when_the_paper_is_wrong(read):
     assert "equizero is worse than equitune by 0.400" in lines[0]
     assert "over all settings equitune" in lines[0]
     assert "lambda's IQM is below that of equitune: " in lines[1]
-    assert "beyond noise in 2 of 20 comparisons" in lines[-1]
-    assert f"{CORNER}, tuned, 300 steps, original: -10.00 [-10.00, -10.00]; " in lines[-1]
+    assert "beyond noise in 2 of 20 comparisons" in lines[-3]
+    assert "in 0 when their number is allowed for" in lines[-3]  # all seeds alike: no t-test
+    assert f"{CORNER}, tuned, 300 steps, original: -10.00 [-10.00, -10.00]; " in lines[-3]
+
+
+def test_the_number_of_comparisons_is_allowed_for(read):
+    """A loss that all seeds show is clear among all comparisons, one of some noise is not."""
+    rows = make_rows(envs=(CORNER,))
+    noise = np.random.default_rng(0).normal(size=len(rows))
+    where = (rows.policy == "lambda") & (rows.budget == 300) & (rows.condition == "original")
+    rows.loc[where, "mean_return"] += -60 + 0.1 * noise[where]
+    default = findings(read(rows))[-2]
+    assert "lambda is worse than plain beyond noise in 2 of 20" in default
+    assert "; in 2 when their number is allowed for (t-tests over seeds, Holm, 5 %)" in default
 
 
 def test_findings_within_noise(read):

@@ -11,7 +11,7 @@ from equicore.lab import statistics
 from equirl.agents import panel_plot
 from equirl.agents.panel import COLUMNS, read_panel
 from equirl.agents.panel_plot import budget_curves, paper_bars, profiles, write_panel
-from equirl.agents.plot import STYLES
+from equirl.agents.plot import STYLES as ALL_STYLES
 
 DEFINITION = """
 environments:
@@ -32,6 +32,9 @@ POLICIES = [
     *("plain", "equitune", "equizero", "equitune_raw", "equizero_raw", "lambda", "lambda_td"),
     "selected",
 ]
+
+STYLES = {name: style for name, style in ALL_STYLES.items() if name != "lambda_blend"}
+"""Of the policies that the panel has."""
 
 
 @pytest.fixture(autouse=True)
