@@ -99,8 +99,8 @@ def play(
         The returns of each policy, shape (episodes,); and what the race has found, on other
         episodes.
     """
-    candidates = subject.fitting(protocol.candidates)
-    names = dict.fromkeys([*protocol.policies, *(candidates if protocol.race else ())])
+    candidates = subject.fitting(protocol.candidates) if protocol.race else []
+    names = dict.fromkeys([*protocol.policies, *candidates])
     policies = {name: subject.policy(name) for name in names}
 
     def returns(name: str, episodes: int, seed: int) -> Returns:

@@ -46,7 +46,7 @@ STYLES = {
     "equitune_raw": Style("equitune, raw Q", "#f5ca66", ">", (0, (1, 1)), stroke="#966b00"),
     "equizero_raw": Style("equizero, raw Q", "#88cdf5", "<", (0, (3, 1))),
     "lambda": Style("λ-equitune", "#3a3a3a", "D", "-."),
-    "lambda_blend": Style("λ, actions averaged", "#9a9a9a", "d", (0, (3, 1, 1, 1))),
+    "lambda_blend": Style("λ, actions averaged", "#494949", "d", (0, (3, 1, 1, 1))),
     "selected": Style("selected", "#2ca67c", "v", (0, (5, 1, 1, 1))),
 }
 

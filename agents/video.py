@@ -104,7 +104,9 @@ def play_episode(
     pictures = [picture(env, f"{name}\nreturn 0", width)]
     while not done:
         first = np.array([step == 0])
-        action, state = policy.predict(observation, state, first, deterministic=True)
+        action, state = policy.predict(
+            observation, state=state, episode_start=first, deterministic=True
+        )
         action = np.asarray(action)[()]  # a number, as of the space's own sample, no array of one
         observation, reward, terminated, truncated, _ = env.step(action)
         episode_return, done = episode_return + float(reward), terminated or truncated

@@ -196,8 +196,9 @@ def test_all_policies_play_the_same_episodes(record, cartpole):
     assert list(played) == ["plain", "lambda"] and played["plain"].shape == (7,)
 
 
-def test_what_a_race_chooses_plays_too(record, cartpole):
+def test_what_a_race_chooses_plays_too(record, cartpole, monkeypatch):
     """The race has episodes of its own, others in each round."""
+    monkeypatch.setattr(Subject, "fitting", lambda self, names: list(names))
     race = Race(rounds=3, episodes=6)
     protocol = Protocol(("plain",), 4, 5, race=race, candidates=("plain", "equizero", "equitune"))
     played, choice = play(Subject(cartpole), "original", protocol)

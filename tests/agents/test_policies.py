@@ -26,18 +26,21 @@ def test_known_policies():
     assert CANDIDATES[0] == POLICIES[0] == STUDIED[0] == "plain"
 
 
+LAMBDAS = [name for name in MAKERS if "lambda" in name and name != "lambda_blend"]
+
+
 def test_names_stand_for_different_ways(subject, fits):
     policies = {name: subject.policy(name) for name in MAKERS}
     assert policies["plain"] is subject.model
     assert policies["equizero"].normalize == "softmax"
     assert policies["equizero_raw"].normalize is None
-    sharp = {name: p.sharpness for name, p in policies.items() if name.startswith("lambda")}
+    sharp = {name: policies[name].sharpness for name in LAMBDAS}
     assert sharp.pop("lambda") > 0 and set(sharp.values()) == {0}
     assert policies["lambda_td"].normalize is None
 
 
 def test_weights_are_fitted_once_for_each_source(subject, fits):
-    first, second = ([subject.policy(name) for name in MAKERS if "lambda" in name] for _ in "12")
+    first, second = ([subject.policy(name) for name in LAMBDAS] for _ in "12")
     assert [a.weight is b.weight for a, b in zip(first, second, strict=True)] == [True] * 4
     assert sorted(fits) == ["fit_familiarity", "fit_familiarity", "fit_temporal_difference"]
     weights = [policy.weight for policy in first]  # lambda, _rollouts, _replay, _td

@@ -31,8 +31,8 @@ class Walk:
     def __init__(self, action):
         self.action = action
 
-    def predict(self, observation, deterministic):
-        assert deterministic
+    def predict(self, observation, state, episode_start, deterministic):
+        assert deterministic and state is None and episode_start.shape == (1,)
         return np.array(self.action), None
 
 
