@@ -21,6 +21,7 @@ from equirl.agents.policies import CANDIDATES, POLICIES, Subject
 from equirl.agents.saved import SavedAgent
 from equirl.agents.seeds import FIRST_SEED, SELECTION_SEED
 from equirl.agents.selection import Choice, Race
+from equirl.arrays import rows_of
 from equirl.experience import takes_masks
 from equirl.symmetry import Symmetry
 
@@ -77,7 +78,7 @@ class RandomActions:
         deterministic: bool = False,
     ) -> tuple[Any, Any]:
         """An action for each observation of a batch."""
-        return np.array([self.space.sample() for _ in observation]), state
+        return np.array([self.space.sample() for _ in range(rows_of(observation))]), state
 
 
 def play_at_random(agent: SavedAgent, protocol: Protocol) -> Returns:

@@ -28,6 +28,11 @@ def shape_of(space: spaces.Space) -> Any:
     return space.shape
 
 
+def rows_of(observations: Any) -> int:
+    """How many observations there are in a batch."""
+    return len(arrays_of(observations)[0])
+
+
 def arrays_of(observations: Any) -> list[Any]:
     """All arrays of an observation."""
     return [*observations.values()] if isinstance(observations, dict) else [observations]

@@ -86,7 +86,8 @@ class Loaded(BaseAlgorithm):
     def predict(self, observation: Any, *arguments: Any, **options: Any) -> Any:
         """As the agent's own, of what its environment emits."""
         own = self.statistics
-        if own is not None and statistics_of(self) is own and not isinstance(observation, tuple):
+        # what does not fit is refused by Stable-Baselines3's own message
+        if own is not None and statistics_of(self) is own and own.are_of(observation):
             observation = own.normalize(observation)
         return super().predict(observation, *arguments, **options)
 

@@ -152,6 +152,19 @@ class Statistics:
         known = {name: observations[name] for name in self.mean}
         return {**observations, **each(one, known, self.mean, self.deviation)}
 
+    def are_of(self, observations: Any) -> bool:
+        """Whether these are arrays, or dicts of arrays, that end with the shapes of statistics."""
+
+        def one(mean: NDArray[Any], seen: Any) -> bool:
+            return (
+                isinstance(seen, np.ndarray) and seen.shape[seen.ndim - mean.ndim :] == mean.shape
+            )
+
+        if not isinstance(self.mean, dict):
+            return one(self.mean, observations)
+        known = isinstance(observations, dict) and self.mean.keys() <= observations.keys()
+        return known and all(one(mean, observations[name]) for name, mean in self.mean.items())
+
     def fits(self, space: spaces.Space) -> bool:
         """Whether observations of a space have the shapes of these statistics."""
         wanted = shape_of(space)

@@ -112,10 +112,11 @@ def statistics_beside(path: Path) -> Path | None:
     calls as the agent.
     """
     own = _letters(path.stem)
-    for folder in (path.parent, path.with_suffix("")):
+    places = [(path.parent, own), (path.parent, ""), (path.with_suffix(""), "")]
+    for folder, wanted in places:  # those that bear its name before others
         for file in [*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*.pkl"))]:
             name = _letters(file.stem)
-            if "vecnormalize" in name and name.replace("vecnormalize", "") in ("", own):
+            if "vecnormalize" in name and name.replace("vecnormalize", "") == wanted:
                 return file
     return None
 

@@ -11,7 +11,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from equirl.arrays import Observations
 from equirl.experience import Experience, replay_experience, rollout_experience
 from equirl.heads import ContinuousHead
+from equirl.normalization import statistics_of
 from equirl.policies import LambdaEquitunePolicy
+from equirl.preprocessing import changes
 from equirl.registry import Env
 from equirl.symmetry import Symmetry
 from equirl.weights import fit_familiarity
@@ -24,6 +26,8 @@ VECTORS = (
     "the action of the most familiar view, which is held from step to step; averages of actions "
     "and the agent's own value ruin some gaits (results/rules)"
 )
+OF_VECTORS = ("num_envs", "vectorization_mode", "vector_kwargs", "wrappers", "max_episode_steps")
+"""What ``gymnasium.make_vec`` keeps beside the arguments of an environment."""
 SEED = 3_000_000
 """Of the rollouts; evaluations have other seeds."""
 
@@ -85,8 +89,15 @@ def _lived(model: Any, symmetry: Any, transitions: int) -> Experience:
             "to learn which states are familiar, give experience= (see rollout_experience), or the "
             "environment or its id in place of the Symmetry, so that the agent can play"
         )
-    make: Any = symmetry
-    if not isinstance(symmetry, str):
-        spec = symmetry.get_attr("spec")[0] if hasattr(symmetry, "get_attr") else symmetry.spec
-        make = functools.partial(gym.make, spec)
+    if isinstance(symmetry, str):
+        return rollout_experience(model, symmetry, transitions, seed=SEED)
+    own = statistics_of(model)
+    if around := [name for name in changes(symmetry) if name != type(own).__name__]:
+        raise ValueError(
+            f"the agent sees its environment through {', '.join(around)}; give experience=, of "
+            "rollout_experience(model, make), where make makes the environment so"
+        )
+    spec = symmetry.get_attr("spec")[0] if hasattr(symmetry, "get_attr") else symmetry.spec
+    kwargs = {name: value for name, value in spec.kwargs.items() if name not in OF_VECTORS}
+    make = functools.partial(gym.make, spec.id, spec.max_episode_steps, **kwargs)
     return rollout_experience(model, make, transitions, seed=SEED)

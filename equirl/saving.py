@@ -35,7 +35,7 @@ def write(policy: SymmetrizedPolicy, path: str | Path) -> None:
     if policy.normalized is not None:
         moments, numbers = policy.normalized.statistics.as_tensors()
         tensors |= {f"statistics.{name}": tensor for name, tensor in moments.items()}
-        header["statistics"] = {**numbers, "shown_normalized": policy.shown_normalized}
+        header["statistics"] = numbers
     write_tensors(path, tensors, header)
 
 
@@ -59,7 +59,6 @@ def read(cls: type[Policy], path: str | Path, device: str | torch.device) -> Pol
         with warnings.catch_warnings():  # the agent was checked before it was saved
             warnings.simplefilter("ignore", UserWarning)
             policy = kind._from_header(header, agent, Symmetry.from_dict(header["symmetry"]))
-        policy.shown_normalized = bool(told and told["shown_normalized"])
         weights = part_of(tensors, "reduce")
         for tensor in weights.values():
             policy.symmetrized.reduce.to(tensor.dtype)

@@ -20,7 +20,7 @@ from torch import Tensor
 from equicore import Mean, Symmetrized, Tree
 from equicore.reduce import Reducer
 from equirl.algorithms import head_of
-from equirl.arrays import Observations, shape_of
+from equirl.arrays import Observations, rows_of, shape_of
 from equirl.choices import options_of
 from equirl.compiled import Compiled
 from equirl.export import Exported, export
@@ -80,6 +80,11 @@ class SymmetrizedPolicy(BasePolicy):
         if head.masked:  # masks move as the actions do
             observation = Tree({"observation": observation, "mask": outputs})
         source, space = statistics_of(model), policy.observation_space
+        if isinstance(symmetry, VecNormalize) and not isinstance(source, VecNormalize | None):
+            raise ValueError(
+                "this agent normalises its observations itself, by the statistics beside its file, "
+                "and a VecNormalize would do it once more; give the environment inside of that"
+            )
         seen_by = normalizing(model, head)
         self.normalized = seen_by if isinstance(seen_by, Normalized) else None
         if self.normalized is not None and not self.normalized.statistics.fits(space):
@@ -164,7 +169,7 @@ class SymmetrizedPolicy(BasePolicy):
             space = self.action_space
             if not self.is_vectorized_observation(observation):
                 return np.array(space.sample()), state
-            samples = [space.sample() for _ in range(len(observation))]
+            samples = [space.sample() for _ in range(rows_of(observation))]
             return np.array(samples, space.dtype), state
         if isinstance(observation, tuple):  # the agent's own message says what is wrong
             return self.policy.predict(observation, state, episode_start, deterministic)
@@ -195,7 +200,7 @@ class SymmetrizedPolicy(BasePolicy):
         if not isinstance(self.action_space, spaces.Discrete):
             raise TypeError(f"only discrete actions have values; these are {self.action_space}")
         batch, vectorized = self.obs_to_tensor(observation)
-        if not _rows(batch):
+        if not rows_of(batch):
             return np.zeros((0, self.action_space.n), np.float32)
         values = self._reduced(self.inputs(batch), self._compiled)
         assert isinstance(values, np.ndarray)
@@ -259,7 +264,7 @@ class SymmetrizedPolicy(BasePolicy):
         episode_start: NDArray[Any] | None,
     ) -> tuple[NDArray[Any], Any]:
         """Actions, and the state for the next call."""
-        if not _rows(batch):  # what Stable-Baselines3 itself cannot always do
+        if not rows_of(batch):  # what Stable-Baselines3 itself cannot always do
             nothing = np.zeros((0, *(self.action_space.shape or ())), self.action_space.dtype)
             return nothing, state
         compiled = self._compiled
@@ -284,7 +289,7 @@ class SymmetrizedPolicy(BasePolicy):
             batch = self.normalized.emitted(batch)
         if not self.head.masked:
             return batch
-        shape = _rows(batch), sum(options_of(self.action_space) or ())
+        shape = rows_of(batch), sum(options_of(self.action_space) or ())
         if masks is None:
             mask = torch.ones(shape, dtype=torch.bool)
         else:
@@ -351,7 +356,8 @@ class SymmetrizedPolicy(BasePolicy):
             device: For the agent's networks.
 
         Returns:
-            The policy; its ``model`` is the agent's policy, without the algorithm around it.
+            The policy; its ``model`` is the agent's policy, without the algorithm around it. It
+            takes what the environment emits: statistics of a ``VecNormalize`` are in the file.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -399,11 +405,6 @@ def equituned(policy: SymmetrizedPolicy, normalize: Normalization) -> Symmetrize
     symmetrized = policy.symmetrized
     head = normalizing(policy.model, head_of(policy.policy, normalize)).to(policy.policy.device)
     return Symmetrized(head, symmetrized.input_rep, symmetrized.output_rep, Mean())
-
-
-def _rows(batch: Any) -> int:
-    """The number of observations, which are a tensor or a dict of them."""
-    return len(next(iter(batch.values())) if isinstance(batch, dict) else batch)
 
 
 def _found(symmetry: Symmetry | Env, model: Agent) -> Symmetry:

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 import equirl
 from equicore import Matrix, Permutation, Tree, Trivial, cyclic
 from equirl import EquitunePolicy, EquizeroPolicy, LambdaEquitunePolicy, Symmetry
+from equirl.agents.evaluation import RandomActions
 from equirl.experience import Experience
 from equirl.normalization import Statistics
 
@@ -216,3 +217,14 @@ def test_statistics_of_other_entries_are_refused(tmp_path):
         equirl.load_agent(tmp_path / "agent.zip", statistics=wrong)
     env.save(tmp_path / "vecnormalize.pkl")
     assert pickle.loads((tmp_path / "vecnormalize.pkl").read_bytes()).norm_obs_keys
+
+
+def test_exploring_gives_each_observation_an_action():
+    agent = dqn()
+    agent.exploration_rate = 1.0
+    actions, _ = EquizeroPolicy(agent, MOVES).predict(samples(7))
+    assert actions.shape == (7,)
+
+
+def test_random_actions_are_as_many_as_observations():
+    assert RandomActions(spaces.Discrete(4), 0).predict(samples(5))[0].shape == (5,)

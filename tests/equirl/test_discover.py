@@ -33,6 +33,7 @@ def test_known_groups_are_found(name):
     assert all(check.holds for check in found.checks) and found.transitions >= 19_000
 
 
+@pytest.mark.slow
 def test_a_larger_group_that_also_holds_is_found():
     """A gridworld whose goal is anywhere also has mirrors."""
     found = find_symmetries("equirl/Gridworld-v0")
@@ -42,6 +43,7 @@ def test_a_larger_group_that_also_holds_is_found():
     assert {m.numpy().tobytes() for m in known.observation.matrices} <= matrices
 
 
+@pytest.mark.slow
 def test_nothing_is_found_where_there_is_nothing():
     found = search("MountainCar-v0")
     assert len(found.symmetry.group) == 1 and found.code == "" and found.checks == ()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+import shutil
 
 import gymnasium as gym
 import numpy as np
@@ -100,14 +101,36 @@ def test_plain_and_wrapped_agents_play_the_same_environment(trained):
 
 @pytest.mark.parametrize("live", [True, False])
 def test_saved_policies_keep_their_statistics(trained, tmp_path, live):
-    agent, _, path = trained
+    """Whatever they were given before, they take what the environment emits once loaded."""
+    agent, envs, path = trained
     model = agent if live else equirl.load_agent(path)
     policy = EquizeroPolicy(model, "Pendulum-v1")
     policy.save(tmp_path / "policy")
     loaded = SymmetrizedPolicy.load(tmp_path / "policy")
-    expected, _ = policy.predict(emitted(), deterministic=True)
+    shown = envs.normalize_obs(emitted()) if live else emitted()
+    expected, _ = policy.predict(shown, deterministic=True)
     found, _ = loaded.predict(emitted(), deterministic=True)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_normalising_twice_is_refused(trained):
+    _, envs, path = trained
+    with pytest.raises(ValueError, match="a VecNormalize would do it once more"):
+        EquizeroPolicy(equirl.load_agent(path), envs)
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (1,), (4,), ()])
+def test_a_loaded_agent_refuses_observations_of_another_shape(trained, shape):
+    with pytest.raises(ValueError, match="observation shape"):
+        equirl.load_agent(trained[2]).predict(np.zeros(shape, np.float32))
+
+
+def test_the_more_specific_file_is_taken(trained, tmp_path):
+    shutil.copy(trained[2], tmp_path / "mine.zip")
+    for name, mean in (("vecnormalize", 1), ("vecnormalize_mine", 2)):
+        array = np.full(3, float(mean))
+        Statistics(array, array).save(tmp_path / f"{name}.safetensors")
+    assert equirl.load_agent(tmp_path / "mine.zip").statistics.mean.tolist() == [2] * 3
 
 
 def test_experience_is_what_the_agent_sees():

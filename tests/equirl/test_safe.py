@@ -4,7 +4,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from stable_baselines3 import DQN, PPO
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 import equirl
 from equirl import LambdaEquitunePolicy
@@ -41,10 +42,23 @@ def test_it_says_which_policy_and_why(capsys):
 
 
 @pytest.mark.parametrize(
-    "env", [gym.make("Pendulum-v1"), DummyVecEnv([lambda: gym.make("Pendulum-v1")] * 2)]
+    "make",
+    [
+        lambda: gym.make("Pendulum-v1"),
+        lambda: DummyVecEnv([lambda: gym.make("Pendulum-v1")] * 2),
+        lambda: make_vec_env("Pendulum-v1", 2),
+        lambda: gym.make_vec("Pendulum-v1", 2),
+        lambda: ppo().get_env(),
+    ],
 )
-def test_an_environment_serves_as_well_as_its_id(env):
-    check(equirl.symmetrize(ppo(), env, transitions=200, verbose=0))
+def test_an_environment_serves_as_well_as_its_id(make):
+    check(equirl.symmetrize(ppo(), make(), transitions=200, verbose=0))
+
+
+def test_an_agent_behind_wrappers_asks_for_experience():
+    agent = ppo(VecFrameStack(DummyVecEnv([lambda: gym.make("Pendulum-v1")]), 2))
+    with pytest.raises(ValueError, match="through VecFrameStack; give experience="):
+        equirl.symmetrize(agent, agent.get_env())
 
 
 def test_it_learns_from_the_replay_buffer_if_there_is_enough_in_it(monkeypatch):
