@@ -66,7 +66,13 @@ def small(tmp_path):
     return arguments
 
 
-@pytest.mark.parametrize("algo", SETTINGS)
+@pytest.mark.parametrize(
+    "algo",
+    [
+        algo if algo in ("ppo", "sac", "ars") else pytest.param(algo, marks=pytest.mark.slow)
+        for algo in SETTINGS
+    ],
+)
 @pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 def test_a_training_that_was_killed_goes_on_to_the_same_agent(small, algo, tmp_path, monkeypatch):
     given = small(algo)

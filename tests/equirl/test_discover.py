@@ -97,6 +97,7 @@ class Still(gym.Env):
         return np.zeros(2), 0.0, False, False, {}
 
 
+@pytest.mark.slow
 def test_where_nothing_happens_nothing_is_claimed_of_entries():
     found = search(Still)
     assert not any(
