@@ -143,5 +143,4 @@ def _gathers(representation: Any) -> dict[Any, Gather]:
     """One for each entry of a tree; for a single tensor one of no name."""
     if not isinstance(representation, Tree):
         return {None: Gather(representation)}
-    parts: Any = zip(representation.names, representation.parts, strict=True)
-    return {name: Gather(part) for name, part in parts}
+    return {name: Gather(part) for name, part in representation.by_name().items()}

@@ -7,6 +7,7 @@ such as those of a package of your own, call them yourself and pass the `Symmetr
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -138,20 +139,20 @@ def _flat(representation: Representation, space: spaces.Space, name: str) -> Rep
         raise ValueError(f"{representation} of {name}, {space}, is not linear when it is flat")
     if len(space.shape) == 1:
         return representation
-    size = spaces.flatdim(space)
-    basis = torch.eye(size, dtype=torch.float64).reshape(size, *space.shape)
-    group = representation.group
-    images = [representation.act(g, basis).reshape(size, size).T for g in range(len(group))]
-    return Matrix(group, np.stack([image.numpy() for image in images]))
+    return _matrix(representation, space.shape)
 
 
 def _joined(parts: list[tuple[Representation, int]]) -> Representation:
     """How a group acts on vectors one after the other, as one matrix for each element."""
-    whole = DirectSum(parts)
-    size = sum(whole.sizes)
-    basis = torch.eye(size, dtype=torch.float64)
-    group = whole.group
-    return Matrix(group, np.stack([whole.act(g, basis).numpy().T for g in range(len(group))]))
+    return _matrix(DirectSum(parts), (sum(size for _, size in parts),))
+
+
+def _matrix(representation: Representation, shape: tuple[int, ...]) -> Matrix:
+    """How a group acts on arrays of a shape when they are flat."""
+    group, size = representation.group, math.prod(shape)
+    basis = torch.eye(size, dtype=torch.float64).reshape(size, *shape)
+    images = [representation.act(g, basis).reshape(size, size).T for g in range(len(group))]
+    return Matrix(group, np.stack([image.numpy() for image in images]))
 
 
 def _size(representation: Representation) -> int:
