@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from equicore.lab import CORES
-from equirl.agents.seeds import FIRST_SEED
+from equirl.seeds import FIRST_SEED
 
 PolicyName = Literal["plain", "equitune", "equizero", "equitune_raw", "equizero_raw", "lambda"]
 

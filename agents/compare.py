@@ -39,10 +39,10 @@ from equirl.agents.plot import COLUMNS, as_array, plot_returns, read_comparison
 from equirl.agents.policies import CANDIDATES, POLICIES, Subject
 from equirl.agents.report import write_report
 from equirl.agents.saved import SavedAgent, find_agents, told_apart
-from equirl.agents.seeds import ROLLOUT_SEED
 from equirl.agents.selection import Race
 from equirl.agents.verdicts import RANDOM, Chosen, advice, cautions, verdicts
 from equirl.agents.video import film
+from equirl.seeds import ROLLOUT_SEED
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,10 +19,10 @@ import equirl
 from equicore.lab.statistics import Returns
 from equirl.agents.policies import CANDIDATES, POLICIES, Subject
 from equirl.agents.saved import SavedAgent
-from equirl.agents.seeds import FIRST_SEED, SELECTION_SEED
 from equirl.agents.selection import Choice, Race
 from equirl.arrays import rows_of
 from equirl.experience import takes_masks
+from equirl.seeds import FIRST_SEED, SELECTION_SEED
 from equirl.symmetry import Symmetry
 
 Condition = str | int

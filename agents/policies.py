@@ -15,10 +15,10 @@ import equirl
 from equicore import MLPWeight, WeightedMean
 from equirl.agents.arguments import PolicyName
 from equirl.agents.saved import SavedAgent
-from equirl.agents.seeds import ROLLOUT_SEED
 from equirl.algorithms import head_of
 from equirl.experience import Experience, rollout_experience
 from equirl.heads import DiscreteHead
+from equirl.seeds import ROLLOUT_SEED
 from equirl.symmetrized import SymmetrizedPolicy
 from equirl.symmetry import Symmetry
 

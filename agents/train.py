@@ -41,8 +41,8 @@ from equirl.agents.hyperparameters import (
 )
 from equirl.agents.resume import Evaluations, restore, write_resume
 from equirl.agents.runs import RunFolder
-from equirl.agents.seeds import TRAINING_EVALUATION_SEED
 from equirl.experience import replay_experience, takes_masks
+from equirl.seeds import TRAINING_EVALUATION_SEED
 
 
 @dataclasses.dataclass(frozen=True)

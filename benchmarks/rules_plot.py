@@ -20,8 +20,8 @@ from equicore.lab.statistics import Estimate
 from equicore.lab.store import write_text
 from equicore.lab.tables import markdown, write_csv
 from equirl.agents.policies import Subject
-from equirl.agents.seeds import ROLLOUT_SEED
 from equirl.experience import Experience, rollout_experience
+from equirl.seeds import ROLLOUT_SEED
 
 SHARP = 0.9
 """Familiarity is sharp at a state where the largest weight is at least this."""

@@ -15,6 +15,7 @@ from equirl.normalization import statistics_of
 from equirl.policies import LambdaEquitunePolicy
 from equirl.preprocessing import changes
 from equirl.registry import Env
+from equirl.seeds import ROLLOUT_SEED
 from equirl.symmetry import Symmetry
 from equirl.weights import fit_familiarity
 
@@ -28,8 +29,6 @@ VECTORS = (
 )
 OF_VECTORS = ("num_envs", "vectorization_mode", "vector_kwargs", "wrappers", "max_episode_steps")
 """What ``gymnasium.make_vec`` keeps beside the arguments of an environment."""
-SEED = 3_000_000
-"""Of the rollouts; evaluations have other seeds."""
 
 
 def symmetrize(
@@ -90,7 +89,7 @@ def _lived(model: Any, symmetry: Any, transitions: int) -> Experience:
             "environment or its id in place of the Symmetry, so that the agent can play"
         )
     if isinstance(symmetry, str):
-        return rollout_experience(model, symmetry, transitions, seed=SEED)
+        return rollout_experience(model, symmetry, transitions, seed=ROLLOUT_SEED)
     own = statistics_of(model)
     if around := [name for name in changes(symmetry) if name != type(own).__name__]:
         raise ValueError(
@@ -100,4 +99,4 @@ def _lived(model: Any, symmetry: Any, transitions: int) -> Experience:
     spec = symmetry.get_attr("spec")[0] if hasattr(symmetry, "get_attr") else symmetry.spec
     kwargs = {name: value for name, value in spec.kwargs.items() if name not in OF_VECTORS}
     make = functools.partial(gym.make, spec.id, spec.max_episode_steps, **kwargs)
-    return rollout_experience(model, make, transitions, seed=SEED)
+    return rollout_experience(model, make, transitions, seed=ROLLOUT_SEED)

@@ -21,11 +21,9 @@ from numpy.typing import NDArray
 from equicore import Permutation, Representation
 from equirl.arrays import arrays_of, each
 from equirl.choices import on_options
+from equirl.gathers import Moves, moves_of
 from equirl.registry import symmetry_of
 from equirl.symmetry import Symmetry
-
-Moves = tuple[NDArray[np.int64], NDArray[Any] | None]
-"""Where each element takes each entry from, and its sign, both (|G|, entries); or no signs."""
 
 
 class SymmetryWrapper(gym.Wrapper, RecordConstructorArgs):
@@ -270,33 +268,16 @@ class _Single:
             parts = tree.by_name()
             self.entries = {name: _Single(parts[name], own) for name, own in space.items()}
         self.labels: NDArray[np.int64] | None = None
-        self.moves: Moves | None = None
+        self.moves: Moves | None = None  # both (|G|, entries)
         if isinstance(space, spaces.Discrete) and isinstance(representation, Permutation):
             self.labels = representation.permutations.cpu().numpy()
-        elif isinstance(space, spaces.Box):
-            self.moves = self._find_moves(space)
-
-    def _find_moves(
-        self, space: spaces.Box
-    ) -> tuple[NDArray[np.int64], NDArray[Any] | None] | None:
-        """Where each element takes each entry from, and its sign, both (|G|, entries).
-
-        No signs if none changes; None at all if an element does something else.
-        """
-        if 0 in self.representation.axes:  # it is not linear
-            return None
-        probe = np.random.default_rng(0).normal(size=space.shape)  # no two of equal magnitude
-        batch = torch.from_numpy(probe)[None]
-        count, flat = len(self.representation.group), probe.ravel()
-        moved = np.stack(
-            [self.representation.act(g, batch).cpu().numpy().ravel() for g in range(count)]
-        )
-        ranks = np.abs(moved).argsort(axis=1).argsort(axis=1)
-        places = np.abs(flat).argsort()[ranks]
-        signs = np.sign(moved) * np.sign(flat[places])
-        if not np.array_equal(signs * flat[places], moved):
-            return None
-        return places, signs.astype(space.dtype) if (signs < 0).any() else None
+        elif isinstance(space, spaces.Box) and 0 not in representation.axes:  # it is linear
+            moves = moves_of(representation.orbit, (1, *space.shape))
+            if moves is not None:
+                places, signs = moves
+                order = len(representation.group)
+                signs = None if signs is None else signs.astype(space.dtype).reshape(order, -1)
+                self.moves = places.reshape(order, -1), signs
 
     def act(self, g: int, x: Any) -> Any:
         """Element g applied to one observation or action."""
