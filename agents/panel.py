@@ -356,16 +356,16 @@ def _beside_others(panel: pd.DataFrame) -> str:
     """The default policy against each other fixed one, over the whole panel."""
     scores = tasks(panel)
     own = scores[DEFAULT]
-    words = []
-    for name in scores:
-        if name not in (DEFAULT, SELECTED):
-            difference = statistics.paired_difference(own, scores[name])
-            iqm = statistics.stratified_iqm(scores[name])
-            words.append(f"{name} (IQM {iqm:{SCORE}}) by {difference:{SCORE}}")
+    words = [
+        f"{name} by {statistics.iqm_difference(own, other):{SCORE}} (mean scores by "
+        f"{statistics.paired_difference(own, other):{SCORE}})"
+        for name, other in scores.items()
+        if name not in (DEFAULT, SELECTED)
+    ]
     return (
         f"{DEFAULT}, which equirl.symmetrize uses, has an IQM of "
-        f"{statistics.stratified_iqm(own):{SCORE}} over the whole panel; mean paired differences "
-        f"of its scores to {', '.join(words)}"
+        f"{statistics.stratified_iqm(own):{SCORE}} over the whole panel; it differs from that of "
+        f"the same runs under {', '.join(words)}"
     )
 
 

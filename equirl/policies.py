@@ -7,7 +7,6 @@ apart, whose weights learn from states that the agent has visited (`equirl.weigh
 
 from __future__ import annotations
 
-import math
 import warnings
 from functools import partial
 from pathlib import Path
@@ -22,11 +21,12 @@ from torch import nn
 
 from equicore import Best, Mean, MLPWeight, WeightedMean
 from equicore.reduce import Reducer
-from equicore.trees import tree_map
 from equirl.algorithms import head_of
+from equirl.arrays import rows_of
 from equirl.compiled import Compiled
 from equirl.export import Exported
 from equirl.heads import DiscreteHead, Head, Normalization, Outputs, Scale
+from equirl.held import NO_VIEW, held_view
 from equirl.registry import Env
 from equirl.symmetrized import Agent, Observation, SymmetrizedPolicy
 from equirl.symmetry import Symmetry
@@ -186,6 +186,11 @@ class LambdaEquitunePolicy(SymmetrizedPolicy):
         """Whether the weight network has learned; True for networks that do not tell."""
         return getattr(self.weight, "fitted", True)
 
+    @property
+    def remembers(self) -> bool:
+        """True of continuous actions."""
+        return not self.head.averages
+
     def predict(
         self,
         observation: Observation,
@@ -216,32 +221,25 @@ class LambdaEquitunePolicy(SymmetrizedPolicy):
     def _next(
         self, inputs: Any, compiled: Compiled, state: Any, episode_start: NDArray[Any] | None
     ) -> tuple[Outputs, Any]:
-        if self.head.averages:
+        if not self.remembers:
             return super()._next(inputs, compiled, state, episode_start)
+        before = self._before(rows_of(inputs), state, episode_start)
         chosen: list[torch.Tensor] = []
 
         def compute(inputs: Any) -> Any:
-            symmetrized = compiled.symmetrized
-            reduce: Any = symmetrized.reduce
-            views = symmetrized.views(inputs)
-            familiar = reduce.log_weights(views)  # (|G|, B)
-            best, places = familiar.max(0)
-            if state is not None:
-                held = self._held(state, len(places)).to(places.device)
-                stays = best - familiar.gather(0, held[None])[0] < math.log(self.hold)
-                if episode_start is not None:
-                    stays &= ~torch.as_tensor(episode_start, dtype=torch.bool, device=stays.device)
-                places = torch.where(stays, held, places)
-            chosen.append(places)
-            rows = torch.arange(len(places), device=places.device)
-            raw = symmetrized.model(tree_map(lambda view: view[places, rows], views))
-            return symmetrized.output_rep.align_each(places, raw)
+            outputs, views = held_view(
+                compiled.symmetrized, inputs, before.to(self.policy.device), self.hold
+            )
+            chosen.append(views)
+            return outputs
 
         outputs = self._reduced(inputs, compute)
         return outputs, (chosen[0].numpy(force=True),)
 
-    def _held(self, state: Any, count: int) -> torch.Tensor:
-        """The views of the step before, (B,)."""
+    def _before(self, count: int, state: Any, episode_start: Any) -> torch.Tensor:
+        """The views of the step before, (B,), by what `predict` returned then."""
+        if state is None:
+            return torch.full((count,), NO_VIEW)
         views = state[0] if isinstance(state, tuple) and len(state) == 1 else None
         order = len(self.symmetry.group)
         if (
@@ -254,7 +252,13 @@ class LambdaEquitunePolicy(SymmetrizedPolicy):
                 f"state is what predict returned for the same {count} environments, or None; got "
                 f"{state!r}"
             )
-        return torch.from_numpy(views)
+        starts = np.zeros(count, bool) if episode_start is None else np.asarray(episode_start)
+        if starts.size != count or starts.dtype.kind not in "bi":
+            raise ValueError(
+                f"episode_start tells of each of the {count} observations whether an episode "
+                f"begins with it, True or False; got {episode_start!r}"
+            )
+        return torch.from_numpy(np.where(starts.reshape(count).astype(bool), NO_VIEW, views))
 
     def _extra_header(self) -> dict[str, Any]:
         return {

@@ -128,6 +128,11 @@ class SymmetrizedPolicy(BasePolicy):
         return self._parts[0]
 
     @property
+    def remembers(self) -> bool:
+        """Whether `predict` acts by what went before, by the ``state`` that it returns."""
+        return False
+
+    @property
     def normalize(self) -> Normalization:
         """What is done to the values of discrete actions before they are reduced."""
         return self.head.scale and "softmax"
@@ -370,7 +375,9 @@ class SymmetrizedPolicy(BasePolicy):
         """Write what `predict` does, with ``deterministic=True``, as a file that needs no equirl.
 
         It takes ``observation``, a batch of any size as the environment emits it, in the space's
-        type, and of a MaskablePPO also bools ``action_masks`` (B, options); it returns ``action``.
+        type, or each entry of dicts by its name; of a MaskablePPO also bools ``action_masks`` (B,
+        options). It returns ``action``. A policy with a memory also takes ``view``, whole numbers
+        (B,), -1 where an episode begins, and returns ``next_view`` for the next step.
         The agent's networks and the statistics of a ``VecNormalize`` that still learns are those of
         now. Before the file appears, it is compared with the policy on observations of the space
         and on their group images, 1 and 64 at a time.
@@ -384,7 +391,6 @@ class SymmetrizedPolicy(BasePolicy):
 
         Raises:
             ValueError: If the suffix is another, or the file takes other actions.
-            TypeError: If observations are no arrays.
             ImportError: If a package that ONNX needs is missing.
         """
         return export(self, path)

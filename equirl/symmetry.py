@@ -7,9 +7,7 @@ the names of entries, `equirl.registry` knows those of environments.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import functools
 import itertools
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +31,7 @@ from equirl.arrays import each
 from equirl.choices import Choices, options_of
 from equirl.described import entries_of, moves
 from equirl.fits import channels_first, check_observation, check_space
+from equirl.training import augment
 
 
 @dataclass(frozen=True)
@@ -124,32 +123,19 @@ class Symmetry:
             env: The environment, which is not looked at.
             obs: A batch (B, ...), or a dict or ``TensorDict`` of groups of observations, each with
                 a representation of its name in an `equicore.Tree`; or None.
-            actions: A batch (B, d), or None.
+            actions: A batch (B, d), or ids (B,) or (B, 1) of discrete actions; or None.
 
         Returns:
             Both as (|G| B, ...), the samples as they were first, then their images under one
             element after the other; None where None was given.
 
         Raises:
-            ValueError: If there are groups of observations that the symmetry has no representation
-                for.
+            TypeError: If something is no tensor.
+            ValueError: If the group does not act on tensors of these shapes, there are more
+                observations than actions or fewer, or groups of observations that the symmetry has
+                no representation for.
         """
-        images = None if actions is None else _images(self.action, actions)
-        if obs is None or isinstance(obs, torch.Tensor):
-            return None if obs is None else _images(self.observation, obs), images
-        tree: Any = self.observation
-        parts = tree.by_name() if isinstance(tree, Tree) else {}
-        if unknown := [name for name in obs.keys() if name not in parts]:  # noqa: SIM118
-            raise ValueError(
-                f"the symmetry has no representation for the observations {', '.join(unknown)}; it "
-                "has observation=equicore.Tree({name: representation, ...}) with one for each, "
-                "and equicore.Trivial(group) for what no element changes"
-            )
-        moved = {name: _images(parts[name], obs[name]) for name in obs.keys()}  # noqa: SIM118
-        if isinstance(obs, dict):
-            return moved, images
-        size = [len(self.group) * obs.batch_size[0]]
-        return type(obs)(moved, batch_size=size, device=obs.device), images
+        return augment(self.observation, self.action, obs, actions)
 
     def describe(self) -> str:
         """What each generator does, entry by entry, by their names."""
@@ -332,15 +318,3 @@ class ChannelsFirst(Representation):
     def act(self, g: int, x: torch.Tensor) -> torch.Tensor:
         """Move the channels to the end, act, and move them back."""
         return self.emitted.act(g, x.movedim(-3, -1)).movedim(-1, -3)
-
-
-def _images(representation: Representation, x: torch.Tensor) -> torch.Tensor:
-    """A batch (B, ...) under all elements, one after the other, on its own device."""
-    return _placed(representation, x.device).orbit(x).flatten(0, 1)
-
-
-@functools.lru_cache(maxsize=32)
-def _placed(representation: Representation, device: torch.device) -> Representation:
-    """A copy on a device: simulators may be on a GPU, and symmetries are made on the CPU."""
-    with torch.inference_mode(False):  # else it could not be used where gradients are needed
-        return copy.deepcopy(representation).to(device)

@@ -121,6 +121,18 @@ def stratified_iqm(tasks: Sequence[Returns]) -> Estimate:
     return _of_pooled(_strata(tasks), lambda pooled: stats.trim_mean(pooled, 0.25, axis=-1))
 
 
+def iqm_difference(tasks: Sequence[Returns], baseline: Sequence[Returns]) -> Estimate:
+    """`stratified_iqm` of ``tasks`` minus that of the baseline; both of the same runs."""
+    own, other = zip(*_pairs(tasks, baseline), strict=True)
+
+    def statistic(draws: Draws) -> Returns:
+        middles = (stats.trim_mean(_pooled(side, draws), 0.25, axis=-1) for side in (own, other))
+        return next(middles) - next(middles)
+
+    value, low, high = _stratified([len(scores) for scores in own], statistic)
+    return Estimate(float(value), float(low), float(high))
+
+
 def paired_difference(tasks: Sequence[Returns], baseline: Sequence[Returns]) -> Estimate:
     """The mean of ``tasks - baseline``, paired by run and measurement, of equal shapes."""
     pairs = _pairs(tasks, baseline)
@@ -223,11 +235,16 @@ def _pairs(tasks: Sequence[Returns], baseline: Sequence[Returns]) -> list[tuple[
 
 def _of_pooled(strata: list[Returns], statistic: Callable[[Returns], Returns]) -> Estimate:
     def of_draws(draws: Draws) -> Returns:
-        drawn = [scores[runs] for scores, runs in zip(strata, draws, strict=True)]
-        return statistic(np.concatenate([d.reshape(len(d), -1) for d in drawn], axis=-1))
+        return statistic(_pooled(strata, draws))
 
     value, low, high = _stratified([len(scores) for scores in strata], of_draws)
     return Estimate(float(value), float(low), float(high))
+
+
+def _pooled(strata: Sequence[Returns], draws: Draws) -> Returns:
+    """All measurements of the runs that each resample drew, (resamples, measurements)."""
+    drawn = [scores[runs] for scores, runs in zip(strata, draws, strict=True)]
+    return np.concatenate([d.reshape(len(d), -1) for d in drawn], axis=-1)
 
 
 def _stratified(

@@ -15,9 +15,13 @@ from torch import nn
 import equirl
 import equirl.export
 from equicore import (
+    Matrix,
     MLPWeight,
     Permutation,
+    Tree,
+    Trivial,
     cyclic,
+    image_flips,
     image_rotations,
 )
 from equirl import EquitunePolicy, EquizeroPolicy, LambdaEquitunePolicy, Symmetry
@@ -74,16 +78,16 @@ def made(algorithm, env, symmetry, kind, policy="MlpPolicy", **settings):
     return made
 
 
-def run(path, *inputs):
+def run(path, **inputs):
     """What a file makes of inputs."""
     if path.suffix == ".pt2":
         module = torch.export.load(path).module()
         with torch.no_grad():
-            return module(*map(torch.from_numpy, inputs)).numpy()
+            found = module(*map(torch.from_numpy, inputs.values()))
+        return [one.numpy() for one in (found if isinstance(found, tuple) else (found,))]
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    names = [one.name for one in session.get_inputs()]
-    assert names == ["observation", "action_masks"][: len(inputs)]
-    return session.run(["action"], dict(zip(names, inputs, strict=True)))[0]
+    assert [one.name for one in session.get_inputs()] == list(inputs)
+    return session.run(None, inputs)
 
 
 def draw(space, count):
@@ -91,13 +95,19 @@ def draw(space, count):
     return np.stack([space.sample() for _ in range(count)])
 
 
-def compare(policy, path, observations, *masks, shown=None):
+def compare(policy, path, observations, masks=None, shown=None, view=None):
     """Both on all observations; returns where the actions differ by more than rounding."""
     shown = observations if shown is None else shown
-    expected, _ = policy.predict(shown, None, None, True, *masks)
-    found = run(path, observations, *masks)
+    given = dict(observations) if isinstance(observations, dict) else {"observation": observations}
+    given |= {} if masks is None else {"action_masks": masks}
+    given |= {} if view is None else {"view": view}
+    memory = (None, None) if view is None else ((view.clip(min=0),), view == -1)
+    expected, state = policy.predict(shown, *memory, True, masks)
+    found, *views = run(path, **given)
     assert found.dtype == expected.dtype and found.shape == expected.shape
     differ = ~np.isclose(found, expected, rtol=1e-4, atol=1e-5).reshape(len(found), -1).all(1)
+    if view is not None:
+        differ |= views[0] != state[0]
     return found, expected, differ.nonzero()[0]
 
 
@@ -106,14 +116,14 @@ def test_a_dqn(suffix, tmp_path):
     policy = made(DQN, gym.make("equirl/Gridworld-v0"), "equirl/Gridworld-v0", EquizeroPolicy)
     path = tmp_path / f"policy{suffix}"
     report = policy.export(path)
-    assert report == equirl.export.Exported(path, 65, 0)
+    assert report == equirl.export.Exported(path, ("observation",), ("action",), 65, 0)
     observations = draw(policy.observation_space, 10_000)
     found, _, differ = compare(policy, path, observations)
     values = policy.action_values(observations[differ])
     best = np.sort(values, axis=1)[:, -2:]
     # only where two actions are valued alike up to rounding
     assert len(differ) < 5 and np.all(best[:, 1] - best[:, 0] < 1e-5 * (1 + abs(best[:, 1])))
-    one = run(path, observations[:1])
+    (one,) = run(path, observation=observations[:1])
     assert one.shape == (1,) and one.dtype == np.int64 and one[0] == found[0]
 
 
@@ -169,6 +179,76 @@ def test_images_as_the_environment_emits_them(suffix, tmp_path):
     assert len(differ) < 3 and np.all(best[:, 1] - best[:, 0] < 1e-4 * (1 + abs(best[:, 1])))
 
 
+@some_suffix
+def test_the_memory_of_lambda(suffix, tmp_path):
+    """Played step by step, the file holds its view as the policy does."""
+    policy = made(PPO, gym.make("Pendulum-v1"), "Pendulum-v1", LambdaEquitunePolicy)
+    policy.hold = 2.0
+    path = tmp_path / f"policy{suffix}"
+    assert policy.export(path) == equirl.export.Exported(
+        path, ("observation", "view"), ("action", "next_view"), 65, 0
+    )
+    generator = np.random.default_rng(0)
+    observations = draw(policy.observation_space, 10_000)
+    view = generator.integers(-1, 2, 10_000)
+    *_, differ = compare(policy, path, observations, view=view)
+    assert len(differ) < 10
+    view, state, places = np.full(5, -1), None, []
+    for observations in draw(policy.observation_space, 100).reshape(20, 5, 3):
+        starts = generator.random(5) < 0.1
+        found, view = run(path, observation=observations, view=np.where(starts, -1, view))
+        expected, state = policy.predict(observations, state, starts, deterministic=True)
+        assert np.allclose(found, expected, rtol=1e-4, atol=1e-5)
+        places.append(view)
+    assert 0 < np.mean(places) < 1
+
+
+@some_suffix
+@pytest.mark.parametrize("normalized", [False, True])
+def test_dicts(suffix, normalized, tmp_path):
+    """Vectors, images whose channels are last, and ids; ONNX has values called view of its own."""
+    space = gym.spaces.Dict(
+        camera=gym.spaces.Box(0, 255, (40, 36, 3), np.uint8),
+        view=gym.spaces.Box(-1, 1, (2,), np.float32),
+        task=gym.spaces.Discrete(3),
+    )
+    symmetry = Symmetry(
+        Tree(
+            {
+                "camera": image_flips(axis=-2),
+                "view": Matrix.from_generators(MIRROR, [-np.eye(2)]),
+                "task": Trivial(MIRROR),
+            }
+        ),
+        Permutation.from_generators(MIRROR, [[1, 0]]),
+    )
+    envs = DummyVecEnv([lambda: Space(gym.spaces.Discrete(2), space)])
+    if normalized:
+        envs = VecNormalize(envs, norm_obs_keys=["view"])
+        envs.obs_rms["view"].mean = np.array([0.3, -0.2])
+    policy = made(PPO, envs, symmetry, EquizeroPolicy, "MultiInputPolicy")
+    path = tmp_path / f"policy{suffix}"
+    assert policy.export(path).inputs == ("camera", "view", "task")
+    samples = [space.sample() for _ in range(200)]
+    observations = {name: np.stack([one[name] for one in samples]) for name in space}
+    shown = envs.normalize_obs(observations) if normalized else observations
+    *_, differ = compare(policy, path, observations, shown=shown)
+    values = policy.action_values(shown)[differ]
+    assert len(differ) < 3 and np.all(abs(values[:, 0] - values[:, 1]) < 1e-4)
+
+
+def test_an_entry_that_is_called_as_something_else_is_refused(tmp_path):
+    space = gym.spaces.Dict(view=gym.spaces.Box(-1, 1, (2,), np.float32))
+    symmetry = Symmetry(
+        Tree({"view": Matrix.from_generators(MIRROR, [-np.eye(2)])}),
+        Matrix.from_generators(MIRROR, [-np.eye(1)]),
+    )
+    env = Space(gym.spaces.Box(-1, 1, (1,), np.float32), space)
+    policy = made(PPO, env, symmetry, LambdaEquitunePolicy, "MultiInputPolicy")
+    with pytest.raises(ValueError, match="observations have an entry 'view'"):
+        policy.export(tmp_path / "policy.pt2")
+
+
 BOX = gym.spaces.Box(np.array([-1, 0, -1, 0], np.float32), np.array([1, 3, 1, 3], np.float32))
 CHOICES, BITS = gym.spaces.MultiDiscrete([3, 3, 2]), gym.spaces.MultiBinary(4)
 OTHERS = {
@@ -205,14 +285,16 @@ def test_every_head(name, kind, tmp_path):
         path = tmp_path / f"policy{suffix}"
         assert policy.export(path).alike == 0
         observations = np.random.default_rng(2).normal(size=(300, 4)).astype(np.float32)
-        masks = []
+        given = {}
         if policy.head.masked:
-            masks = [np.zeros((300, sum(policy.head.options)), bool)]
+            given["masks"] = np.zeros((300, sum(policy.head.options)), bool)
             first = np.cumsum([0, *policy.head.options[:-1]])
-            masks[0][:, first] = True
-            found, *_ = compare(policy, path, observations, *masks)
+            given["masks"][:, first] = True
+            found, *_ = compare(policy, path, observations, **given)
             assert not found.any()
-        *_, differ = compare(policy, path, observations, *masks)
+        if policy.remembers:
+            given["view"] = np.random.default_rng(3).integers(-1, 2, 300)
+        *_, differ = compare(policy, path, observations, **given)
         assert len(differ) < 3
 
 

@@ -82,17 +82,17 @@ def test_the_policy_is_equivariant_on_histories(agent, hold):
 def test_evaluate_policy_gives_the_memory_back(agent, monkeypatch):
     policy = policy_of(agent)
     given = []
-    own = policy._held
+    own = policy.predict
 
-    def noted(state, count):
+    def noted(observation, state=None, episode_start=None, deterministic=False):
         given.append(state)
-        return own(state, count)
+        return own(observation, state, episode_start, deterministic)
 
-    monkeypatch.setattr(policy, "_held", noted)
+    monkeypatch.setattr(policy, "predict", noted)
     env = DummyVecEnv([lambda: gym.wrappers.TimeLimit(gym.make("Pendulum-v1"), 5)] * 2)
     evaluate_policy(policy, env, 2, warn=False)
-    assert len(given) == 4  # all steps but the first
-    assert all(state[0].shape == (2,) for state in given)
+    assert len(given) == 5
+    assert given[0] is None and all(state[0].shape == (2,) for state in given[1:])
 
 
 def test_it_is_saved_with_the_policy(agent, tmp_path):
@@ -107,6 +107,14 @@ def test_it_is_saved_with_the_policy(agent, tmp_path):
 def test_what_is_no_memory_is_refused(agent, state):
     with pytest.raises(ValueError, match="state is what predict returned for the same 1 env"):
         policy_of(agent).predict(at(0.3), state, deterministic=True)
+
+
+@pytest.mark.parametrize("starts", [np.zeros(2, bool), [True] * 4, np.array([0.5, 1, 0])])
+def test_what_tells_no_starts_is_refused(agent, starts):
+    policy = policy_of(agent)
+    _, state = policy.predict(at(0.3, 0.1, 0.2), deterministic=True)
+    with pytest.raises(ValueError, match="episode_start tells of each of the 3 observations"):
+        policy.predict(at(0.3, 0.1, 0.2), state, starts, deterministic=True)
 
 
 def test_hold_is_checked(agent):

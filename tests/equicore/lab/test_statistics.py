@@ -12,6 +12,7 @@ from equicore.lab.statistics import (
     interquartile_mean,
     mean,
     mean_difference,
+    iqm_difference,
     paired_difference,
     performance_profile,
     probability_of_improvement,
@@ -165,6 +166,18 @@ def test_differences_of_tasks_are_paired_by_run():
     assert unpaired.high - unpaired.low > 20
 
 
+def test_iqms_are_of_the_same_runs():
+    baseline = simulated(0, spread=100)
+    better = [task + 10 for task in baseline]
+    difference = iqm_difference(better, baseline)
+    assert (difference.value, difference.low, difference.high) == pytest.approx((10, 10, 10))
+    outliers = [np.where(task > np.quantile(task, 0.9), task + 1e6, task) for task in baseline]
+    assert iqm_difference(outliers, baseline).value == pytest.approx(0)
+    shuffled = [task[::-1] for task in better]
+    unpaired = iqm_difference(shuffled, baseline)
+    assert unpaired.high - unpaired.low > 20
+
+
 def test_probability_of_improvement():
     tasks = [np.arange(4.0), np.arange(6.0)]
     above = probability_of_improvement([task + 10 for task in tasks], tasks)
@@ -210,6 +223,7 @@ def test_one_run_gives_no_interval():
         (stratified_mean(tasks), 11 / 3),
         (stratified_iqm(tasks), 11 / 3),
         (paired_difference(tasks, [task - 3 for task in tasks]), 3),
+        (iqm_difference(tasks, [task - 3 for task in tasks]), 3),
     ):
         assert estimate.value == pytest.approx(value)
         assert np.isnan([estimate.low, estimate.high]).all()
@@ -226,6 +240,7 @@ def test_equal_runs_give_a_point(tasks):
         (stratified_mean(tasks), 3),
         (stratified_iqm(tasks), 3),
         (paired_difference(tasks, zero), 3),
+        (iqm_difference(tasks, zero), 3),
         (probability_of_improvement(tasks, zero), 1),
     ):
         assert (estimate.value, estimate.low, estimate.high) == pytest.approx((value,) * 3)
