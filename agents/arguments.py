@@ -67,6 +67,9 @@ class OneAgent:
     """Environment id; known from the run folder when omitted."""
     env_kwargs: tuple[str, ...] = ()
     """Arguments of the environment, name=value; known from the run folder when omitted."""
+    transitions: int = 20_000
+    """Transitions that lambda's weights learn from: the newest of the replay buffer if it was kept
+    (equirl train --experience), else of the plain agent's own rollouts."""
     device: str = "auto"
     """Device of the networks: auto, cpu, cuda."""
 
@@ -242,10 +245,9 @@ class Landscape(OneAgent):
     """Draw the Q-landscape of an agent, plain and symmetrised, and the weights of lambda.
 
     Writes q_landscape, or actions where these are continuous, and lambda as PNG, and as SVG if
-    small. The states lie on a plane of two
-    entries of the observation, as wide as the plain agent's own rollouts and their images under the
-    group; all other entries are at their mean over those, 0 where the group changes their sign.
-    Lambda's weights learn from the same rollouts.
+    small. The states lie on a plane of two entries of the observation, as wide as --transitions of
+    the plain agent's own rollouts and their images under the group; all other entries are at their
+    mean over those, 0 where the group changes their sign.
 
     Example: equirl landscape dqn.zip --env CartPole-v1 --axes 0 2
     """
@@ -254,8 +256,6 @@ class Landscape(OneAgent):
     """The entries of the observation, counted from 0, that the plane shows: across, and up."""
     labels: tuple[str, str] | None = None
     """What the two are called in the figures; known of some environments when omitted."""
-    transitions: int = 20_000
-    """Transitions of the plain agent's own rollouts."""
     output: Path = Path("results/landscape")
     """Folder for the figures."""
 

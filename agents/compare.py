@@ -263,18 +263,17 @@ def main(arguments: Compare) -> None:
         for agent in find_agents(path, arguments.env, env_kwargs, arguments.checkpoints)
     ]
     agents = told_apart(agents)
-    algorithms: dict[tuple[str, int], str] = {}
+    algorithms: dict[str, str] = {}
     for i, agent in enumerate(agents):
         model = agent.load()
-        budget = agent.budget or model.num_timesteps
-        agents[i] = dataclasses.replace(agent, budget=budget)
+        agents[i] = dataclasses.replace(agent, budget=agent.budget or model.num_timesteps)
         agent.symmetry()
         kind = type(model).__name__.removeprefix("Loaded")
-        first = algorithms.setdefault((agent.setting, budget), kind)
-        if kind != first:  # they would be seeds of one mean
+        first = algorithms.setdefault(agent.setting, kind)
+        if kind != first:  # they would be seeds of one mean, or budgets of one curve
             raise ValueError(
-                f"agents of {first} and {kind} for {agent.setting}, {budget:,} steps, have "
-                "no mean in common; compare those of each algorithm by a command of its own"
+                f"agents of {first} and {kind} for {agent.setting} have no mean in common; "
+                "compare those of each algorithm by a command of its own"
             )
     files = {"settings.yml": settings_of(arguments, agents)}
     if arguments.output is not None:
@@ -286,7 +285,10 @@ def main(arguments: Compare) -> None:
         arguments.transitions,
         Race() if arguments.select else None,
     )
-    checks = checks_of((agent.env_id, agent.env_kwargs) for agent in agents)
+    checks = [
+        *(f"{setting}: agents that were trained by {kind}" for setting, kind in algorithms.items()),
+        *checks_of((agent.env_id, agent.env_kwargs) for agent in agents),
+    ]
     print(*checks, "", sep="\n")
     workers = Workers(arguments.jobs)
     subjects = fit(agents, protocol, workers, arguments.device)

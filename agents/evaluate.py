@@ -24,14 +24,15 @@ from equirl.agents.saved import find_agent
 
 def main(arguments: Evaluate) -> None:
     """Evaluate and report."""
-    check_least(arguments, episodes=LEAST)
+    check_least(arguments, episodes=LEAST, transitions=10)
     check_seed(arguments.seed)
     if arguments.output is not None:
         check_writable(arguments.output)
     agent = find_agent(arguments)
     condition = parse_condition(arguments.condition, agent.symmetry())
     protocol = Protocol((arguments.policy,), arguments.episodes, arguments.seed)
-    played, _ = play(Subject(agent, device=arguments.device), condition, protocol)
+    subject = Subject(agent, arguments.transitions, arguments.device)
+    played, _ = play(subject, condition, protocol)
     returns = played[arguments.policy]
     mean = statistics.mean(returns[None])
     middle = statistics.interquartile_mean(returns[None])
@@ -49,6 +50,7 @@ def main(arguments: Evaluate) -> None:
         "policy": arguments.policy,
         "condition": condition,
         "seed": arguments.seed,
+        "transitions": arguments.transitions,
         "rules": RULES,
         "mean": dataclasses.asdict(mean),
         "iqm": dataclasses.asdict(middle),

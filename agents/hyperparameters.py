@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch.nn.modules import activation
 
 from equicore.lab.values import from_yaml, read_yaml, whole
+from equirl.agents.layers import LAYERS, names_of
 
 ALGORITHMS = {
     **dict.fromkeys(("a2c", "ddpg", "dqn", "ppo", "sac", "td3"), "stable_baselines3"),
@@ -41,7 +42,10 @@ _NOISE = {
 # Of the run, not of the environment: given on the command line.
 _NOT_IN_YAML = {"self", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}
 # Of the training, not of the algorithm's class: keys of the zoo.
-_NOT_OF_CLASS = {"n_timesteps", "n_envs", "normalize", "noise_type", "noise_std"}
+_NOT_OF_CLASS = {
+    *("n_timesteps", "n_envs", "normalize", "noise_type", "noise_std"),
+    *("env_wrapper", "frame_stack"),
+}
 # Classes are written by name, and looked up where torch keeps them.
 _CLASSES = {"activation_fn": activation, "optimizer_class": torch.optim}
 # Arguments of policies that are given by Stable-Baselines3, or are classes of a user's own.
@@ -85,7 +89,9 @@ def load_hyperparameters(
         env_id: The environment.
         path: YAML file: environment ids, each with ``n_timesteps``, ``policy``, arguments of the
             algorithm's class and, as in the zoo, ``n_envs``, ``normalize`` (true, or arguments of
-            ``VecNormalize``), ``noise_type`` (normal or ornstein-uhlenbeck) and ``noise_std``.
+            ``VecNormalize``), ``noise_type`` (normal or ornstein-uhlenbeck) and ``noise_std``,
+            ``frame_stack`` (of vectors, which are normalised after they are stacked) and
+            ``env_wrapper`` (see `equirl.agents.layers`).
             A ``learning_rate`` or ``clip_range`` of ``lin_0.001`` falls linearly to 0.
         env_kwargs: Its arguments; an entry for just these goes before that of the environment.
         algo: One of `ALGORITHMS`.
@@ -142,7 +148,7 @@ def load_hyperparameters(
 def _value(key: str, value: Any, arguments: Any, where: str) -> Any:
     """The value of a key, checked and typed."""
     what = f"{where}: {key}"
-    if key in ("n_timesteps", "n_envs"):
+    if key in ("n_timesteps", "n_envs", "frame_stack"):
         number = whole(value, what)
         if number < 1:
             raise ValueError(f"{what} is at least 1; got {number}")
@@ -156,6 +162,11 @@ def _value(key: str, value: Any, arguments: Any, where: str) -> Any:
                 f"{value!r} (text is not evaluated)"
             )
         return value
+    if key == "env_wrapper":
+        names = names_of({key: value}, key)
+        if unknown := [name for name in names if name not in LAYERS]:
+            raise ValueError(f"{what} names some of {', '.join(LAYERS)}; got {unknown[0]!r}")
+        return names
     if key == "noise_type":
         if value not in _NOISE:
             raise ValueError(f"{what} is one of {', '.join(_NOISE)}; got {value!r}")

@@ -34,7 +34,7 @@ def write_panel(folder: Path) -> list[Path]:
     """
     panel = panels.read_panel(folder)
     record = folder / "command.txt"
-    lines = record.read_text().splitlines() if record.exists() else ["equirl study"]
+    lines = record.read_text(encoding="utf-8").splitlines() if record.exists() else ["equirl study"]
     command = ", ".join([f"`{lines[0]}`", *lines[1:]])  # and the version
     files = draw_panel(panel, folder)
     for name, text in (
@@ -50,7 +50,7 @@ def _record(folder: Path) -> list[str]:
     """What was checked, how long it took, and what was selected, as far as it is on record."""
     parts = []
     if (folder / "symmetries.txt").exists():
-        checks = (folder / "symmetries.txt").read_text().splitlines()
+        checks = (folder / "symmetries.txt").read_text(encoding="utf-8").splitlines()
         parts += ["## Are the symmetries true?", "\n".join(f"- {line}" for line in checks)]
     if (folder / "seconds.csv").exists():
         seconds = pd.read_csv(folder / "seconds.csv").seconds

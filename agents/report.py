@@ -44,7 +44,8 @@ body { max-width: 60em; margin: 2em auto; padding: 0 1em; font: 16px/1.5 system-
 h1 { font-size: 1.7em; line-height: 1.2; } h2 { font-size: 1.25em; margin-top: 2em; }
 .verdict, .warning { padding: .6em .9em; border-left: 4px solid #e69f00; background: #fdf3e1; }
 .verdict { font-size: 1.2em; border-color: #0072b2; background: #eef5fb; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .85em; }
+.wide { overflow-x: auto; width: max-content; max-width: calc(100vw - 3em); position: relative;
+  left: 50%; transform: translateX(-50%); } table { border-collapse: collapse; font-size: .85em; }
 th, td { padding: .25em .7em; text-align: left; white-space: nowrap; }
 td { border-top: 1px solid #ddd; font-variant-numeric: tabular-nums; }
 figure { margin: 1.5em 0; } figcaption { font-size: .9em; color: #555; }

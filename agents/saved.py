@@ -6,7 +6,7 @@ import ast
 import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from equicore.lab.devices import check_device
 from equicore.lab.store import digest
 from equirl.agents.arguments import OneAgent
 from equirl.agents.hyperparameters import parse_env_kwargs, setting_name
+from equirl.agents.layers import LAYERS, layered, names_of, shows_vectors, stacked
 from equirl.agents.runs import RunFolder
 from equirl.loading import archive_at
 from equirl.normalization import statistics_of
@@ -39,7 +40,7 @@ class SavedAgent:
         path: The zip file.
         seed: Training seed, if known.
         budget: Environment steps it was trained for, if its run folder or name tells.
-        layers: What its environment is wrapped in, of `LAYERS`, the innermost first.
+        layers: What its environment is wrapped in, of `equirl.agents.layers`, the innermost first.
         frames: How many observations it sees at once.
     """
 
@@ -74,12 +75,10 @@ class SavedAgent:
             ValueError: If it cannot be made so.
         """
         try:
-            env = gym.make(self.env_id, **{**self.env_kwargs, **more})
-            for layer in self.layers:
-                env = LAYERS[layer](env)
+            env = layered(gym.make(self.env_id, **{**self.env_kwargs, **more}), self.layers)
         except Exception as error:  # whatever an environment raises for wrong arguments
             raise ValueError(f"cannot make {self.setting}: {error}") from error
-        return env if self.frames == 1 else _stacked(env, self.frames)
+        return stacked(env, self.frames)
 
     def load(self, device: str = "auto") -> BaseAlgorithm:
         """Open it, and check that it is one for its environment.
@@ -169,7 +168,7 @@ def find_agents(
     if found := _seen_through(path, env_id, config):
         raise ValueError(_refusal(path, found))
     seen: dict[str, Any] = {
-        "layers": tuple(_names(config, "env_wrapper")),
+        "layers": tuple(names_of(config, "env_wrapper")),
         "frames": config.get("frame_stack") or 1,
     }
     env_kwargs = {**(known.get("env_kwargs") or {}), **(env_kwargs or {})}
@@ -222,59 +221,23 @@ def told_apart(agents: Sequence[SavedAgent]) -> list[SavedAgent]:
     return named
 
 
-HARMLESS = ("Monitor", "VecMonitor", "TimeLimit", "RecordEpisodeStatistics")
-"""Wrappers that change neither observations nor actions."""
-
-
-def _time_feature(env: gym.Env) -> gym.Env:
-    from sb3_contrib.common.wrappers import TimeFeatureWrapper
-
-    return TimeFeatureWrapper(env)
-
-
-LAYERS: dict[str, Callable[[gym.Env], gym.Env]] = {
-    "FlattenObservation": gym.wrappers.FlattenObservation,
-    "TimeFeatureWrapper": _time_feature,
-}
-"""Wrappers that an agent's environment is made with, as its run folder says."""
-
-
-def _stacked(env: gym.Env, frames: int) -> gym.Env:
-    """An environment that shows vectors one after the other, as a ``VecFrameStack`` does."""
-    stacked = gym.wrappers.FrameStackObservation(env, frames, padding_type="zero")
-    return gym.wrappers.FlattenObservation(stacked)
-
-
 def _config(path: Path, run: RunFolder | None, env_id: str) -> dict[str, Any]:
     """What files beside an agent say of its training."""
     own = RunFolder(path if path.is_dir() else path.parent, env_id)
     return {**own.hyperparameters(), **(run.hyperparameters() if run is not None else {})}
 
 
-def _names(config: dict[str, Any], key: str) -> list[str]:
-    """The wrappers that a key names, without those that change nothing."""
-    given = config.get(key) or []
-    names = [
-        str(name).rpartition(".")[2] for name in (given if isinstance(given, list) else [given])
-    ]
-    return [name for name in names if name not in HARMLESS]
-
-
-def _shows_vectors(env_id: str) -> bool:
-    with contextlib.closing(gym.make(env_id)) as env:
-        space = env.observation_space
-        return isinstance(space, gym.spaces.Box) and len(space.shape) == 1
-
-
 def _seen_through(path: Path, env_id: str, config: dict[str, Any]) -> list[str]:
     """What stood between the environment and an agent, and is not known here."""
     found = []
     frames = config.get("frame_stack")
-    if frames not in (None, 1) and not (isinstance(frames, int) and _shows_vectors(env_id)):
+    with contextlib.closing(gym.make(env_id)) as env:
+        vectors = shows_vectors(env.observation_space)
+    if frames not in (None, 1) and not (isinstance(frames, int) and vectors):
         found.append(f"frame_stack: {frames}")
-    if any(name not in LAYERS for name in _names(config, "env_wrapper")):
+    if any(name not in LAYERS for name in names_of(config, "env_wrapper")):
         found.append(f"env_wrapper: {config['env_wrapper']}")
-    if _names(config, "vec_env_wrapper"):
+    if names_of(config, "vec_env_wrapper"):
         found.append(f"vec_env_wrapper: {config['vec_env_wrapper']}")
     normalize = config.get("normalize")
     own = RunFolder(path if path.is_dir() else path.parent, env_id)

@@ -148,7 +148,7 @@ def write_study(folder: Path, units: list[Unit], definition: Path) -> None:
         ("seconds.csv", seconds.sort_values(["env", "setting", "seed"])),
     ):
         write_csv(folder / name, rows, "%.6g")
-    write_text(folder / "study.yaml", definition.read_text())
+    write_text(folder / "study.yaml", definition.read_text(encoding="utf-8"))
 
 
 @contextlib.contextmanager

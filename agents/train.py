@@ -7,11 +7,13 @@ continued gives the same agent, bit for bit, as one that was not.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
 import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, make_output_format
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize
 
 import equirl
 from equicore.lab.command import check_least, check_several
@@ -39,6 +42,7 @@ from equirl.agents.hyperparameters import (
     load_hyperparameters,
     parse_env_kwargs,
 )
+from equirl.agents.layers import layered, shows_vectors
 from equirl.agents.resume import Evaluations, restore, write_resume
 from equirl.agents.runs import RunFolder
 from equirl.experience import replay_experience, takes_masks
@@ -80,11 +84,12 @@ class Training:
         return self.folder.description(arguments, self.hyperparameters)
 
     def make_env(self) -> gym.Env:
-        """The environment."""
-        return gym.make(self.arguments.env, **self.env_kwargs)
+        """The environment, in the wrappers that the hyperparameters name."""
+        env = gym.make(self.arguments.env, **self.env_kwargs)
+        return layered(env, self.hyperparameters.get("env_wrapper", ()))
 
     def make_envs(self, leg: int | None = None) -> VecEnv:
-        """The environments of the training, side by side, normalised if they are to be.
+        """The environments of the training, side by side, as the agent sees them.
 
         Args:
             leg: Names the files of their episodes; none are written when omitted.
@@ -96,10 +101,12 @@ class Training:
             return Monitor(self.make_env(), file)
 
         number = self.hyperparameters.get("n_envs", 1)
-        return self.normalized(DummyVecEnv([functools.partial(make, i) for i in range(number)]))
+        return self.seen(DummyVecEnv([functools.partial(make, i) for i in range(number)]))
 
-    def normalized(self, envs: VecEnv, **changes: Any) -> VecEnv:
-        """Environments as the agent sees them."""
+    def seen(self, envs: VecEnv, **changes: Any) -> VecEnv:
+        """Environments whose observations are stacked, and then normalised, if they are to be."""
+        if (frames := self.hyperparameters.get("frame_stack", 1)) > 1:
+            envs = VecFrameStack(envs, frames)
         given = self.hyperparameters.get("normalize", False)
         if not given:
             return envs
@@ -149,6 +156,11 @@ def plan(arguments: Train) -> list[Training]:
         trainings.append(Training(arguments, env_kwargs, seed, steps, hyperparameters, folder))
     smallest = {"buffer_size": 1} if issubclass(kind, OffPolicyAlgorithm) else {}
     try:
+        with contextlib.closing(trainings[0].make_env()) as env:
+            if hyperparameters.get("frame_stack", 1) > 1 and not shows_vectors(
+                env.observation_space
+            ):
+                raise ValueError(f"frame_stack is for vectors; got {env.observation_space}")
         trial = _new_agent(trainings[0], **smallest)
         if takes_masks(trial) and not trial.get_env().has_attr("action_masks"):
             raise ValueError("the environment has no action_masks(), by which it learns")
@@ -157,6 +169,14 @@ def plan(arguments: Train) -> list[Training]:
             f"no {arguments.algo} can be made of {file.name}, {bare_id}, on "
             f"{arguments.device}: {error}"
         ) from error
+    rollout = getattr(trial, "n_steps", 0) * trial.n_envs
+    if isinstance(trial, OnPolicyAlgorithm) and rollout > min(np.diff([0, *trainings[0].budgets])):
+        raise ValueError(
+            f"{arguments.algo} learns from {rollout:,} steps at once (n_steps x n_envs), and there "
+            f"are to be {arguments.checkpoints} checkpoints in {steps:,} steps: some would hold "
+            "more than their name says. Give fewer --checkpoints, more --steps, or a smaller "
+            f"n_steps in {file.name}"
+        )
     for training in trainings:
         check_claim(training.folder.path, training.description)
     for training in trainings:
@@ -246,6 +266,13 @@ def _train_leg(model: BaseAlgorithm, training: Training, number: int, end: int) 
     if end > model.num_timesteps:  # a long rollout may have passed it
         model.learn(end - model.num_timesteps, _Whole(training.steps), reset_num_timesteps=False)
     envs.close()
+    later = training.budgets[number + 1 :]
+    if later and model.num_timesteps >= later[0]:  # as of ARS, whose iterations are of any length
+        warnings.warn(
+            f"{training.folder.path.name}: the checkpoint of {end:,} steps holds an agent of "
+            f"{model.num_timesteps:,}, as one iteration took that long; give fewer --checkpoints",
+            stacklevel=2,
+        )
 
 
 def _share_statistics(model: BaseAlgorithm, envs: VecEnv) -> None:
@@ -261,7 +288,7 @@ def _share_statistics(model: BaseAlgorithm, envs: VecEnv) -> None:
 def _evaluate(model: BaseAlgorithm, training: Training, before: Evaluations) -> Evaluations:
     env = Monitor(training.make_env())
     env.reset(seed=TRAINING_EVALUATION_SEED + training.seed)
-    envs = training.normalized(DummyVecEnv([lambda: env]), training=False, norm_reward=False)
+    envs = training.seen(DummyVecEnv([lambda: env]), training=False, norm_reward=False)
     _share_statistics(model, envs)
     evaluations = before.after(model, envs)
     envs.close()

@@ -64,6 +64,19 @@ def make_env(agent: SavedAgent, condition: str | int) -> gym.Env:
     return under(agent.make(render_mode="rgb_array"), condition)
 
 
+@contextlib.contextmanager
+def no_screen() -> Iterator[None]:
+    """Let pygame draw to arrays without looking for a screen, and complaining of none."""
+    if "SDL_VIDEODRIVER" in os.environ:
+        yield
+        return
+    os.environ["SDL_VIDEODRIVER"] = "dummy"
+    try:
+        yield
+    finally:
+        os.environ.pop("SDL_VIDEODRIVER", None)
+
+
 def picture(env: gym.Env, caption: str, width: int) -> Image.Image:
     """What the environment shows, at most ``width`` pixels wide, below a caption.
 
@@ -160,12 +173,7 @@ def clip(subject: Subject, policy: str, seed: int, width: int, most: int, size: 
         most: How many pictures it has at most, an even number; see `play_episode`.
         size: How many bytes it has at most; it has fewer pictures if need be.
     """
-    with contextlib.ExitStack() as stack:
-        if "SDL_VIDEODRIVER" not in os.environ:  # pygame looks for a screen that is not needed
-            os.environ["SDL_VIDEODRIVER"] = "dummy"
-            stack.callback(os.environ.pop, "SDL_VIDEODRIVER", None)
-        env = make_env(subject.agent, "original")
-        stack.callback(env.close)
+    with no_screen(), contextlib.closing(make_env(subject.agent, "original")) as env:
         name = STYLES[policy].label
         pictures = play_episode(subject.policy(policy), env, seed, name, width, most)
         fps = env.metadata.get("render_fps", 30)
@@ -234,14 +242,22 @@ def _quiet() -> Iterator[None]:
 def main(arguments: Video) -> None:
     """Play, film and say where the film is."""
     check_several(arguments, "policies")
-    check_least(arguments, episodes=1, width=64)
+    check_least(arguments, episodes=1, width=64, transitions=10)
     if arguments.output.suffix.lower() != ".gif":
         raise ValueError(f"a video is a GIF; got --output {arguments.output}, name it *.gif")
     check_seed(arguments.seed)
     check_writable(arguments.output)
+    with no_screen():
+        frames, fps = _filmed_episodes(arguments)
+    write_gif(frames, fps, arguments.output)
+    print(arguments.output)
+
+
+def _filmed_episodes(arguments: Video) -> tuple[list[Image.Image], float]:
+    """The pictures of all episodes, one after the other, and how many are shown in a second."""
     agent = find_agent(arguments)
     env = make_env(agent, parse_condition(arguments.condition, agent.symmetry()))
-    subject = Subject(agent, device=arguments.device)
+    subject = Subject(agent, arguments.transitions, arguments.device)
     env.reset(seed=arguments.seed)
     env.render()  # what is missing for it shows now, not after lambda has learned
     policies = {name: subject.policy(name) for name in arguments.policies}
@@ -256,8 +272,7 @@ def main(arguments: Video) -> None:
         frames += side_by_side(panes)
         frames += frames[-1:] * round(fps)  # a second to see how it ended
     env.close()
-    write_gif(frames, fps, arguments.output)
-    print(arguments.output)
+    return frames, fps
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from stable_baselines3.common.preprocessing import (
 )
 
 from equicore import DirectSum, Image, Matrix, Representation, Trivial
+from equirl.described import entries_of
 
 
 def channels_first(space: spaces.Box) -> bool:
@@ -67,20 +68,25 @@ def check_observation(what: str, space: spaces.Space, representation: Representa
     check_space(what, space, representation, act)
 
 
-def _in_turn(space: spaces.Box) -> spaces.Box | None:
-    """A box of stacked frames with its bounds in order, if each stands there several times.
+def _in_turn(space: spaces.Box, representation: Representation) -> spaces.Box | None:
+    """A box of stacked frames with its bounds in order, if they are in that of ``VecFrameStack``.
 
-    ``VecFrameStack`` repeats each bound of a vector, where it should repeat all of them in turn.
+    It repeats each bound of a vector, where it should repeat all of them in turn. That counts only
+    where the group acts on each of as many frames in the same way, see `equirl.composed.stacked`.
     """
-    size = space.shape[0] if len(space.shape) == 1 else 0
-    bounds = np.stack([space.low, space.high]) if size else np.zeros((2, 0))
-    for frames in range(2, size + 1):
-        if size % frames:
-            continue
+    matrices = entries_of(representation)
+    if matrices is None or matrices.shape[1:] != space.shape * 2:
+        return None
+    size = space.shape[0]
+    bounds = np.stack([space.low, space.high])
+    for frames in (n for n in range(2, size + 1) if size % n == 0):
+        block = matrices[:, : size // frames, : size // frames]
         each = bounds.reshape(2, -1, frames)
-        in_turn = np.tile(each[..., 0], (1, frames))
-        if (each == each[..., :1]).all() and not np.array_equal(in_turn, bounds):
-            return spaces.Box(*in_turn, dtype=space.dtype.type)
+        if (
+            np.array_equal(matrices, np.kron(np.eye(frames), block))
+            and (each == each[..., :1]).all()
+        ):
+            return spaces.Box(*np.tile(each[..., 0], (1, frames)), dtype=space.dtype.type)
     return None
 
 
@@ -111,7 +117,8 @@ def check_space(
         # a rotation by another angle than quarter turns takes corners out of any box
         mixed = _mixed(representation, space.shape)
         if not all(np.where(mixed, s, m) in space for s, m in zip(samples, moved, strict=True)):
-            if (in_turn := _in_turn(space)) is not None:
+            in_turn = _in_turn(space, representation)
+            if in_turn is not None and in_turn != space:
                 return check_space(what, in_turn, representation, act)
             raise ValueError(
                 f"the {what} space {space} is not invariant: element {g} "

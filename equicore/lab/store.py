@@ -71,9 +71,9 @@ def _is_special(path: Path) -> bool:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file in UTF-8, whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_lines(path: str | Path) -> list[str]:
@@ -166,7 +166,7 @@ def claim(folder: Path, files: Mapping[str, Settings]) -> None:
 def read_settings(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; empty if there is none, or it holds more than plain data."""
     try:
-        content = from_yaml(path.read_text())
+        content = from_yaml(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -198,7 +198,7 @@ def remembered(
     if not path.is_file():
         write_text(path, f"# {json.dumps(_plain(settings))}\n{make().to_csv(index=False)}")
     try:
-        first, _, rest = path.read_text().partition("\n")
+        first, _, rest = path.read_text(encoding="utf-8").partition("\n")
         found = dict(json.loads(first.removeprefix("# "))) if first.startswith("# ") else {}
         check_same(path, found, settings)
         return pd.read_csv(io.StringIO(rest))

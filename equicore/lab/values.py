@@ -29,7 +29,7 @@ def from_yaml(text: str) -> Any:
 def read_yaml(path: Path) -> Any:
     """The plain values in a YAML file; see `from_yaml`."""
     try:
-        return from_yaml(path.read_text())
+        return from_yaml(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path.name} is {error}") from error
 

@@ -5,15 +5,19 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 import equirl
 from equirl.agents import train
 from equirl.agents.arguments import Compare, Train
 from equirl.agents.compare import main as compare
+from equirl.agents.evaluation import evaluate
 from equirl.agents.hyperparameters import ALGORITHMS
 from equirl.agents.saved import find_agents
 from equirl.agents.train import plan, train_agent, train_all
 from equirl.normalization import statistics_of
+from equirl.seeds import TRAINING_EVALUATION_SEED
 
 GRID, PENDULUM = "equirl/Gridworld-v0", "Pendulum-v1"
 ON_POLICY = "n_envs: 2, n_steps: 16, normalize: true"
@@ -42,14 +46,14 @@ def test_every_algorithm_stands_here():
 def small(tmp_path):
     """The arguments of a tiny training by an algorithm."""
 
-    def arguments(algo):
+    def arguments(algo, more=""):
         env, rest = SETTINGS[algo]
         steps = 1600 if algo == "ars" else 120
         policy, kwargs = ("LinearPolicy", "") if algo == "ars" else ("MlpPolicy", "net_arch: [8]")
         file = tmp_path / f"{algo}.yaml"
         file.write_text(
             f"{env}: {{n_timesteps: {steps}, policy: {policy}, policy_kwargs: {{{kwargs}}}, "
-            f"{rest}}}"
+            f"{rest}{more}}}"
         )
         return Train(
             env=env,
@@ -57,7 +61,7 @@ def small(tmp_path):
             env_kwargs=("n=3", "max_episode_steps=9") if env == GRID else (),
             hyperparameters=file,
             output=tmp_path / "whole",
-            checkpoints=3,
+            checkpoints=2 if algo == "ars" else 3,
             eval_episodes=2,
             device="cpu",
             jobs=1,
@@ -107,6 +111,84 @@ def test_a_training_that_was_killed_goes_on_to_the_same_agent(small, algo, tmp_p
             for part in ("mean", "variance"):
                 same = [getattr(statistics_of(a), part) for a in (first, second)]
                 assert np.array_equal(*same)
+
+
+TIME = "sb3_contrib.common.wrappers.TimeFeatureWrapper"
+
+
+@pytest.mark.parametrize(
+    ("more", "entries"),
+    [
+        (", frame_stack: 3", 9),
+        (f", env_wrapper: [{TIME}]", 4),
+        (f", env_wrapper: {TIME}, frame_stack: 2", 8),
+    ],
+)
+def test_an_agent_is_shown_what_it_was_trained_with(small, more, entries):
+    """Played from its files, it does as well as in the last evaluation of its training."""
+    (training,) = plan(small("ppo", more))
+    train_agent(training)
+    (agent,) = find_agents(training.folder.path)
+    model = agent.load("cpu")
+    assert model.observation_space.shape == (entries,)
+    env = Monitor(agent.make())
+    env.reset(seed=TRAINING_EVALUATION_SEED)
+    returns, _ = evaluate(model, DummyVecEnv([lambda: env]), 2)
+    kept = np.load(training.folder.path / "evaluations.npz")["results"][-1]
+    assert np.allclose(returns, kept, rtol=1e-4)
+    policy = equirl.EquizeroPolicy(model, agent.symmetry())
+    seen = agent.make().reset(seed=0)[0]
+    image = policy.symmetry.act_on_observations(1, seen[None])[0]
+    actions = [policy.predict(x, deterministic=True)[0] for x in (seen, image)]
+    assert np.allclose(actions[0], -actions[1], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (", frame_stack: 0", "frame_stack is at least 1"),
+        (
+            ", env_wrapper: os.system",
+            "env_wrapper names some of Flatten.*'system'",
+        ),
+    ],
+)
+def test_wrappers_that_are_not_known_are_refused(small, more, message):
+    with pytest.raises(ValueError, match=message):
+        plan(small("ppo", more))
+
+
+def test_frames_of_what_is_no_vector_are_refused(small):
+    given = small("dqn", ", frame_stack: 2")
+    given = dataclasses.replace(given, env_kwargs=("n=3", "observation=image"))
+    with pytest.raises(ValueError, match="frame_stack is for vectors"):
+        plan(given)
+
+
+def test_a_rollout_of_more_than_a_leg_is_refused(small):
+    """Else two checkpoints would hold the same agent under two names."""
+    given = dataclasses.replace(small("ppo"), checkpoints=4)  # of 30 steps, and 32 at once
+    with pytest.raises(ValueError, match=r"ppo learns from 32 steps at once .* 4 checkpoints"):
+        plan(given)
+
+
+def test_an_iteration_of_more_than_a_leg_is_told_of(small):
+    (training,) = plan(dataclasses.replace(small("ars"), checkpoints=4))
+    with pytest.warns(
+        UserWarning, match=r"checkpoint of (400|1,200) steps holds an agent of (800|1,600)"
+    ):
+        train_agent(training)
+
+
+def test_agents_of_two_algorithms_are_not_compared(small, tmp_path):
+    """Whatever their budgets are: lines of one table are of one algorithm."""
+    folders = []
+    for algo, steps in (("ppo", 120), ("sac", 90)):
+        (training,) = plan(dataclasses.replace(small(algo), steps=steps, checkpoints=1))
+        train_agent(training)
+        folders.append(training.folder.path)
+    with pytest.raises(ValueError, match="agents of PPO and SAC for Pendulum-v1 have no mean"):
+        compare(Compare(agents=tuple(folders), episodes=5))
 
 
 @pytest.mark.slow

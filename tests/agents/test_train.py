@@ -291,10 +291,11 @@ def test_schedules_are_those_of_the_whole_training(tiny_train, tiny_yaml, tmp_pa
         assert agent.exploration_rate == pytest.approx(1 - 0.95 * steps / 120)
 
 
-def test_a_rollout_may_be_longer_than_a_leg(tiny_train, tiny_yaml, tmp_path):
+def test_what_is_longer_than_a_leg_is_told_of(tiny_train, tiny_yaml, tmp_path):
     long = tmp_path / "long.yaml"
     long.write_text(tiny_yaml.read_text().replace("train_freq: 4", "train_freq: 100"))
-    training = trained(dataclasses.replace(tiny_train, hyperparameters=long))
+    with pytest.warns(UserWarning, match="checkpoint of 40 steps holds an agent of 100"):
+        training = trained(dataclasses.replace(tiny_train, hyperparameters=long))
     counts = [equirl.load_agent(training.folder.checkpoint(n)).num_timesteps for n in (40, 80, 120)]
     assert counts == [100, 100, 200]
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import equirl
 from equicore import Matrix, Tree, cyclic
 from equirl import Symmetry
 from equirl.named import mirror, move, power, symmetry, turn
@@ -310,3 +311,27 @@ def test_training_by_the_package_comes_closer_to_equivariance(plain, use):
     (runner, losses), (without, logged) = trained(**use), plain
     assert losses[-1]["symmetry"] < losses[0]["symmetry"] / 2 < logged[-1]["symmetry"] / 2
     assert error(runner) < error(without) / 2
+
+
+def test_ids_of_actions_are_permuted():
+    cart = equirl.symmetry_of("CartPole-v1")
+    seen, ids = torch.ones(3, 4), torch.tensor([0, 1, 1])
+    for actions in (ids, ids[:, None]):
+        images, moved = cart.augment(None, seen, actions)
+        assert torch.equal(images, torch.cat([seen, -seen]))
+        assert torch.equal(moved, torch.cat([actions, 1 - actions]))
+
+
+@pytest.mark.parametrize(
+    ("obs", "actions", "error", "message"),
+    [
+        (np.zeros((5, 3)), torch.zeros(5, 1), TypeError, "as rsl_rl passes them; got a ndarray"),
+        (torch.zeros(5, 3), np.zeros((5, 1)), TypeError, "actions is a ndarray"),
+        (torch.zeros(5, 3), torch.zeros(4, 1), ValueError, "got 5 of obs, 4 of actions"),
+        ({"policy": torch.zeros(5, 3)}, None, ValueError, "no representation .* policy"),
+        (torch.tensor(1.0), None, ValueError, r"obs must be a batch \(B, ...\)"),
+    ],
+)
+def test_what_is_no_batch_of_samples_is_refused(obs, actions, error, message):
+    with pytest.raises(error, match=message):
+        equirl.symmetry_of("Pendulum-v1").augment(None, obs, actions)

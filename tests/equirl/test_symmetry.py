@@ -445,3 +445,15 @@ def test_a_sum_of_rotations_is_taken_where_the_rotation_is():
 
 def test_one_version():
     assert equirl.__version__ == equicore.__version__ == importlib.metadata.version("equirl")
+
+
+def test_bounds_in_the_order_of_stacked_frames_count_only_for_stacked_frames():
+    """``VecFrameStack`` repeats each bound, and not all in turn."""
+    flip = cyclic(2)
+    space = spaces.Box(np.float32([0, 0, -1, -1]), np.ones(4, np.float32))
+    action = Matrix.from_generators(flip, [[[-1]]])
+    frames = Matrix.from_generators(flip, [np.diag([1, -1, 1, -1])])
+    Symmetry(frames, action).check_spaces(space, spaces.Box(-1, 1, (1,)))
+    others = Matrix.from_generators(flip, [np.diag([1, -1, -1, 1])])
+    with pytest.raises(ValueError, match="is not invariant"):
+        Symmetry(others, action).check_spaces(space, spaces.Box(-1, 1, (1,)))

@@ -10,9 +10,9 @@ from equicore.lab import statistics
 from equicore.lab.statistics import (
     Estimate,
     interquartile_mean,
+    iqm_difference,
     mean,
     mean_difference,
-    iqm_difference,
     paired_difference,
     performance_profile,
     probability_of_improvement,
