@@ -93,8 +93,10 @@ def _write_onnx(
     program: torch.export.ExportedProgram,
     path: Path,
 ) -> None:
-    names = {"input_names": list(module.inputs), "output_names": list(module.outputs)}
-    written = torch.onnx.export(program, dynamo=True, verbose=False, **names)
+    names = list(module.inputs), list(module.outputs)
+    written = torch.onnx.export(
+        program, dynamo=True, verbose=False, input_names=names[0], output_names=names[1]
+    )
     assert written is not None
     graph = written.model.graph
     ends = {id(value) for value in (*graph.inputs, *graph.outputs)}

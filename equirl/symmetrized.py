@@ -26,6 +26,7 @@ from equirl.compiled import Compiled
 from equirl.export import Exported, export
 from equirl.heads import Head, Normalization, Outputs
 from equirl.normalization import Normalized, normalizing, statistics_of
+from equirl.observed import Observed
 from equirl.preprocessing import changes, moves_channels
 from equirl.registry import Env, symmetry_of
 from equirl.saving import read, write
@@ -103,9 +104,8 @@ class SymmetrizedPolicy(BasePolicy):
         self._compiled = Compiled(self.symmetrized)
         self._drawn: list[Compiled] = []
         # plain attributes, as looking up a submodule costs a microsecond each time
-        self._parts = (head, policy, next(policy.parameters()))
-        self._shape, self._dtype = space.shape, space.dtype  # None of dicts
-        self._real = self._dtype is not None and np.issubdtype(self._dtype, np.floating)
+        self._parts = (head, policy)
+        self._observed = Observed(policy)
         self._discrete = options_of(policy.action_space) is not None
 
     def __init_subclass__(cls) -> None:
@@ -117,7 +117,7 @@ class SymmetrizedPolicy(BasePolicy):
         kind, space = type(self.policy).__name__, self.action_space
         actions = f"{type(space).__name__}{space.shape}" if space.shape else space
         group, space = self.symmetry.group.name, self.observation_space
-        seen = f"Box{self._shape}"
+        seen = f"Box{space.shape}"
         if isinstance(space, spaces.Dict):
             seen = f"Dict({', '.join(space)})"
         return f"{type(self).__name__}({kind}, {seen} to {actions}, {group})"
@@ -217,45 +217,7 @@ class SymmetrizedPolicy(BasePolicy):
         Raises:
             ValueError: If they do not fit the observation space, or are not all finite.
         """
-        shape = self._shape
-        if shape is None or isinstance(observation, dict):
-            return self._entries_to_tensors(observation)
-        if (  # the usual case, by fewer steps
-            type(observation) is np.ndarray
-            and observation.dtype == self._dtype
-            and observation.shape[-len(shape) :] == shape
-            and observation.ndim <= len(shape) + 1
-        ):
-            vectorized = observation.ndim > len(shape)
-            batch = np.array(observation if vectorized else observation[None])
-            tensor = torch.from_numpy(batch)
-            if self._real and not math.isfinite(np.vdot(batch, batch)):  # which may overflow
-                _check_finite(tensor)
-            parameter = self._parts[2]
-            return (tensor if parameter.is_cpu else tensor.to(parameter.device)), vectorized
-        inputs, vectorized = self.policy.obs_to_tensor(observation)
-        assert isinstance(inputs, Tensor)  # a Symmetry acts on Box observations only
-        if self._real:
-            inputs = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
-            _check_finite(inputs)
-        return inputs, vectorized
-
-    def _entries_to_tensors(self, observation: Any) -> tuple[dict[str, Tensor], bool]:
-        """The entries of a dict as tensors (B, ...)."""
-        space = self.observation_space
-        if not (isinstance(observation, dict) and isinstance(space, spaces.Dict)):
-            raise ValueError(f"observations are in {space}; got a {type(observation).__name__}")
-        if observation.keys() != set(space.spaces):
-            raise ValueError(
-                f"observations have the entries {', '.join(space)}; got {', '.join(observation)}"
-            )
-        found, vectorized = self.policy.obs_to_tensor(observation)
-        assert isinstance(found, dict)
-        for name, tensor in found.items():
-            if tensor.is_floating_point():
-                found[name] = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-                _check_finite(found[name])
-        return found, vectorized
+        return self._observed.tensors(observation)
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         return torch.from_numpy(self._act(observation, deterministic, None, None, None)[0])
@@ -434,13 +396,6 @@ def _found(symmetry: Symmetry | Env, model: Agent) -> Symmetry:
             "as by model.get_env(), or the Symmetry of that"
         )
     return found
-
-
-def _check_finite(observations: Tensor) -> None:
-    for what, places in (("NaN", observations.isnan()), ("infinity", observations.isinf())):
-        if found := places.nonzero().tolist():
-            index = found[0] if len(observations) > 1 else found[0][1:]
-            raise ValueError(f"{what} in the observation, at index {tuple(index)}")
 
 
 def _explain_nan(policy: BasePolicy) -> str:

@@ -109,10 +109,10 @@ class Trials:
             }
         )
         masks, view = inputs.get(MASKS), inputs.get(VIEW)
-        memory: Any = (None, None)
+        state = starts = None
         if view is not None:
-            memory = (view.clip(min=0),), view == NO_VIEW
-        actions, _ = self.policy.predict(seen, *memory, True, masks)
+            state, starts = (view.clip(min=0),), view == NO_VIEW
+        actions, _ = self.policy.predict(seen, state, starts, True, masks)
         own = found["action"]
         if own.shape != actions.shape or own.dtype != actions.dtype:
             raise ValueError(

@@ -12,7 +12,8 @@ from filelock import FileLock
 import equirl
 from equicore.lab.jobs import Workers
 from equicore.lab.store import remembered
-from equirl.agents import seeds, study, train
+from equirl import seeds
+from equirl.agents import study, train
 from equirl.agents.definition import DEFAULT_FILE, POLICIES, read_units
 from equirl.agents.evaluation import CONDITIONS, RULES
 from equirl.agents.panel import read_panel
