@@ -23,7 +23,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 demo: $(READY)  ## Train, compare and plot agents in three environments (7 minutes on 2 cores)
 	$(BIN)/python -m equirl.agents.demo
 
-test: $(READY)  ## The default test suite, on all cores (2 to 3 minutes on 2 cores)
+test: $(READY)  ## The default test suite, on all cores (4 minutes on 2 cores)
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-slow: $(READY)  ## Slow tests: real agents at their published returns, resumed trainings (15 minutes)
@@ -43,7 +43,7 @@ format: $(READY)  ## Rewrite in the project's style
 	$(BIN)/ruff format .
 
 bench: $(READY)  ## Benchmarks of cost, written to results/
-	$(BIN)/python benchmarks/predict.py --output results/predict
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/predict.py --output results/predict
 	$(BIN)/python benchmarks/symmetrize.py --output results/symmetrize
 	$(BIN)/python benchmarks/methods.py --output results/methods
 	$(BIN)/python benchmarks/memory.py --output results/memory

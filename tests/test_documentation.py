@@ -83,7 +83,15 @@ def same_but_for_rounding(printed, shown):
     return words and ours == pytest.approx(theirs, rel=0.05, abs=1e-5)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+LONG = ("detection", "symmetries")
+"""Pages whose examples take long."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow) if page.stem in LONG else page for page in PAGES],
+    ids=lambda page: page.stem,
+)
 def test_examples_of_the_docs(page, tmp_path, monkeypatch):
     """Top to bottom; a ``text`` block directly after a ``python`` block is what that one prints."""
     monkeypatch.chdir(tmp_path)

@@ -88,6 +88,7 @@ def test_found_symmetries_are_written_and_can_be_registered(capsys, module, tmp_
     sys.modules.pop("found_pendulum", None)
 
 
+@pytest.mark.slow
 def test_nothing_is_written_where_nothing_is_found(capsys, tmp_path):
     file = tmp_path / "found.py"
     discover.main(arguments.Discover("MountainCar-v0", output=file))

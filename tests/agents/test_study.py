@@ -341,6 +341,7 @@ def kill_and_finish(commands, arguments, undisturbed, limits):
     check_finished(arguments, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on_to_the_same_results(forked, tiny_study, undisturbed):
     """Killed twice: in the first leg, and between the training and the evaluation of a unit."""
     arguments = dataclasses.replace(tiny_study, jobs=2, backend="multiprocessing")

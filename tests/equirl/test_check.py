@@ -267,9 +267,8 @@ def test_an_agent_that_sees_one_side_only_tells_nothing():
     assert "overlap" in check.dynamics.worst
 
 
-@pytest.mark.parametrize(
-    "name", ["CartPole-v1", pytest.param("Swimmer-v5", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["CartPole-v1", "Swimmer-v5"])
 def test_transitions_agree_with_twins(name):
     if name == "Swimmer-v5":
         pytest.importorskip("mujoco")
@@ -279,6 +278,7 @@ def test_transitions_agree_with_twins(name):
     assert check.holds and check.dynamics.size < 0.05
 
 
+@pytest.mark.slow
 def test_a_wrapper_that_changes_observations_has_no_twin():
     """Their state cannot be set by what it shows."""
     normalised = lambda: gym.wrappers.TransformObservation(  # noqa: E731

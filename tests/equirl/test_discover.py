@@ -26,7 +26,13 @@ def _actions(s, g):
     return (table.numpy() + 0.0).tobytes()
 
 
-@pytest.mark.parametrize("name", ["CartPole-v1", "Acrobot-v1", "Pendulum-v1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CartPole-v1",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("Acrobot-v1", "Pendulum-v1")),
+    ],
+)
 def test_known_groups_are_found(name):
     found = search(name)
     assert same(found.symmetry, equirl.symmetry_of(name))

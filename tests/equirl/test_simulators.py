@@ -325,6 +325,7 @@ def test_a_walker_whose_leg_fails_is_refuted():
         assert judge.judge(equirl.symmetry_of("BipedalWalker-v3")).false
 
 
+@pytest.mark.slow
 def test_in_a_grid_twins_never_come_apart():
     pytest.importorskip("minigrid")
     from minigrid.envs import EmptyEnv
@@ -339,6 +340,7 @@ def test_in_a_grid_twins_never_come_apart():
     assert check_symmetry(lambda: ImgObsWrapper(Worn(size=8)), view_symmetry()).false
 
 
+@pytest.mark.slow
 def test_tasks_of_minigrid_that_remember_places_are_mirrored_whole():
     envs = pytest.importorskip("minigrid.envs")
     from minigrid.wrappers import ImgObsWrapper

@@ -18,6 +18,9 @@ from equicore.finetuning import Equitune, deviation
 FEW = ["--drawn", 36, 12]
 
 
+pytestmark = pytest.mark.slow  # each trains a model or looks at photographs
+
+
 def call(*words):
     """As `equicore detection` does."""
     before = sys.argv

@@ -10,6 +10,8 @@ from equicore.applications.cli import main
 from equicore.applications.text import grammar, language
 from equicore.applications.text.names import METHODS
 
+pytestmark = pytest.mark.slow  # each trains a model or looks at photographs
+
 
 def call(*words):
     """As `equicore text` does."""
