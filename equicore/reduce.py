@@ -416,7 +416,7 @@ def near(
 ) -> Tensor:
     """Which scores are as good as the best, up to a tolerance, by default that of `Best`."""
     if tolerance is None:
-        tolerance = _rounding(scores.dtype)
+        tolerance = rounding(scores.dtype)
     # the second comparison is for infinite scores, whose threshold is NaN
     threshold = torch.sub(best, best.abs() + (magnitude + 1), alpha=tolerance)
     return (scores >= threshold) | (scores == best)
@@ -424,7 +424,7 @@ def near(
 
 def far(scores: Tensor, best: Tensor | float) -> Tensor:
     """Which scores, of which none is infinity, are worse than the best, which is at most 0."""
-    tolerance = _rounding(scores.dtype)
+    tolerance = rounding(scores.dtype)
     return scores < best * (1 + tolerance) - tolerance
 
 
@@ -446,7 +446,7 @@ def _scored(score: Callable[[Any], Tensor], raw: Any) -> Tensor:
     return scores.detach()
 
 
-def _rounding(dtype: torch.dtype) -> float:
+def rounding(dtype: torch.dtype) -> float:
     """The relative difference of numbers that are the same."""
     epsilon = torch.finfo(dtype).eps
     return epsilon * (32 if epsilon < 1e-5 else 2)  # 32 of bfloat16 would be a quarter

@@ -316,10 +316,11 @@ def head_of(model: Any, scale: Scale = "softmax") -> Head:
 
 def run(network: Any, x: Tensor) -> Tensor:
     """What a network computes, without the frames of its modules: they cost more than its work."""
-    if type(network) is not nn.Sequential or network._forward_hooks or network._forward_pre_hooks:
+    if network._forward_hooks or network._forward_pre_hooks:
         return network(x)
+    layers = network._modules.values() if type(network) is nn.Sequential else (network,)
     fresh = False
-    for layer in network._modules.values():
+    for layer in layers:
         kind = type(layer)
         assert layer is not None
         if layer._forward_hooks or layer._forward_pre_hooks:

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from equicore import Symmetrized, Tree
+from equicore import Best, Symmetrized, Tree
+from equicore.reduce import rounding
+from equicore.scores import Score
 from equirl.gathers import Gather, rows_by_element
 
 
@@ -31,8 +35,14 @@ class Compiled:
         self.outputs = _gathers(symmetrized.output_rep)
         # plain attributes, which are looked up faster than submodules
         self.model: Any = symmetrized.model
-        self.reduce = symmetrized.reduce
+        self.reduce: Any = symmetrized.reduce
         self.at_once = symmetrized.top_k is None and "features" not in symmetrized.reduce.needs
+        # actions and the agent's values of them, of which one view is taken
+        self.picks = (
+            type(self.reduce) is Best
+            and not isinstance(self.reduce.score, Score)
+            and None not in self.outputs
+        )
 
     def __call__(self, inputs: Any) -> Any:
         """The output (B, ...) for inputs (B, ...), each a tensor or a dict of tensors."""
@@ -43,6 +53,8 @@ class Compiled:
         if orbit is None:
             return self.symmetrized(inputs)
         raw = self.model.forward(orbit)
+        if self.picks and (picked := self._picked(raw)) is not None:
+            return picked
         if isinstance(raw, Tensor):
             stack: Any = self.outputs[None].align(raw)
         else:
@@ -51,6 +63,24 @@ class Compiled:
         if self.reduce.needs:
             scores = self.reduce.scores(self._stacked(orbit), self._stacked(raw))
         return self.reduce.whole(stack, scores)
+
+    def _picked(self, raw: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        """The action of each sample's best view; None if views are alike, or it is no gather."""
+        scores = self.reduce.score(self._stacked(raw))
+        if scores.dtype not in (torch.float32, torch.float64) or not scores.is_cpu:
+            return None
+        numbers = scores.numpy()
+        best = numbers.max(0)
+        tolerance = self.reduce.tolerance
+        if tolerance is None:
+            tolerance = rounding(scores.dtype)
+        if not np.isfinite(best).all():
+            return None
+        good = numbers >= best - tolerance * (abs(best) + 1)
+        if (good.sum(0) != 1).any():
+            return None
+        action = self.outputs["action"].align_one(raw["action"], numbers.argmax(0))
+        return None if action is None else {"action": action}
 
     def _views(self, inputs: dict[str, Tensor]) -> dict[str, Tensor] | None:
         """The orbit of each entry, None if one is no gather."""

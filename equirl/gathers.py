@@ -82,14 +82,36 @@ class Gather:
         if y.ndim != 2:
             return self.representation.align(rows_by_element(y, self.order))
         size = y.shape[1]
-        key = size, y.dtype, y.device
-        if key not in self.aligned:
-            self.aligned[key] = self._table(self.representation.align, (self.order, 1, size), y)
-        if (table := self.aligned[key]) is None:
+        if (table := self._back(y)) is None:
             return self.representation.align(rows_by_element(y, self.order))
         moved = y.view(-1, self.order * size).index_select(1, table[0])
         moved = moved if table[1] is None else moved.mul_(table[1])
         return moved.view(-1, self.order, size).transpose(0, 1)
+
+    def align_one(self, y: Tensor, views: NDArray[np.int64]) -> Tensor | None:
+        """g^-1 . y of rows (B |G|, d), on the CPU, for one view g of each sample, shape (B, d).
+
+        None where it is no gather.
+        """
+        table = self._back(y) if y.ndim == 2 else None
+        if table is None:
+            return None
+        numbers, samples, size = y.numpy().ravel(), len(views), y.shape[1]
+        places = table[0].numpy().reshape(self.order, size)[views]
+        if samples > 1:
+            places = places + (self.order * size * np.arange(samples))[:, None]
+        moved = numbers.take(places)
+        if table[1] is not None:
+            moved *= table[1].numpy().reshape(self.order, size)[views]
+        return torch.from_numpy(moved)
+
+    def _back(self, y: Tensor) -> Table | None:
+        """How rows are aligned, found when it is first asked for."""
+        size = y.shape[1]
+        key = size, y.dtype, y.device
+        if key not in self.aligned:
+            self.aligned[key] = self._table(self.representation.align, (self.order, 1, size), y)
+        return self.aligned[key]
 
     def _table(
         self, function: Callable[[Tensor], Tensor], shape: tuple[int, ...], like: Tensor

@@ -185,6 +185,20 @@ class ContinuousHead(Head):
         assert isinstance(space, spaces.Box)  # see `equirl.algorithms.HEADS`
         for name, bound in (("low", space.low), ("high", space.high)):
             self.keep(name, bound.astype(np.float64))
+        self.shape, self.squashes = space.shape, policy.squash_output
+        self._known_bounds: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def _bounds(self, action: Tensor) -> tuple[Tensor, Tensor]:
+        """The least action and the size of the box, of the type of actions."""
+        known = self._known_bounds
+        if known is None or known[0] is not self.low or known[1].dtype != action.dtype:
+            with torch.inference_mode(False):  # what is kept serves outside of it, too
+                low, high = self.low.to(action.dtype), self.high.to(action.dtype)
+                known = self.low, low, high - low
+            if is_traced():
+                return known[1:]
+            self._known_bounds = known
+        return known[1:]
 
     @abstractmethod
     def act(self, observations: Any) -> tuple[Tensor, Tensor | None]:
@@ -193,10 +207,11 @@ class ContinuousHead(Head):
     def forward(self, observations: Any) -> dict[str, Tensor]:
         """``action`` (B, ...), and ``value`` (B,) if there is one."""
         action, value = self.act(observations)
-        action = action.unflatten(-1, self.policy.action_space.shape)
-        if self.policy.squash_output:
-            low, high = self.low.to(action.dtype), self.high.to(action.dtype)
-            action = low + 0.5 * (action + 1) * (high - low)
+        if len(self.shape) != 1:
+            action = action.unflatten(-1, self.shape)
+        if self.squashes:
+            low, size = self._bounds(action)
+            action = low + 0.5 * (action + 1) * size
         return {"action": action} if value is None else {"action": action, "value": value}
 
     def outputs(self, action: Representation) -> Representation:

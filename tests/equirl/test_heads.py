@@ -549,6 +549,17 @@ def test_real_sac_agent_on_pendulum(shared_agents):
     assert all(-250 < mean < -60 for mean in returns.values()), returns
 
 
+def check_few_steps(policy, observations, **tolerance):
+    """Of actions and their values only the actions count."""
+    inputs = policy.inputs(policy.obs_to_tensor(observations)[0])
+    with torch.inference_mode():
+        found, expected = Compiled(policy.symmetrized)(inputs), policy.symmetrized(inputs)
+    if isinstance(found, dict):
+        expected = {name: expected[name] for name in found}
+        assert "action" in found
+    torch.testing.assert_close(found, expected, equal_nan=True, **tolerance)
+
+
 @each_model
 def test_few_steps_compute_what_the_symmetrized_head_does(made):
     """Both are of one head and one reducer; one takes the representations, one where entries go."""
@@ -556,10 +567,7 @@ def test_few_steps_compute_what_the_symmetrized_head_does(made):
     agent.policy.set_training_mode(False)
     for policy in policies(agent, symmetry):
         for count in (1, 40):
-            inputs = policy.inputs(policy.obs_to_tensor(observations[:count])[0])
-            with torch.inference_mode():
-                found, expected = Compiled(policy.symmetrized)(inputs), policy.symmetrized(inputs)
-            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+            check_few_steps(policy, observations[:count], rtol=1e-5, atol=1e-5)
 
 
 class Plane(gym.Env):
@@ -591,10 +599,7 @@ def test_few_steps_do_what_a_group_of_eight_elements_does(algorithm, discrete, d
         if double:  # what moves the policy moves its agent
             policy.double()
         actions, _ = policy.predict(observations, deterministic=True)
-        inputs = policy.inputs(policy.obs_to_tensor(observations)[0])
-        with torch.inference_mode():
-            found, expected = Compiled(policy.symmetrized)(inputs), policy.symmetrized(inputs)
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        check_few_steps(policy, observations, rtol=1e-5, atol=1e-6)
         if double:
             policy.float()
         for g in range(8):
@@ -605,3 +610,23 @@ def test_few_steps_do_what_a_group_of_eight_elements_does(algorithm, discrete, d
                 rtol=1e-4,
                 atol=1e-5,
             )
+
+
+@pytest.mark.parametrize("algorithm", [PPO, SAC])
+def test_few_steps_take_the_mean_of_views_that_are_valued_alike(algorithm):
+    """All views of the origin are one; beside it stands a state whose views differ."""
+    flip = cyclic(2)
+    symmetry = Symmetry(
+        Matrix.from_generators(flip, [-np.eye(4)]), Matrix.from_generators(flip, [-np.eye(2)])
+    )
+    agent, _ = made_of(algorithm, partial(Plane, False), lambda: None)()
+    policy = EquizeroPolicy(agent, symmetry)
+    observations = np.float32([[0, 0, 0, 0], [1, -2, 3, 0.5]])
+    for seen in (observations, observations[:1], observations[1:]):
+        check_few_steps(policy, seen)
+    assert not policy.predict(observations[0], deterministic=True)[0].any()
+    with torch.no_grad():  # the values of all views are infinite, or none is a number
+        last = agent.policy.value_net if algorithm is PPO else agent.critic.q_networks[0][-1]
+        for value in (torch.inf, torch.nan):
+            last.bias.fill_(value)
+            check_few_steps(policy, observations)
