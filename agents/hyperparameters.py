@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common import noise
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
@@ -38,6 +39,9 @@ _NOISE = {
     "normal": noise.NormalActionNoise,
     "ornstein-uhlenbeck": noise.OrnsteinUhlenbeckActionNoise,
 }
+
+_BUFFERS = {"HerReplayBuffer": HerReplayBuffer}
+_OF_BUFFER = {"n_sampled_goal", "goal_selection_strategy", "handle_timeout_termination"}
 
 # Of the run, not of the environment: given on the command line.
 _NOT_IN_YAML = {"self", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}
@@ -90,6 +94,7 @@ def load_hyperparameters(
         path: YAML file: environment ids, each with ``n_timesteps``, ``policy``, arguments of the
             algorithm's class and, as in the zoo, ``n_envs``, ``normalize`` (true, or arguments of
             ``VecNormalize``), ``noise_type`` (normal or ornstein-uhlenbeck) and ``noise_std``,
+            ``replay_buffer_class`` (HerReplayBuffer, for environments with goals),
             ``frame_stack`` (of vectors, which are normalised after they are stacked) and
             ``env_wrapper`` (see `equirl.agents.layers`).
             A ``learning_rate`` or ``clip_range`` of ``lin_0.001`` falls linearly to 0.
@@ -167,6 +172,18 @@ def _value(key: str, value: Any, arguments: Any, where: str) -> Any:
         if unknown := [name for name in names if name not in LAYERS]:
             raise ValueError(f"{what} names some of {', '.join(LAYERS)}; got {unknown[0]!r}")
         return names
+    if key == "replay_buffer_class":
+        if value not in _BUFFERS:
+            raise ValueError(f"{what} is one of {', '.join(_BUFFERS)}; got {value!r}")
+        return value
+    if key == "replay_buffer_kwargs":
+        if not isinstance(value, dict):
+            raise ValueError(
+                f"{what} must be a mapping such as {{n_sampled_goal: 4}}; got {value!r} (text is "
+                "not evaluated)"
+            )
+        _check_keys(value, _OF_BUFFER, what)
+        return value
     if key == "noise_type":
         if value not in _NOISE:
             raise ValueError(f"{what} is one of {', '.join(_NOISE)}; got {value!r}")
@@ -257,6 +274,8 @@ def algorithm_arguments(
     for key in policy_kwargs.keys() & _CLASSES.keys():
         policy_kwargs[key] = getattr(_CLASSES[key], policy_kwargs[key])
     arguments["policy_kwargs"] = policy_kwargs
+    if "replay_buffer_class" in arguments:
+        arguments["replay_buffer_class"] = _BUFFERS[arguments["replay_buffer_class"]]
     if isinstance(arguments.get("train_freq"), list):
         arguments["train_freq"] = tuple(arguments["train_freq"])
     if "noise_type" in hyperparameters:

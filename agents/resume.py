@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import DictReplayBuffer
 from stable_baselines3.common.running_mean_std import RunningMeanStd
@@ -63,6 +64,8 @@ def write_resume(model: BaseAlgorithm, path: Path, leg: int, evaluations: Evalua
         for name, array in _arrays(buffer).items():
             tensors[f"buffer.{name}"] = torch.from_numpy(array[:size])
         header["buffer"] = {"pos": buffer.pos, "full": buffer.full}
+        if isinstance(buffer, HerReplayBuffer):
+            header["episodes"] = buffer._current_ep_start.tolist()
     write_tensors(path, tensors, header)
 
 
@@ -84,6 +87,8 @@ def restore(model: BaseAlgorithm, path: Path) -> tuple[int, Evaluations]:
             saved = tensors[f"buffer.{name}"]
             array[: len(saved)] = saved.numpy()
         buffer.pos, buffer.full = header["buffer"]["pos"], header["buffer"]["full"]
+        if isinstance(buffer, HerReplayBuffer):
+            buffer._current_ep_start[:] = header["episodes"]
     for name, value in header["counters"].items():
         setattr(model, name, value)
     evaluations = {k: np.array(v) for k, v in header["evaluations"].items()}
@@ -114,7 +119,10 @@ def _statistics(model: BaseAlgorithm) -> dict[str, RunningMeanStd]:
 
 def _arrays(buffer: Any) -> dict[str, np.ndarray]:
     """The arrays of a replay buffer, those of dicts by the names of their entries too."""
-    arrays = {field: getattr(buffer, field) for field in BUFFER_FIELDS}
+    fields = BUFFER_FIELDS
+    if isinstance(buffer, HerReplayBuffer):
+        fields = *fields, "ep_start", "ep_length"
+    arrays = {field: getattr(buffer, field) for field in fields}
     if not isinstance(buffer, DictReplayBuffer):
         return arrays
     return {

@@ -20,6 +20,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from filelock import FileLock, Timeout
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, make_output_format
@@ -263,8 +264,15 @@ def _train_leg(model: BaseAlgorithm, training: Training, number: int, end: int) 
         noise.reset()
     # Everything random in this leg follows from (seed, leg), whatever came before it.
     model.set_random_seed(derived_seed(training.seed, number))
+    buffer = getattr(model, "replay_buffer", None)
+    if isinstance(buffer, HerReplayBuffer):
+        buffer.env = model.get_env()  # by whose reward it values other goals
     if end > model.num_timesteps:  # a long rollout may have passed it
         model.learn(end - model.num_timesteps, _Whole(training.steps), reset_num_timesteps=False)
+    if isinstance(buffer, HerReplayBuffer):
+        with warnings.catch_warnings():  # that episodes which go on no more are cut off
+            warnings.simplefilter("ignore")
+            buffer.truncate_last_trajectory()
     envs.close()
     later = training.budgets[number + 1 :]
     if later and model.num_timesteps >= later[0]:  # as of ARS, whose iterations are of any length

@@ -65,6 +65,8 @@ NOT_RESTORED = {
     "verbose": 0,
     "tensorboard_log": None,
     "buffer_size": 1,
+    "replay_buffer_class": None,  # hindsight wants the environment
+    "replay_buffer_kwargs": {},
 }
 """Fields that concern a training: the agent must not seed the global generators, say."""
 
@@ -95,7 +97,7 @@ class Loaded(BaseAlgorithm):
         """Refuse, with TypeError."""
         raise TypeError(
             "load_agent opens agents to use them, not to train them further: their replay buffer, "
-            "schedules and some settings are pickled in the file and were not read. Train a DQN "
+            "schedules and some settings are pickled in the file and were not read. Train one "
             "with equirl train, or, if you trust the file, open it with Stable-Baselines3's own "
             "load"
         )

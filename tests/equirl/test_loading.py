@@ -14,8 +14,8 @@ import pytest
 import sb3_contrib as contrib
 import torch
 from gymnasium import spaces
-from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
-from stable_baselines3.common.envs import FakeImageEnv
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3, HerReplayBuffer
+from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import FlattenExtractor
@@ -117,6 +117,22 @@ def test_agents_of_today_are_the_same_again(name, tmp_path):
     assert (actions == agent.predict(observations, deterministic=True)[0]).all()
     for key, tensor in agent.policy.state_dict().items():
         assert torch.equal(loaded.policy.state_dict()[key], tensor)
+
+
+def test_agents_that_learned_with_hindsight(tmp_path):
+    """Their replay buffer wants an environment, and an opened agent has none."""
+    env = BitFlippingEnv(n_bits=3, continuous=False)
+    kwargs = {"n_sampled_goal": 2}
+    agent = DQN(
+        "MultiInputPolicy", env, replay_buffer_class=HerReplayBuffer, replay_buffer_kwargs=kwargs,
+        buffer_size=10, device="cpu",
+    )  # fmt: skip
+    agent.save(tmp_path / "goals.zip")
+    loaded = load_agent(tmp_path / "goals.zip")
+    observation, _ = env.reset(seed=0)
+    assert loaded.predict(observation, deterministic=True) == agent.predict(
+        observation, deterministic=True
+    )
 
 
 @pytest.mark.parametrize(
