@@ -311,11 +311,11 @@ class OfObservations(nn.Module):
 
 def _log_sureness(sharpness: float, options: tuple[int, ...], values: torch.Tensor) -> torch.Tensor:
     """Log of how far the best options stand out, (|G|, B), for values (|G|, B, options)."""
-    total = torch.zeros(values.shape[:-1], dtype=values.dtype, device=values.device)
-    for part in values.split(options, -1):
-        margin = part.amax(-1) - part.mean(-1)
-        total += sharpness * margin.clamp_min(torch.finfo(values.dtype).tiny).log()
-    return total
+    parts = values.split(options, -1) if len(options) > 1 else (values,)
+    margins = [part.amax(-1) - part.mean(-1) for part in parts]
+    smallest = torch.finfo(values.dtype).tiny
+    first, *others = (margin.clamp_min(smallest).log() for margin in margins)
+    return sharpness * sum(others, first)
 
 
 def _at_random(raw: dict[str, torch.Tensor]) -> torch.Tensor:
