@@ -119,7 +119,7 @@ def _statistics(model: BaseAlgorithm) -> dict[str, RunningMeanStd]:
 
 def _arrays(buffer: Any) -> dict[str, np.ndarray]:
     """The arrays of a replay buffer, those of dicts by the names of their entries too."""
-    fields = BUFFER_FIELDS
+    fields: tuple[str, ...] = BUFFER_FIELDS
     if isinstance(buffer, HerReplayBuffer):
         fields = *fields, "ep_start", "ep_length"
     arrays = {field: getattr(buffer, field) for field in fields}

@@ -59,7 +59,7 @@ it is but for its training."""
 KNOWN: tuple[Any, ...] = (nn, optim, torch_layers, rmsprop_tf_like)
 """Where the classes stand that a policy may be made of."""
 
-NOT_RESTORED = {
+NOT_RESTORED: dict[str, Any] = {
     "env": None,  # of an environment's name, gymnasium imports the module that stands before it
     "seed": None,
     "verbose": 0,
