@@ -26,7 +26,7 @@ demo: $(READY)  ## Train, compare and plot agents in three environments (7 minut
 test: $(READY)  ## The default test suite, on all cores (4 minutes on 2 cores)
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-test-slow: $(READY)  ## Slow tests: real agents at their published returns, resumed trainings (15 minutes)
+test-slow: $(READY)  ## Slow tests: real agents at their published returns, resumed trainings (20 minutes)
 	$(BIN)/python -m pytest -m slow -n auto --dist worksteal
 
 lint: $(READY)  ## Style
