@@ -15,6 +15,7 @@ from equirl import LambdaEquitunePolicy
 def short_fits(monkeypatch):
     fit = functools.partial(equirl.fit_familiarity, steps=50)
     monkeypatch.setattr("equirl.safe.fit_familiarity", fit)
+    monkeypatch.setattr("equirl.safe.FEW", 100)
 
 
 def ppo(env="Pendulum-v1"):
@@ -53,6 +54,12 @@ def test_it_says_which_policy_and_why(capsys):
 )
 def test_an_environment_serves_as_well_as_its_id(make):
     check(equirl.symmetrize(ppo(), make(), transitions=200, verbose=0))
+
+
+def test_too_few_states_are_told_of():
+    with pytest.warns(UserWarning, match="64 states are too few"):
+        equirl.symmetrize(ppo(), "Pendulum-v1", transitions=64, verbose=0)
+    equirl.symmetrize(ppo("CartPole-v1"), "CartPole-v1", transitions=64, verbose=0)
 
 
 def test_an_agent_behind_wrappers_asks_for_experience():
