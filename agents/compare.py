@@ -264,11 +264,19 @@ def main(arguments: Compare) -> None:
     ]
     agents = told_apart(agents)
     algorithms: dict[str, str] = {}
+    shown: dict[str, SavedAgent] = {}
     for i, agent in enumerate(agents):
         model = agent.load()
         agents[i] = dataclasses.replace(agent, budget=agent.budget or model.num_timesteps)
         agent.symmetry()
         kind = type(model).__name__.removeprefix("Loaded")
+        other = shown.setdefault(agent.setting, agent)
+        if (agent.layers, agent.frames) != (other.layers, other.frames):
+            raise ValueError(
+                f"{agent.name} and {other.name} see {agent.setting} through other wrappers "
+                "(env_wrapper, frame_stack of their config.yml); compare them by commands of their "
+                "own"
+            )
         first = algorithms.setdefault(agent.setting, kind)
         if kind != first:  # they would be seeds of one mean, or budgets of one curve
             raise ValueError(

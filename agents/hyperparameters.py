@@ -17,6 +17,7 @@ from stable_baselines3.common import noise
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.her.goal_selection_strategy import KEY_TO_GOAL_STRATEGY
 from torch.nn.modules import activation
 
 from equicore.lab.values import from_yaml, read_yaml, whole
@@ -42,6 +43,7 @@ _NOISE = {
 
 _BUFFERS = {"HerReplayBuffer": HerReplayBuffer}
 _OF_BUFFER = {"n_sampled_goal", "goal_selection_strategy", "handle_timeout_termination"}
+_STRATEGIES = tuple(KEY_TO_GOAL_STRATEGY)
 
 # Of the run, not of the environment: given on the command line.
 _NOT_IN_YAML = {"self", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}
@@ -116,6 +118,7 @@ def load_hyperparameters(
     document = read_yaml(path)
     if not isinstance(document, dict):
         raise ValueError(f"{path.name} must map environment ids to hyperparameters")
+    document = {str(key).rpartition(":")[2]: value for key, value in document.items()}
     if env_id not in document:
         raise ValueError(
             f"{path.name} has no hyperparameters for {env_id!r}{_suggest(env_id, document)}; "
@@ -142,6 +145,8 @@ def load_hyperparameters(
             f"{where}: policy is one of {', '.join(policies)}; got {values['policy']!r}"
         )
     typed = {key: _value(key, value, arguments, where) for key, value in values.items()}
+    if "replay_buffer_kwargs" in typed and "replay_buffer_class" not in typed:
+        raise ValueError(f"{where}: replay_buffer_kwargs are of a replay_buffer_class; add that")
     if ("noise_type" in typed) != ("noise_std" in typed):
         raise ValueError(f"{where}: noise_type and noise_std belong together; one is missing")
     if "policy_kwargs" in values:
@@ -160,22 +165,27 @@ def _value(key: str, value: Any, arguments: Any, where: str) -> Any:
         return number
     if key == "normalize":
         if isinstance(value, dict):
-            _check_keys(value, {*inspect.signature(VecNormalize).parameters} - {"venv"}, what)
-        elif not isinstance(value, bool):
+            return _arguments_of(VecNormalize, value, {"venv", "training"}, what)
+        if not isinstance(value, bool):
             raise ValueError(
                 f"{what} must be true, false, or a mapping such as {{norm_reward: false}}; got "
                 f"{value!r} (text is not evaluated)"
             )
         return value
     if key == "env_wrapper":
+        if any(isinstance(one, dict) for one in (value if isinstance(value, list) else [value])):
+            raise ValueError(f"{what} takes names only, no arguments of wrappers; got {value!r}")
         names = names_of({key: value}, key)
         if unknown := [name for name in names if name not in LAYERS]:
             raise ValueError(f"{what} names some of {', '.join(LAYERS)}; got {unknown[0]!r}")
+        if len(set(names)) < len(names):
+            raise ValueError(f"{what} names a wrapper twice: {', '.join(names)}")
         return names
     if key == "replay_buffer_class":
-        if value not in _BUFFERS:
+        name = str(value).rpartition(".")[2]
+        if name not in _BUFFERS:
             raise ValueError(f"{what} is one of {', '.join(_BUFFERS)}; got {value!r}")
-        return value
+        return name
     if key == "replay_buffer_kwargs":
         if not isinstance(value, dict):
             raise ValueError(
@@ -183,6 +193,14 @@ def _value(key: str, value: Any, arguments: Any, where: str) -> Any:
                 "not evaluated)"
             )
         _check_keys(value, _OF_BUFFER, what)
+        goals = {"n_sampled_goal": value.get("n_sampled_goal", 4)}
+        if whole(goals["n_sampled_goal"], f"{what}, n_sampled_goal") < 0:
+            raise ValueError(f"{what}, n_sampled_goal is a number from 0; got {goals}")
+        if (strategy := value.get("goal_selection_strategy", "future")) not in _STRATEGIES:
+            raise ValueError(
+                f"{what}, goal_selection_strategy is one of {', '.join(_STRATEGIES)}; got "
+                f"{strategy!r}"
+            )
         return value
     if key == "noise_type":
         if value not in _NOISE:
@@ -191,6 +209,13 @@ def _value(key: str, value: Any, arguments: Any, where: str) -> Any:
     if key == "noise_std":
         return _typed(value, float, what)
     return _rate(value, what) if key in _SCHEDULES else _typed(value, _kind(arguments[key]), what)
+
+
+def _arguments_of(kind: Any, given: dict[str, Any], without: set[str], what: str) -> dict[str, Any]:
+    """Arguments of a class, each of the kind of its default."""
+    known = inspect.signature(kind).parameters
+    _check_keys(given, {*known} - without, what)
+    return {key: _typed(value, _kind(known[key]), f"{what}, {key}") for key, value in given.items()}
 
 
 def _policy_kwargs(given: Any, policy_class: Any, where: str) -> dict[str, Any]:

@@ -12,8 +12,7 @@ from typing import Any
 
 import gymnasium as gym
 
-HARMLESS = ("Monitor", "VecMonitor", "TimeLimit", "RecordEpisodeStatistics")
-"""Wrappers that change neither observations nor actions."""
+from equirl.preprocessing import WATCHING
 
 
 def _time_feature(env: gym.Env) -> gym.Env:
@@ -35,7 +34,7 @@ def names_of(config: dict[str, Any], key: str) -> list[str]:
     names = [
         str(name).rpartition(".")[2] for name in (given if isinstance(given, list) else [given])
     ]
-    return [name for name in names if name not in HARMLESS]
+    return [name for name in names if name not in WATCHING]
 
 
 def layered(env: gym.Env, layers: Iterable[str]) -> gym.Env:

@@ -25,6 +25,7 @@ from equirl.agents.arguments import OneAgent
 from equirl.agents.hyperparameters import parse_env_kwargs, setting_name
 from equirl.agents.layers import LAYERS, layered, names_of, shows_vectors, stacked
 from equirl.agents.runs import RunFolder
+from equirl.arrays import shape_of
 from equirl.loading import archive_at
 from equirl.normalization import statistics_of
 from equirl.preprocessing import normalizer_of, statistics_beside
@@ -91,7 +92,8 @@ class SavedAgent:
         if statistics_of(model) is None and (normalizer := normalizer_of(model)):
             config = RunFolder(self.path.parent, self.env_id).hyperparameters()
             if _normalizes(config.get("normalize", True)):
-                raise ValueError(_refusal(self.path, [f"{normalizer}, by what the file keeps"]))
+                told = f"{normalizer}, by what the file keeps; put its vecnormalize.pkl beside it"
+                raise ValueError(_refusal(self.path, [told]))
             vars(model).update(_last_original_obs=None)  # of rewards only
         env = self.make()
         for what in ("observation_space", "action_space"):
@@ -99,11 +101,12 @@ class SavedAgent:
             if is_image_space(of_env) and not is_image_space_channels_first(of_env):
                 of_env = VecTransposeImage.transpose_space(of_env)  # as for the training
             # bounds are not compared: those of old archives are written otherwise
-            same = type(of_agent) is type(of_env) and of_agent.shape == of_env.shape
+            same = type(of_agent) is type(of_env) and shape_of(of_agent) == shape_of(of_env)
             if not same or getattr(of_agent, "n", None) != getattr(of_env, "n", None):
                 raise ValueError(
                     f"{self.path} is for another environment than {self.env_id}: its {what} is "
-                    f"{of_agent}, the environment's {of_env}"
+                    f"{of_agent}, the environment's {of_env}. What an agent was wrapped in, such "
+                    "as frame_stack, stands in the config.yml of its run folder: leave it there"
                 )
         env.close()
         return model
@@ -165,36 +168,45 @@ def find_agents(
         raise ValueError(f"for which environment is {path}? Name it, as in --env CartPole-v1")
     equirl.symmetry_of(env_id)  # its message lists the known environments
     config = _config(path, run, env_id)
-    if found := _seen_through(path, env_id, config):
+    files = _files(path, run, checkpoints)
+    if found := _seen_through([file for _, file in files], env_id, config):
         raise ValueError(_refusal(path, found))
     seen: dict[str, Any] = {
         "layers": tuple(names_of(config, "env_wrapper")),
         "frames": config.get("frame_stack") or 1,
     }
     env_kwargs = {**(known.get("env_kwargs") or {}), **(env_kwargs or {})}
-    steps = known.get("n_timesteps", 0)
+    if run is None or not path.is_dir():
+        name = f"{path.absolute().parent.name}/{path.stem}" if run is not None else path.stem
+    else:
+        name = path.resolve().name
+    return [
+        SavedAgent(name, file, env_id, env_kwargs, known.get("seed"), budget, **seen)
+        for budget, file in files
+    ]
+
+
+def _files(
+    path: Path, run: RunFolder | None, checkpoints: Literal["final", "all"]
+) -> list[tuple[int | None, Path]]:
+    """The files that a path names, and the budget of each, if it is known."""
+    steps = run.arguments().get("n_timesteps", 0) if run is not None else 0
     total = steps if steps > 0 else None  # the zoo writes -1 for what its hyperparameters say
     if run is None or not path.is_dir():
         match = re.fullmatch(r"rl_model_(\d+)_steps", path.stem)
         finished = run is not None and path.name == run.final_agent.name
-        budget = int(match[1]) if match else total if finished else None  # then its file tells
-        name = f"{path.absolute().parent.name}/{path.stem}" if run is not None else path.stem
-        return [SavedAgent(name, path, env_id, env_kwargs, known.get("seed"), budget, **seen)]
-    if checkpoints == "final":
-        if not run.final_agent.exists():
-            raise FileNotFoundError(
-                f"the training in {path} is not finished: it has no {run.final_agent.name}. "
-                "Finish it by the command that began it, or use --checkpoints all"
-            )
-        files: list[tuple[int | None, Path]] = [(total, run.final_agent)]
-    else:
-        files = [*run.checkpoints()]
-        if not files:
+        return [(int(match[1]) if match else total if finished else None, path)]
+    if checkpoints == "all":
+        if not (files := run.checkpoints()):
             raise FileNotFoundError(f"no checkpoints in {path}")
-    return [
-        SavedAgent(path.resolve().name, file, env_id, env_kwargs, known.get("seed"), budget, **seen)
-        for budget, file in files
-    ]
+        return [*files]
+    if not run.final_agent.exists():
+        raise FileNotFoundError(
+            f"the training in {path} is not finished: it has no {run.final_agent.name}. Finish it "
+            "by the command that began it, name one of its checkpoints, or let equirl compare take "
+            "all (--checkpoints all)"
+        )
+    return [(total, run.final_agent)]
 
 
 def told_apart(agents: Sequence[SavedAgent]) -> list[SavedAgent]:
@@ -227,23 +239,26 @@ def _config(path: Path, run: RunFolder | None, env_id: str) -> dict[str, Any]:
     return {**own.hyperparameters(), **(run.hyperparameters() if run is not None else {})}
 
 
-def _seen_through(path: Path, env_id: str, config: dict[str, Any]) -> list[str]:
-    """What stood between the environment and an agent, and is not known here."""
+def _seen_through(files: list[Path], env_id: str, config: dict[str, Any]) -> list[str]:
+    """What stood between the environment and agents, and is not known here."""
     found = []
-    frames = config.get("frame_stack")
-    with contextlib.closing(gym.make(env_id)) as env:
-        vectors = shows_vectors(env.observation_space)
-    if frames not in (None, 1) and not (isinstance(frames, int) and vectors):
-        found.append(f"frame_stack: {frames}")
-    if any(name not in LAYERS for name in names_of(config, "env_wrapper")):
-        found.append(f"env_wrapper: {config['env_wrapper']}")
+    layers = names_of(config, "env_wrapper")
+    if any(name not in LAYERS for name in layers):
+        return [f"env_wrapper: {config['env_wrapper']}; known are {', '.join(LAYERS)}"]
+    if (frames := config.get("frame_stack")) not in (None, 1):
+        with contextlib.closing(layered(gym.make(env_id), layers)) as env:
+            vectors = shows_vectors(env.observation_space)
+        if not (isinstance(frames, int) and vectors):
+            found.append(f"frame_stack: {frames}; known of vectors only")
     if names_of(config, "vec_env_wrapper"):
         found.append(f"vec_env_wrapper: {config['vec_env_wrapper']}")
     normalize = config.get("normalize")
-    own = RunFolder(path if path.is_dir() else path.parent, env_id)
-    agent = own.final_agent if path.is_dir() else path
-    if _normalizes(normalize) and _statistics(agent, env_id) is None:
-        found.append(f"normalize: {normalize}, without its vecnormalize.pkl")
+    without = [file for file in files if _statistics(file, env_id) is None]
+    if _normalizes(normalize) and without:
+        found.append(
+            f"normalize: {normalize}, and {without[0].name} has no vecnormalize.pkl: put that "
+            "beside it"
+        )
     return found
 
 
@@ -265,7 +280,6 @@ def _normalizes(normalize: Any) -> bool:
 
 def _refusal(path: Path, found: list[str]) -> str:
     return (
-        f"{path} did not see what its environment emits when it was trained ({'; '.join(found)}), "
-        "and equirl plays the environment as gymnasium.make gives it: returns and symmetry would "
-        "both be wrong. Such agents are not supported yet"
+        f"{path} did not see what its environment emits when it was trained, and returns and "
+        f"symmetry would both be wrong: {'; '.join(found)}"
     )

@@ -139,7 +139,9 @@ def plan(arguments: Train) -> list[Training]:
     except Exception as error:  # whatever an environment raises for wrong arguments
         known = ", ".join(equirl.registered_symmetries())
         raise ValueError(
-            f"cannot make {arguments.env}: {error}. Environments whose symmetry is known: {known}"
+            f"cannot make {arguments.env}: {str(error).rstrip('.')}. One of a package is named "
+            "with its module, as in gymnasium_robotics:PointMaze_UMaze-v3. Environments whose "
+            f"symmetry is known: {known}"
         ) from error
     bare_id = arguments.env.rpartition(":")[2]
     file = arguments.hyperparameters or default_file(arguments.algo)
@@ -157,11 +159,7 @@ def plan(arguments: Train) -> list[Training]:
         trainings.append(Training(arguments, env_kwargs, seed, steps, hyperparameters, folder))
     smallest = {"buffer_size": 1} if issubclass(kind, OffPolicyAlgorithm) else {}
     try:
-        with contextlib.closing(trainings[0].make_env()) as env:
-            if hyperparameters.get("frame_stack", 1) > 1 and not shows_vectors(
-                env.observation_space
-            ):
-                raise ValueError(f"frame_stack is for vectors; got {env.observation_space}")
+        _check_fits(trainings[0])
         trial = _new_agent(trainings[0], **smallest)
         if takes_masks(trial) and not trial.get_env().has_attr("action_masks"):
             raise ValueError("the environment has no action_masks(), by which it learns")
@@ -183,6 +181,33 @@ def plan(arguments: Train) -> list[Training]:
     for training in trainings:
         claim(training.folder.path, training.description)
     return trainings
+
+
+def _check_fits(training: Training) -> None:
+    """Raise ValueError where the hyperparameters do not go with the environment."""
+    given = training.hyperparameters
+    with contextlib.closing(training.make_env()) as env:
+        space, spec = env.observation_space, env.spec
+    stacks = given.get("frame_stack", 1) > 1
+    if stacks and not shows_vectors(space):
+        raise ValueError(f"frame_stack is for vectors; got {space}")
+    dicts = isinstance(space, gym.spaces.Dict)
+    if dicts != (given["policy"] == "MultiInputPolicy"):
+        raise ValueError(f"MultiInputPolicy is for dicts, and others are not; got {space}")
+    number, episodic = given.get("n_envs", 1), given.get("train_freq")
+    if isinstance(episodic, list) and episodic[1:] == ["episode"] and number > 1:
+        raise ValueError("to learn after each episode (train_freq), n_envs must be 1")
+    if given.get("replay_buffer_class") != "HerReplayBuffer":
+        return
+    if not isinstance(space, gym.spaces.Dict) or "desired_goal" not in space.spaces:
+        raise ValueError(f"HerReplayBuffer is for environments with goals; got {space}")
+    longest = number * (spec.max_episode_steps or 0) if spec else 0
+    if (starts := given.get("learning_starts", 100)) < longest:
+        raise ValueError(
+            "HerReplayBuffer learns from finished episodes, the first of which may take "
+            f"{longest:,} steps (n_envs x max_episode_steps); learning_starts is {starts}, give at "
+            "least that"
+        )
 
 
 def train_all(trainings: list[Training], jobs: int) -> None:

@@ -62,7 +62,7 @@ def advice(
     for (env, steps), rows in summary.groupby(["environment", "steps"], sort=False):
         where = f"{env}, {steps:,} steps:"
         if any(line.startswith(where) for line in cautious):
-            where += " if that warning does not apply,"
+            where += " unless the warning of random actions applies,"
         own = [choice for choice in chosen if (choice.env, choice.budget) == (env, steps)]
         if own:
             lines.append(f"{where} {_selected(own)}, by episodes of the race's own")

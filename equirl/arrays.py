@@ -33,6 +33,13 @@ def rows_of(observations: Any) -> int:
     return len(arrays_of(observations)[0])
 
 
+def pairs_of(one: Any, other: Any) -> list[tuple[Any, Any]]:
+    """Each array of an observation beside that of another, by name: dicts have no order."""
+    if isinstance(one, dict):
+        return [(own, other[name]) for name, own in one.items()]
+    return [(one, other)]
+
+
 def arrays_of(observations: Any) -> list[Any]:
     """All arrays of an observation."""
     return [*observations.values()] if isinstance(observations, dict) else [observations]

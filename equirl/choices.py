@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from equicore import Group, Permutation, Representation
+from equicore.representations.base import is_traced
 
 
 class Choices(Representation):
@@ -101,6 +102,13 @@ class Choices(Representation):
                 f"actions make {len(self.options)} choices of {self.entries.size} options; got "
                 f"the shape {tuple(x.shape)}"
             )
+        if not is_traced():
+            most = torch.tensor(self.options, device=x.device)
+            if (wrong := ((x < 0) | (x >= most))).any():
+                raise ValueError(
+                    f"choices are numbers of their {list(self.options)} options, from 0; got "
+                    f"{x[wrong.any(-1)][0].tolist()}"
+                )
         moved = self.entries.act_on_labels(g, x.long() + self.first)
         goes = self.choice[moved]
         return torch.empty_like(x).scatter_(-1, goes, (moved - self.first[goes]).to(x.dtype))

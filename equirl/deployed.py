@@ -84,7 +84,9 @@ class Deployed(nn.Module):
         """The `outputs`, one or a tuple, each (B, ...), for `inputs`, each (B, ...)."""
         given = dict(zip(self.inputs, tensors, strict=True))
         seen: Any = {
-            name: given[name].movedim(-1, 1) if name in self.channels_last else given[name]
+            name: given[name].movedim(-1, 1).contiguous()
+            if name in self.channels_last
+            else given[name]
             for name in self.entries
         }
         seen = seen if self.of_dicts else seen["observation"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from tqdm import trange
 
 from equicore.lab.store import read_tensors, write_tensors
-from equirl.arrays import arrays_of, each
+from equirl.arrays import each, pairs_of
 from equirl.normalization import seen_by
 
 LONGEST = 1000
@@ -157,7 +158,7 @@ def replay_experience(model: OffPolicyAlgorithm, limit: int = 20_000) -> Experie
     observations, follows = map(seen_by(model), (observations, follows))
     # a training may also have reset the environment between two steps
     ended = dones.copy()
-    for after, before in zip(arrays_of(follows), arrays_of(observations), strict=True):
+    for after, before in pairs_of(follows, observations):
         moved = after[:-1] != before[1:]
         ended[:-1] |= moved.any(axis=tuple(range(2, moved.ndim)))
     ended[-1] = True
@@ -191,17 +192,30 @@ def rollout_experience(
         env_kwargs: Passed to ``gymnasium.make``, or to the function.
 
     Raises:
+        TypeError: If env is an environment.
         ValueError: If a number is less than 1.
     """
     if steps < 1 or n_envs < 1:
         raise ValueError(f"steps and n_envs are at least 1; got {steps} and {n_envs}")
+    if not isinstance(env, str) and not callable(env):
+        raise TypeError(
+            "expected the id of an environment, or a function that makes it, as several play side "
+            f"by side; got {env!r}"
+        )
     make = functools.partial(gym.make, env) if isinstance(env, str) else env
     envs = DummyVecEnv([lambda: make(**(env_kwargs or {}))] * n_envs)
     envs.seed(seed)
     see = seen_by(model)
     before = see(envs.reset())
     lived = []
-    masked = takes_masks(model) and envs.has_attr("action_masks")
+    masked = takes_masks(model)
+    if masked and not envs.has_attr("action_masks"):
+        masked = False
+        warnings.warn(
+            "this agent takes masks of actions, and the environment has no action_masks(): it "
+            "plays without; give a function that makes the environment with them",
+            stacklevel=2,
+        )
     predict: Any = model.predict
     for _ in range(-(-steps // n_envs)):
         masks = {"action_masks": np.stack(envs.env_method("action_masks"))} if masked else {}
@@ -212,7 +226,7 @@ def rollout_experience(
         truncated = np.zeros(n_envs, dtype=bool)
         for i in np.flatnonzero(dones):
             ending = see(infos[i]["terminal_observation"])
-            for rows, one in zip(arrays_of(last), arrays_of(ending), strict=True):
+            for rows, one in pairs_of(last, ending):
                 rows[i] = one
             truncated[i] = infos[i]["TimeLimit.truncated"]
         lived.append((before, actions, rewards, last, dones & ~truncated, dones))

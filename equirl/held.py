@@ -12,7 +12,7 @@ from equicore import Symmetrized
 from equicore.trees import tree_map
 
 NO_VIEW = -1
-"""In place of the view before, where an episode begins."""
+"""In place of the view before, where an episode begins; any number below 0 serves."""
 
 
 def held_view(
@@ -34,7 +34,7 @@ def held_view(
     familiar = reduce.log_weights(views)  # (|G|, B)
     best, places = familiar.max(0)
     own = familiar.gather(0, before.clamp(min=0)[None])[0]
-    stays = (before != NO_VIEW) & (best - own < math.log(hold))
+    stays = (before >= 0) & (best - own < math.log(hold))
     places = torch.where(stays, before, places)
     rows = torch.arange(places.shape[0], device=places.device)
     raw = symmetrized.model(tree_map(lambda view: view[places, rows], views))

@@ -173,6 +173,10 @@ class Statistics:
         return self.shape == wanted
 
 
+SHOWN = 2 * torch.finfo(torch.float32).eps
+"""Relative rounding of normalised observations, which Stable-Baselines3 shows in this type."""
+
+
 class Moments(nn.Module):
     """Mean and deviation as tensors that follow a model to its device, but keep their type."""
 
@@ -245,8 +249,17 @@ class Normalized(nn.Module):
         return self._each(one, observations)
 
     def emitted(self, seen: Any) -> Any:
-        """What the environment emitted, of normalised observations that were not cut off."""
-        return self._each(lambda x, m: x.double() * m.deviation + m.mean, seen)
+        """What the environment emitted, of normalised observations that were not cut off.
+
+        Numbers that are no larger than the rounding of what was shown are 0: their signs would tell
+        one view from another.
+        """
+
+        def one(shown: Tensor, moments: Any) -> Tensor:
+            emitted = shown.double() * moments.deviation + moments.mean
+            return emitted.where(emitted.abs() > SHOWN * moments.mean.abs(), 0.0)
+
+        return self._each(one, seen)
 
     def _each(self, function: Callable[[Tensor, Any], Tensor], observations: Any) -> Any:
         if not self.of_dicts:

@@ -100,7 +100,7 @@ class EquizeroPolicy(SymmetrizedPolicy):
         head = _head(model, normalize, "log-odds")
         if not head.values_views:
             raise TypeError(
-                f"a {type(head.policy).__name__} has neither critic nor value, so it does not say "
+                f"{type(head.policy).__name__} has neither critic nor value, so it does not say "
                 "which view it values most; use LambdaEquitunePolicy, which goes by familiarity"
             )
         super().__init__(model, symmetry, head, head.best())
@@ -253,7 +253,7 @@ class LambdaEquitunePolicy(SymmetrizedPolicy):
                 f"{state!r}"
             )
         starts = np.zeros(count, bool) if episode_start is None else np.asarray(episode_start)
-        if starts.size != count or starts.dtype.kind not in "bi":
+        if starts.size != count or not np.isin(starts, (0, 1)).all():
             raise ValueError(
                 f"episode_start tells of each of the {count} observations whether an episode "
                 f"begins with it, True or False; got {episode_start!r}"

@@ -54,6 +54,12 @@ BY_NAME = ("FrameStack", "HistoryWrapper", "TimeFeatureWrapper")
 HARMLESS = (wrappers.ClipAction, wrappers.DtypeObservation)
 """The same group acts through these: they change types or bounds."""
 
+WATCHING = (
+    *("Monitor", "RecordEpisodeStatistics", "RecordVideo", "TimeLimit"),
+    *("VecMonitor", "VecVideoRecorder"),
+)
+"""Wrappers that an agent does not notice."""
+
 MADE = (wrappers.OrderEnforcing, wrappers.PassiveEnvChecker)
 """``gymnasium.make`` puts these around an environment: what is inside belongs to its id."""
 
@@ -84,6 +90,24 @@ def changing(env: Any) -> list[Any]:
     of_id = _of_its_id(layers)
     found = [x for x in outside if _changes(x) and type(x).__name__ not in of_id]
     return [x for x in layers if _normalizes(x) or any(x is y for y in found)]
+
+
+def added(env: Any) -> list[str]:
+    """The names of wrappers that ``gymnasium.make`` of the environment's id would not make.
+
+    Those apart that change nothing, and ``VecNormalize``, whose statistics an agent has.
+    """
+    layers = list(layers_of(env))
+    outside = itertools.takewhile(lambda layer: not isinstance(layer, MADE), layers)
+    kinds = gym.Wrapper | VectorWrapper | VecEnvWrapper
+    without = {*WATCHING, *_of_its_id(layers)}
+    return [
+        type(layer).__name__
+        for layer in outside
+        if isinstance(layer, kinds)
+        and not isinstance(layer, (*HARMLESS, VecNormalize, VecTransposeImage))
+        and type(layer).__name__ not in without
+    ]
 
 
 def normalizer_of(model: Any) -> str | None:

@@ -12,9 +12,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from equirl.arrays import Observations, rows_of
 from equirl.experience import Experience, replay_experience, rollout_experience
 from equirl.heads import ContinuousHead
-from equirl.normalization import statistics_of
 from equirl.policies import LambdaEquitunePolicy
-from equirl.preprocessing import changes
+from equirl.preprocessing import added
 from equirl.registry import Env
 from equirl.seeds import ROLLOUT_SEED
 from equirl.symmetry import Symmetry
@@ -100,11 +99,11 @@ def _lived(model: Any, symmetry: Any, transitions: int) -> Experience:
         )
     if isinstance(symmetry, str):
         return rollout_experience(model, symmetry, transitions, seed=ROLLOUT_SEED)
-    own = statistics_of(model)
-    if around := [name for name in changes(symmetry) if name != type(own).__name__]:
+    if around := added(symmetry):
         raise ValueError(
-            f"the agent sees its environment through {', '.join(around)}; give experience=, of "
-            "rollout_experience(model, make), where make makes the environment so"
+            f"this environment is wrapped in {', '.join(around)}, and the agent would play in one "
+            "that is not; give experience=rollout_experience(model, make, seed=...), where make "
+            "makes the environment so"
         )
     spec = symmetry.get_attr("spec")[0] if hasattr(symmetry, "get_attr") else symmetry.spec
     kwargs = {name: value for name, value in spec.kwargs.items() if name not in OF_VECTORS}

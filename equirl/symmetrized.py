@@ -260,7 +260,7 @@ class SymmetrizedPolicy(BasePolicy):
         if masks is None:
             mask = torch.ones(shape, dtype=torch.bool)
         else:
-            mask = torch.as_tensor(np.asarray(masks), dtype=torch.bool)
+            mask = torch.from_numpy(np.array(masks, dtype=bool))
             if mask.numel() != math.prod(shape):
                 raise ValueError(
                     f"action_masks of shape {tuple(mask.shape)} do not fit {shape[0]} observations "

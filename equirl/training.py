@@ -39,7 +39,7 @@ def augment(
         return moved.get("obs"), images
     if isinstance(obs, dict):
         return moved, images
-    size = [len(observation.group) * obs.batch_size[0]]
+    size = [len(observation.group) * len(actions if not groups else next(iter(groups.values())))]
     return type(obs)(moved, batch_size=size, device=obs.device), images
 
 

@@ -19,7 +19,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 
 from equicore import Permutation, Representation
-from equirl.arrays import arrays_of, each
+from equirl.arrays import each, pairs_of
 from equirl.choices import on_options
 from equirl.gathers import Moves, moves_of
 from equirl.registry import symmetry_of
@@ -193,7 +193,7 @@ class VectorSymmetryWrapper(VectorWrapper):
             mask = self.elements == g
             own = each(lambda array, mask=mask: array[mask], observations)
             moved = self.symmetry.act_on_observations(g, own)
-            for whole, part in zip(arrays_of(seen), arrays_of(moved), strict=True):
+            for whole, part in pairs_of(seen, moved):
                 whole[mask] = part
         return seen
 

@@ -21,6 +21,7 @@ from equirl.normalization import statistics_of
 from equirl.seeds import TRAINING_EVALUATION_SEED
 
 GRID, PENDULUM = "equirl/Gridworld-v0", "Pendulum-v1"
+GOALS = "replay_buffer_class: HerReplayBuffer"
 MAZE = "gymnasium_robotics:PointMaze_UMaze-v3"
 ON_POLICY = "n_envs: 2, n_steps: 16, normalize: true"
 OFF_POLICY = "buffer_size: 100, learning_starts: 20, batch_size: 16, train_freq: 4"
@@ -39,7 +40,7 @@ SETTINGS = {
     "trpo": (PENDULUM, f"{ON_POLICY}, batch_size: 16"),
     "sac with goals": (
         MAZE,
-        "buffer_size: 60, learning_starts: 20, batch_size: 16, train_freq: 4, "
+        "buffer_size: 60, learning_starts: 30, batch_size: 16, train_freq: 4, "
         "replay_buffer_class: HerReplayBuffer, replay_buffer_kwargs: {n_sampled_goal: 3}",
     ),
 }
@@ -177,6 +178,63 @@ def test_frames_of_what_is_no_vector_are_refused(small):
     given = dataclasses.replace(given, env_kwargs=("n=3", "observation=image"))
     with pytest.raises(ValueError, match="frame_stack is for vectors"):
         plan(given)
+
+
+def test_policies_are_those_of_the_observations(small):
+    given = small("sac with goals")
+    text = given.hyperparameters.read_text()
+    given.hyperparameters.write_text(text.replace("MultiInputPolicy", "MlpPolicy"))
+    with pytest.raises(ValueError, match="MultiInputPolicy is for dicts, and others are not"):
+        plan(given)
+
+
+def test_hindsight_wants_a_whole_episode_first(small):
+    given = dataclasses.replace(small("sac with goals"), env_kwargs=("max_episode_steps=40",))
+    with pytest.raises(ValueError, match="may take 40 steps .* learning_starts is 30, give at"):
+        plan(given)
+    given = small("sac", f", {GOALS}")
+    with pytest.raises(ValueError, match="HerReplayBuffer is for environments with goals"):
+        plan(given)
+
+
+def test_one_environment_where_episodes_count(small):
+    given = small("sac", ", n_envs: 2")
+    text = given.hyperparameters.read_text().replace("train_freq: 4", "train_freq: [1, episode]")
+    given.hyperparameters.write_text(text)
+    with pytest.raises(ValueError, match="n_envs must be 1"):
+        plan(given)
+
+
+def test_an_unfinished_training_is_called_so(small, monkeypatch):
+    """Also where observations are normalised, whose statistics each checkpoint has."""
+    (training,) = plan(small("sac"))
+    save = train._save
+
+    def killed(model, file, statistics):
+        if file == training.folder.final_agent:
+            raise KeyboardInterrupt
+        save(model, file, statistics)
+
+    monkeypatch.setattr(train, "_save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_agent(training)
+    with pytest.raises(FileNotFoundError, match="is not finished"):
+        find_agents(training.folder.path)
+    agents = find_agents(training.folder.path, checkpoints="all")
+    assert [agent.budget for agent in agents] == training.budgets
+    training.folder.statistics(training.budgets[0]).unlink()
+    with pytest.raises(ValueError, match="rl_model_40_steps.zip has no vecnormalize.pkl: put"):
+        find_agents(training.folder.path, checkpoints="all")
+
+
+def test_agents_that_see_other_things_are_not_compared(small):
+    folders = []
+    for seed, more in enumerate(("", ", frame_stack: 2")):
+        (training,) = plan(dataclasses.replace(small("ppo", more), seeds=(seed,)))
+        train_agent(training)
+        folders.append(training.folder.path)
+    with pytest.raises(ValueError, match="see Pendulum-v1 through other wrappers"):
+        compare(Compare(agents=tuple(folders), episodes=5))
 
 
 def test_a_rollout_of_more_than_a_leg_is_refused(small):

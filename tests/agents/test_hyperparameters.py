@@ -61,6 +61,18 @@ def test_shipped_hyperparameters_make_an_agent(algo, setting):
     env.close()
 
 
+HER = "replay_buffer_class: HerReplayBuffer, replay_buffer_kwargs: "
+
+
+def test_a_module_may_stand_before_ids_and_classes(write):
+    path = write(
+        "package:E-v0: {n_timesteps: 1, policy: MultiInputPolicy, "
+        "replay_buffer_class: stable_baselines3.HerReplayBuffer}"
+    )
+    found = load_hyperparameters("E-v0", path, algo="sac")
+    assert found["replay_buffer_class"] == "HerReplayBuffer"
+
+
 def test_keys_of_the_zoo_are_checked(write):
     start = "E-v0: {n_timesteps: 1, policy: MlpPolicy, "
     for rest, message in (
@@ -68,6 +80,17 @@ def test_keys_of_the_zoo_are_checked(write):
         ('normalize: "dict(norm_obs=True)"}', "text is not evaluated"),
         ("normalize: {norm_obz: true}}", "unknown key 'norm_obz', did you mean 'norm_obs'"),
         ("noise_type: normal}", "noise_type and noise_std belong together"),
+        ("normalize: {clip_obs: ten}}", "normalize, clip_obs must be a number; got 'ten'"),
+        ("normalize: {training: false}}", "unknown key 'training'"),
+        ("env_wrapper: [{TimeFeatureWrapper: {max_steps: 9}}]}", "no arguments of wrappers"),
+        ("env_wrapper: [TimeFeatureWrapper, TimeFeatureWrapper]}", "names a wrapper twice"),
+        ("replay_buffer_kwargs: {n_sampled_goal: 2}}", "are of a replay_buffer_class; add that"),
+        (HER + "{n_sampled_goal: four}}", "n_sampled_goal"),
+        (HER + "{n_sampled_goal: -1}}", "n_sampled_goal is a number from 0; got"),
+        (
+            HER + "{goal_selection_strategy: futre}}",
+            "is one of future, final, episode; got 'futre'",
+        ),
         ("noise_type: pink, noise_std: 0.1}", "noise_type is one of normal, ornstein-uhlenbeck"),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):

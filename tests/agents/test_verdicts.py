@@ -150,7 +150,7 @@ def test_an_agent_that_is_as_good_as_random_actions_is_warned_of(returns):
 def test_conclusions_end_with_advice(returns):
     lines = conclusions(returns, summarize(returns))
     assert "WARNING" in lines[-2]
-    unless = "if that warning does not apply, "
+    unless = "unless the warning of random actions applies, "
     assert lines[-1].startswith(f"{ENV}, 1,000 steps: {unless}use equitune for these 2 agents")
     good = returns[returns.agent == "good"]
     *_, last = conclusions(good, summarize(good))

@@ -228,3 +228,33 @@ def test_exploring_gives_each_observation_an_action():
 
 def test_random_actions_are_as_many_as_observations():
     assert RandomActions(spaces.Discrete(4), 0).predict(samples(5))[0].shape == (5,)
+
+
+class Turned(Reach):
+    """Builds its dicts in another order than that of its space."""
+
+    def seen(self):
+        parts = super().seen()
+        return {name: parts[name] for name in ("observation", "desired_goal", "achieved_goal")}
+
+
+def test_entries_are_known_by_name_and_not_by_place():
+    agent = ppo()
+    gym.register("test/Reach-v0", Reach)
+    gym.register("test/Turned-v0", Turned)
+    straight, turned = (
+        equirl.rollout_experience(agent, name, 128, seed=0)
+        for name in ("test/Reach-v0", "test/Turned-v0")
+    )
+    assert straight.ended.sum() > 8  # the last of an episode is told beside the others
+    for part in ("observations", "next_observations"):
+        for name, array in getattr(straight, part).items():
+            np.testing.assert_array_equal(getattr(turned, part)[name], array)
+    envs = [
+        gym.make_vec(name, 3, vectorization_mode="sync")
+        for name in ("test/Reach-v0", "test/Turned-v0")
+    ]
+    wrapped = [equirl.VectorSymmetryWrapper(env, FORCES, 1) for env in envs]
+    (one, _), (other, _) = (env.reset(seed=0) for env in wrapped)
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])

@@ -172,6 +172,10 @@ def test_images_as_the_environment_emits_them(suffix, tmp_path):
     path = tmp_path / f"policy{suffix}"
     policy.export(path)
     images = draw(env.observation_space, 200)
+    familiar = made(DQN, env, symmetry, LambdaEquitunePolicy, "CnnPolicy")
+    familiar.export(tmp_path / f"familiar{suffix}")
+    *_, differ = compare(familiar, tmp_path / f"familiar{suffix}", images)
+    assert len(differ) < 3
     assert images.shape == (200, 36, 36, 3) and images.dtype == np.uint8
     *_, differ = compare(policy, path, images)
     values = policy.action_values(images[differ])
@@ -193,6 +197,9 @@ def test_the_memory_of_lambda(suffix, tmp_path):
     view = generator.integers(-1, 2, 10_000)
     *_, differ = compare(policy, path, observations, view=view)
     assert len(differ) < 10
+    one = observations[:1]
+    views = [run(path, observation=one, view=np.array([n]))[1] for n in (-1, -7)]
+    assert views[0] == views[1]  # any number below 0 begins an episode
     view, state, places = np.full(5, -1), None, []
     for observations in draw(policy.observation_space, 100).reshape(20, 5, 3):
         starts = generator.random(5) < 0.1

@@ -13,7 +13,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 import equirl
-from equirl import EquizeroPolicy, LambdaEquitunePolicy, SymmetrizedPolicy
+from equicore import Matrix, cyclic
+from equirl import EquizeroPolicy, LambdaEquitunePolicy, SymmetrizedPolicy, Symmetry
 from equirl.normalization import Statistics, statistics_of
 from equirl.symmetrized import equituned
 
@@ -217,3 +218,40 @@ def test_what_does_not_fit_is_refused(trained, tmp_path):
     envs = pendulum_envs(norm_obs=False)
     envs.save(str(tmp_path / "rewards.pkl"))
     assert Statistics.load(tmp_path / "rewards.pkl") is None
+
+
+class Car(gym.Env):
+    """A place and a velocity in the plane."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state = np.append(self.np_random.uniform(-1, 1, 2), [0, 0])
+        return self.state.astype(np.float32), {}
+
+    def step(self, action):
+        self.state[2:] = 0.8 * self.state[2:] + 0.1 * action
+        self.state[:2] += self.state[2:]
+        return self.state.astype(np.float32), 0.0, False, bool(self.np_random.random() < 0.1), {}
+
+
+def test_what_rounding_leaves_of_0_is_0():
+    """Else its signs would tell the views apart, and familiarity would learn them."""
+    envs = VecNormalize(DummyVecEnv([Car]))
+    agent = PPO("MlpPolicy", envs, n_steps=64, batch_size=64, seed=0, device="cpu").learn(256)
+    envs.training = False
+    turn = np.array([[0, -1], [1, 0]])
+    group = cyclic(4)
+    symmetry = Symmetry(
+        Matrix.from_generators(group, [np.kron(np.eye(2), turn)]),
+        Matrix.from_generators(group, [turn]),
+    )
+    still = np.stack([Car().reset(seed=i)[0] for i in range(200)])
+    policy = LambdaEquitunePolicy(agent, symmetry)
+    equirl.fit_familiarity(policy, envs.normalize_obs(still), steps=100)
+    actions, _ = policy.predict(envs.normalize_obs(still), deterministic=True)
+    turned = envs.normalize_obs(symmetry.act_on_observations(1, still))
+    moved, _ = policy.predict(turned, deterministic=True)
+    np.testing.assert_allclose(moved, symmetry.act_on_actions(1, actions), atol=1e-5)

@@ -3,6 +3,7 @@ import functools
 import gymnasium as gym
 import numpy as np
 import pytest
+from sb3_contrib import MaskablePPO
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
@@ -64,8 +65,25 @@ def test_too_few_states_are_told_of():
 
 def test_an_agent_behind_wrappers_asks_for_experience():
     agent = ppo(VecFrameStack(DummyVecEnv([lambda: gym.make("Pendulum-v1")]), 2))
-    with pytest.raises(ValueError, match="through VecFrameStack; give experience="):
+    with pytest.raises(ValueError, match="wrapped in VecFrameStack, .* give experience="):
         equirl.symmetrize(agent, agent.get_env())
+
+
+class Elsewhere(gym.Wrapper):
+    """Another task, of which neither observations nor actions tell."""
+
+
+def test_an_environment_in_a_wrapper_of_ones_own_is_not_played_without_it():
+    env = Elsewhere(gym.make("Pendulum-v1"))
+    for given in (env, DummyVecEnv([lambda: env])):
+        with pytest.raises(ValueError, match="wrapped in Elsewhere, .* give experience="):
+            equirl.symmetrize(ppo(), given)
+
+
+def test_an_agent_of_masks_is_told_that_it_plays_without():
+    agent = MaskablePPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, device="cpu")
+    with pytest.warns(UserWarning, match=r"takes masks of actions, .* no action_masks\(\)"):
+        equirl.symmetrize(agent, "CartPole-v1", transitions=64, verbose=0)
 
 
 def test_it_learns_from_the_replay_buffer_if_there_is_enough_in_it(monkeypatch):

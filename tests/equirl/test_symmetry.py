@@ -24,6 +24,7 @@ from equicore import (
     image_rotations,
 )
 from equirl import Symmetry, register_symmetry, registered_symmetries, symmetry_of
+from equirl.choices import Choices
 
 FLIP = cyclic(2)
 SWAP = Permutation.from_generators(FLIP, [[1, 0]])
@@ -457,3 +458,15 @@ def test_bounds_in_the_order_of_stacked_frames_count_only_for_stacked_frames():
     others = Matrix.from_generators(flip, [np.diag([1, -1, -1, 1])])
     with pytest.raises(ValueError, match="is not invariant"):
         Symmetry(others, action).check_spaces(space, spaces.Box(-1, 1, (1,)))
+
+
+@pytest.mark.parametrize("choices", [[3, 0], [0, 2], [-1, 0]])
+def test_options_that_a_choice_lacks_are_refused(choices):
+    flip = Choices(cyclic(2), [[0, 1, 2, 3, 4], [2, 1, 0, 3, 4]], [3, 2])
+    with pytest.raises(ValueError, match=r"numbers of their \[3, 2\] options, from 0; got"):
+        flip.act(1, torch.tensor([[0, 1], choices]))
+
+
+def test_what_is_no_function_makes_no_environments():
+    with pytest.raises(TypeError, match="or a function that makes it"):
+        equirl.rollout_experience(None, gym.make("CartPole-v1"), seed=0)
