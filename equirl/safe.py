@@ -27,8 +27,8 @@ VECTORS = (
     "the action of the most familiar view, which is held from step to step; averages of actions "
     "and the agent's own value ruin some gaits (results/rules)"
 )
-FEW = 5_000
-"""Of fewer states too little is known where actions are vectors."""
+FEW = 20_000
+"""Of fewer states too little may be known where actions are vectors (docs/study.md)."""
 OF_VECTORS = ("num_envs", "vectorization_mode", "vector_kwargs", "wrappers", "max_episode_steps")
 """What ``gymnasium.make_vec`` keeps beside the arguments of an environment."""
 
@@ -41,7 +41,7 @@ def symmetrize(
     transitions: int = 20_000,
     verbose: int = 1,
 ) -> LambdaEquitunePolicy:
-    """Make an agent equivariant by the policy that was never clearly worse than the agent.
+    """Make an agent equivariant by the policy that measured safest (docs/study.md).
 
     This is `LambdaEquitunePolicy` for agents of every kind, fitted to the states that the agent
     visits. Which policy is best for one agent, ``equirl compare --select`` finds by playing.
@@ -51,7 +51,8 @@ def symmetrize(
         symmetry: Of its environment; or the environment, or its registered id.
         experience: What the weights learn from, or observations alone. When omitted, the agent's
             replay buffer if there is something in it, else the agent plays in the environment.
-        transitions: How many, where they are not given. Of vectors fewer than 5,000 are warned of.
+        transitions: How many, where they are not given. Fewer than 20,000 are warned of where
+            actions are vectors.
         verbose: 1 prints which policy it is and why, 0 nothing.
 
     Returns:
@@ -76,8 +77,9 @@ def symmetrize(
     continuous = isinstance(policy.head, ContinuousHead)
     if continuous and rows_of(seen) < FEW:
         warnings.warn(
-            f"{rows_of(seen):,} states are too few to tell which views are familiar: from 1,000 a "
-            f"SAC of Walker2d kept half of its return, from {FEW:,} all; see docs/study.md",
+            f"{rows_of(seen):,} states may be too few to tell which views are familiar: from "
+            f"10,000 an A2C of LunarLander kept half of its return, from {FEW:,} all; see "
+            "docs/study.md",
             stacklevel=2,
         )
     fit_familiarity(policy, seen)

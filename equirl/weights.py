@@ -34,7 +34,8 @@ def fit_familiarity(
     Args:
         policy: The policy; its weight network is trained in place.
         observations: Visited observations (N, ...), or a dict of them, for instance those of
-            `replay_experience` or `rollout_experience`; some ten thousand are plenty.
+            `replay_experience` or `rollout_experience`; some ten thousand are plenty for
+            choices, and twenty thousand were needed where actions are vectors (docs/study.md).
         steps: Optimiser steps. When omitted, 1,000 where views are averaged, and 5,000 where one
             is chosen, as for continuous actions: rare states, such as first ones, take longer to
             become familiar, and a wrong choice there is not averaged away.
