@@ -17,7 +17,7 @@ from equirl.agents.hyperparameters import algorithm_class, default_file
 from equirl.agents.panel import read_scale
 from equirl.agents.policies import MAKERS
 from equirl.agents.selection import Race
-from equirl.agents.train import Training, plan
+from equirl.agents.training import Training, plan
 from equirl.seeds import STUDY_SEED
 
 DEFAULT_FILE = Path(__file__).with_name("study.yaml")

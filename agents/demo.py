@@ -34,7 +34,8 @@ from equirl.agents.compare import (
 )
 from equirl.agents.evaluation import LEAST, RULES, Protocol
 from equirl.agents.saved import find_agents
-from equirl.agents.train import Training, plan, train_all
+from equirl.agents.train import train_all
+from equirl.agents.training import Training, plan
 
 SETTINGS = (
     Train("Acrobot-v1", hyperparameters=Path(__file__).with_name("demo.yaml"), checkpoints=5),

@@ -19,7 +19,9 @@ from stable_baselines3 import DQN
 
 import equirl
 from equicore.lab.jobs import Workers
-from equirl.agents.train import Train, plan, train_all
+from equirl.agents.arguments import Train
+from equirl.agents.train import train_all
+from equirl.agents.training import plan
 
 TINY = """
 equirl/Gridworld-v0:

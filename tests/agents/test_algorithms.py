@@ -16,7 +16,8 @@ from equirl.agents.compare import main as compare
 from equirl.agents.evaluation import evaluate
 from equirl.agents.hyperparameters import ALGORITHMS
 from equirl.agents.saved import find_agents
-from equirl.agents.train import plan, train_agent, train_all
+from equirl.agents.train import train_agent, train_all
+from equirl.agents.training import plan
 from equirl.normalization import statistics_of
 from equirl.seeds import TRAINING_EVALUATION_SEED
 

@@ -7,9 +7,10 @@ import pytest
 
 from equicore.lab.store import check_claim
 from equirl.agents import demo
+from equirl.agents.arguments import Train
 from equirl.agents.demo import SETTINGS, Demo
 from equirl.agents.evaluation import Protocol
-from equirl.agents.train import Train, plan
+from equirl.agents.training import plan
 
 ROOT = Path(__file__).resolve().parents[2]
 

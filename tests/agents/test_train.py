@@ -13,7 +13,8 @@ from equicore.lab import command
 from equirl import Experience
 from equirl.agents import train
 from equirl.agents.arguments import Train
-from equirl.agents.train import plan, train_agent, train_all
+from equirl.agents.train import train_agent, train_all
+from equirl.agents.training import plan
 
 PARTS = [field.name for field in dataclasses.fields(Experience)]
 
