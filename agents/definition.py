@@ -83,6 +83,7 @@ def read_units(file: Path, panel: str, runs: Path) -> list[Unit]:
         raise FileNotFoundError(f"no definition of a study at {file}")
     try:
         document = read_yaml(file)
+        _check_kinds(document, file)
         _check_keys(document, file)
         panels = document["panels"]
         if panel not in panels:
@@ -98,7 +99,10 @@ def read_units(file: Path, panel: str, runs: Path) -> list[Unit]:
         chosen = panels[panel]
         for name, entry in document["environments"].items():
             if unknown := set(entry) - {"env", "env_kwargs", "scale"}:
-                raise ValueError(f"{file.name}: {name} has an unknown {', '.join(sorted(unknown))}")
+                raise ValueError(
+                    f"{file.name}: {name} has an unknown {', '.join(sorted(map(str, unknown)))}; "
+                    "known are env, env_kwargs and scale"
+                )
             read_scale(name, entry)
             equirl.symmetry_of(entry["env"])
         arguments = [
@@ -129,11 +133,35 @@ def read_units(file: Path, panel: str, runs: Path) -> list[Unit]:
         units = [
             Unit(name, setting, training, protocol)
             for name, setting, train in arguments
-            for training in plan(train)
+            for training in _planned(train, f"{file.name}, {name}, {setting}")
         ]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file.name} is no definition of a study: {error!r}") from error
     return sorted(units, key=lambda unit: -unit.training.steps)
+
+
+def _planned(arguments: Train, where: str) -> list[Training]:
+    try:
+        return plan(arguments)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _check_kinds(document: Any, file: Path) -> None:
+    """Raise ValueError unless what should be a mapping or a list is one, and none is empty."""
+    parts = ("environments", "settings", "panels", "race")
+    given = document if isinstance(document, dict) else {}
+    wrong = [part for part in parts if not (isinstance(given.get(part), dict) and given[part])]
+    if wrong:
+        raise ValueError(
+            f"{file.name} is no definition of a study: {wrong[0]} must be a mapping, as in "
+            f"{DEFAULT_FILE.name} that comes with equirl"
+        )
+    known = [field.name for field in dataclasses.fields(Race)]
+    if unknown := [str(key) for key in given["race"] if key not in known]:
+        raise ValueError(
+            f"{file.name}: race has an unknown {', '.join(unknown)}; known are {', '.join(known)}"
+        )
 
 
 def _setting(name: str, told: Any, file: Path) -> tuple[str, str]:
@@ -165,6 +193,9 @@ def _check_keys(document: dict[str, Any], file: Path) -> None:
             f"{file.name} has an unknown {', '.join(unknown)}; known are "
             f"{', '.join(sorted(known))} and, in a panel, {' and '.join(PANEL)}"
         )
+    for name, panel in document["panels"].items():
+        if not isinstance(panel["seeds"], list) or not panel["seeds"]:
+            raise ValueError(f"{file.name}: panels: {name}: seeds must be a list, as in [0, 1, 2]")
 
 
 def _check_protocol(protocol: Protocol, file: Path) -> None:

@@ -244,7 +244,8 @@ def _seen_through(files: list[Path], env_id: str, config: dict[str, Any]) -> lis
     found = []
     layers = names_of(config, "env_wrapper")
     if any(name not in LAYERS for name in layers):
-        return [f"env_wrapper: {config['env_wrapper']}; known are {', '.join(LAYERS)}"]
+        known = f"known are {', '.join(LAYERS)}, without arguments"
+        return [f"env_wrapper: {config['env_wrapper']}; {known}"]
     if (frames := config.get("frame_stack")) not in (None, 1):
         with contextlib.closing(layered(gym.make(env_id), layers)) as env:
             vectors = shows_vectors(env.observation_space)

@@ -131,7 +131,7 @@ def _together(differences: Differences, these: str) -> str:
         return f"symmetrising helps {these}"
     if not all(difference.high < 0 for difference in fixed):
         return ""
-    text = f"symmetrising hurts {these}, or the symmetry is wrong, which nothing here checks"
+    text = f"equitune and equizero hurt {these}, or the symmetry is wrong (see its check above)"
     learned = differences.get("lambda")
     if learned is None or learned.high < 0:
         return text

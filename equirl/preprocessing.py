@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ HARMLESS = (wrappers.ClipAction, wrappers.DtypeObservation)
 
 WATCHING = (
     *("Monitor", "RecordEpisodeStatistics", "RecordVideo", "TimeLimit"),
-    *("VecMonitor", "VecVideoRecorder"),
+    *("VecCheckNan", "VecMonitor", "VecVideoRecorder"),
 )
 """Wrappers that an agent does not notice."""
 
@@ -80,7 +81,7 @@ def changes(env: Any) -> list[str]:
         return [w.name for w in env.additional_wrappers if w.name in normalizing]
     layers = list(layers_of(env))
     names = [type(layer).__name__ for layer in changing(env)]
-    return list(dict.fromkeys([*names, *_elsewhere(layers[-1])]))
+    return list(dict.fromkeys([*names, *_normalizes_elsewhere(layers[-1]), *elsewhere(env)]))
 
 
 def changing(env: Any) -> list[Any]:
@@ -107,7 +108,7 @@ def added(env: Any) -> list[str]:
         if isinstance(layer, kinds)
         and not isinstance(layer, (*HARMLESS, VecNormalize, VecTransposeImage))
         and type(layer).__name__ not in without
-    ]
+    ] + elsewhere(env)
 
 
 def normalizer_of(model: Any) -> str | None:
@@ -119,7 +120,7 @@ def normalizer_of(model: Any) -> str | None:
     """
     layers = list(layers_of(getattr(model, "env", None)))
     names = [type(layer).__name__ for layer in layers if _normalizes(layer)]
-    if names or layers and (names := _elsewhere(layers[-1])):
+    if names or layers and (names := _normalizes_elsewhere(layers[-1])):
         return names[0]
     if any(isinstance(layer, VecNormalize) for layer in layers):
         return None
@@ -181,7 +182,39 @@ def _of_its_id(layers: list[Any]) -> set[str]:
     return set()
 
 
-def _elsewhere(env: Any) -> list[str]:
+def elsewhere(env: Any) -> list[str]:
+    """What changes observations or actions in other processes, by the names that they tell."""
+    inner = [*layers_of(env)][-1]
+    if not isinstance(inner, SubprocVecEnv) or inner.closed:
+        return []
+    try:
+        spec = inner.get_attr("spec", 0)[0]
+    except (OSError, EOFError):  # its processes have ended
+        return []
+    if spec is None:
+        return []
+    own = {wrapper.name for wrapper in gym.spec(spec.id).additional_wrappers}
+    return [
+        wrapper.name
+        for wrapper in spec.additional_wrappers
+        if wrapper.name not in own and _is_changing(wrapper.name, wrapper.entry_point)
+    ]
+
+
+def _is_changing(name: str, entry_point: str) -> bool:
+    """Whether a wrapper that another process tells of changes something; True if unknown."""
+    if name in BY_NAME:
+        return True
+    module, _, attribute = entry_point.partition(":")
+    kind: Any = sys.modules.get(module)
+    for part in attribute.split("."):
+        kind = getattr(kind, part, None)
+    if not isinstance(kind, type):
+        return True
+    return issubclass(kind, CHANGING) and not issubclass(kind, HARMLESS)
+
+
+def _normalizes_elsewhere(env: Any) -> list[str]:
     """What normalises environments in other processes, as far as they can be asked."""
     if not isinstance(env, SubprocVecEnv) or env.closed:
         return []

@@ -13,7 +13,7 @@ from gymnasium.vector import VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 
 from equirl.composed import FOLLOWED, seen_through
-from equirl.preprocessing import changes, changing
+from equirl.preprocessing import changes, changing, elsewhere
 from equirl.symmetry import Symmetry
 
 Factory = Callable[[EnvSpec], Symmetry]
@@ -86,7 +86,8 @@ def symmetry_of(env: Env) -> Symmetry:
     """
     spec = _spec_of(env)
     around = changes(spec if isinstance(env, str) else env)
-    if unknown := [name for name in around if name not in FOLLOWED]:
+    unseen = [] if isinstance(env, str) else elsewhere(env)  # of which only the names are known
+    if unknown := [name for name in around if name not in FOLLOWED or name in unseen]:
         raise ValueError(
             f"{spec.id} is seen through {', '.join(unknown)} here, and its registered symmetry is "
             "that of what the environment itself emits and is told; pass the Symmetry of what "

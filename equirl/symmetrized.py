@@ -156,8 +156,8 @@ class SymmetrizedPolicy(BasePolicy):
                 ``model.exploration_rate``, and agents that have a distribution draw actions: of
                 choices from what the views' probabilities are reduced to, of vectors from the
                 distribution of one view. Evaluate with True.
-            action_masks: Of a MaskablePPO: which options are allowed, (options,) or (B, options);
-                all when omitted.
+            action_masks: Of a MaskablePPO: which options are allowed, (options,) of one
+                observation or (B, options); all when omitted.
 
         Returns:
             The actions, of one observation or of a batch (B, ...); and the state for the next call.

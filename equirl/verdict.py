@@ -135,6 +135,8 @@ class Check:
 
     @property
     def _word(self) -> str:
+        if self.holds and "in distribution" in self.verdicts:
+            return "is not refuted by transitions, which miss errors that average out"
         if self.holds:
             approximately = " approximately" if "approximate" in self.verdicts else ""
             return f"holds{approximately}{' in what observations show' if self.hidden else ''}"

@@ -375,12 +375,12 @@ def test_summary_pairs_each_policy_with_plain(make_returns):
         ({}, "symmetrising helps these 3 agents"),
         (
             {"equitune": -100, "equizero": -100},
-            "symmetrising hurts these 3 agents, or the symmetry is wrong, which nothing here checks"
-            "; learned weights (lambda) do not",
+            "equitune and equizero hurt these 3 agents, or the symmetry is wrong (see its check "
+            "above); learned weights (lambda) do not",
         ),
         (
             {"equitune": -100, "equizero": -100, "lambda": -100},
-            "symmetrising hurts these 3 agents, or the symmetry is wrong, which",
+            "equitune and equizero hurt these 3 agents, or the symmetry is wrong (see",
         ),
         ({"equizero": -100}, "lambda is better than plain by "),
         ({"equitune": -100}, "lambda is better than plain by "),
@@ -394,7 +394,7 @@ def test_verdicts_say_when_symmetrising_helps_or_hurts(make_returns, changes, en
     lines = verdicts(summarize(returns))
     assert lines[-1].startswith(f"CartPole-v1, 100 steps, transformed: {end}")
     assert any(line.startswith("CartPole-v1, 100 steps, original: equizero ") for line in lines)
-    assert len(lines) == 2 * (3 + ("symmetrising" in end))
+    assert len(lines) == 2 * (3 + ("these 3 agents" in end))
 
 
 def test_one_agent_is_named_so(make_returns):

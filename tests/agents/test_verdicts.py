@@ -31,7 +31,7 @@ def together(**differences):
 
 
 def test_what_learned_weights_may_cost_is_said():
-    wrong = "symmetrising hurts this agent, or the symmetry is wrong, which nothing here checks"
+    wrong = "equitune and equizero hurt this agent, or the symmetry is wrong (see its check above)"
     where = f"{ENV}, 1,000 steps, original: "
     assert together(a=DOWN, b=DOWN, c=DOWN) == where + wrong
     assert together(a=DOWN, b=DOWN, c=SAME) == where + wrong + "; learned weights (lambda) do not"

@@ -41,7 +41,7 @@ def test_symmetrising_hurts_the_finished_cartpole_agent_and_lambda_does_not(comp
     assert means["plain"] == means["lambda"] == means["selected"] == 500
     assert means["equizero"] == means["equitune"] < 400
     assert words[-1].endswith(
-        "symmetrising hurts this agent, or the symmetry is wrong, which nothing here checks; "
+        "equitune and equizero hurt this agent, or the symmetry is wrong (see its check above); "
         "learned weights (lambda) do not"
     )
 

@@ -6,6 +6,7 @@ import pytest
 from gymnasium import wrappers
 from gymnasium.envs.classic_control import CartPoleEnv
 from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     SubprocVecEnv,
@@ -228,3 +229,20 @@ def test_real_agents_of_normalised_observations_are_recognised(shared_agents):
         assert agent.statistics is not None
     for name in ("ppo-CartPole-v1", "ppo-LunarLander-v2", "dqn-CartPole-v1", "sac-Pendulum-v1"):
         assert normalizer_of(equirl.load_agent(shared_agents / f"{name}.zip", "cpu")) is None
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork in a process with threads
+def test_environments_of_other_processes_tell_of_their_wrappers():
+    envs = SubprocVecEnv([lambda: Shifted(cartpole())])
+    try:
+        assert changes(envs) == ["Shifted"]
+        with pytest.raises(ValueError, match="is seen through Shifted"):
+            equirl.symmetry_of(envs)
+    finally:
+        envs.close()
+    plain = SubprocVecEnv([lambda: Monitor(cartpole())])
+    try:
+        assert changes(plain) == []
+        assert equirl.symmetry_of(plain).group == equirl.symmetry_of("CartPole-v1").group
+    finally:
+        plain.close()
