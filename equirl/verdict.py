@@ -135,11 +135,11 @@ class Check:
 
     @property
     def _word(self) -> str:
+        seen = " in what observations show" if self.hidden else ""
         if self.holds and "in distribution" in self.verdicts:
-            return "is not refuted by transitions, which miss errors that average out"
+            return f"is not refuted{seen} by transitions, which miss errors that average out"
         if self.holds:
-            approximately = " approximately" if "approximate" in self.verdicts else ""
-            return f"holds{approximately}{' in what observations show' if self.hidden else ''}"
+            return f"holds{' approximately' if 'approximate' in self.verdicts else ''}{seen}"
         return "is FALSE" if self.false else "is not shown"
 
     @property

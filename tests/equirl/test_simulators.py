@@ -217,7 +217,7 @@ def test_transitions_are_looked_at_then_and_it_is_said_why():
     smooth = lambda: gym.wrappers.TimeLimit(Smooth(), 100)  # noqa: E731
     check = check_symmetry(smooth, equirl.symmetry_of("Pendulum-v1"))
     assert check.holds and check.in_return is None
-    assert "holds in what observations show" in check.summary
+    assert "is not refuted in what observations show by transitions" in check.summary
     assert "20,000 transitions (after a state has been set" in check.verdict
 
 
