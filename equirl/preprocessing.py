@@ -178,8 +178,14 @@ def _of_its_id(layers: list[Any]) -> set[str]:
     for layer in layers:
         spec = getattr(layer, "spec", None) if isinstance(layer, gym.Env) else None
         if spec is not None and spec.id in gym.registry:
-            return {wrapper.name for wrapper in gym.spec(spec.id).additional_wrappers}
+            return _asked_for(spec)
     return set()
+
+
+def _asked_for(spec: EnvSpec) -> set[str]:
+    """The names of the wrappers that an id asks for, if it is registered."""
+    known = gym.registry.get(spec.id)
+    return {wrapper.name for wrapper in known.additional_wrappers} if known else set()
 
 
 def elsewhere(env: Any) -> list[str]:
@@ -193,7 +199,7 @@ def elsewhere(env: Any) -> list[str]:
         return []
     if spec is None:
         return []
-    own = {wrapper.name for wrapper in gym.spec(spec.id).additional_wrappers}
+    own = _asked_for(spec)
     return [
         wrapper.name
         for wrapper in spec.additional_wrappers
