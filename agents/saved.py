@@ -253,13 +253,13 @@ def _seen_through(files: list[Path], env_id: str, config: dict[str, Any]) -> lis
             found.append(f"frame_stack: {frames}; known of vectors only")
     if names_of(config, "vec_env_wrapper"):
         found.append(f"vec_env_wrapper: {config['vec_env_wrapper']}")
-    normalize = config.get("normalize")
-    without = [file for file in files if _statistics(file, env_id) is None]
-    if _normalizes(normalize) and without:
-        found.append(
-            f"normalize: {normalize}, and {without[0].name} has no vecnormalize.pkl: put that "
-            "beside it"
-        )
+    if _normalizes(normalize := config.get("normalize")):
+        without = next((file for file in files if _statistics(file, env_id) is None), None)
+        if without is not None:
+            found.append(
+                f"normalize: {normalize}, and {without.name} has no vecnormalize.pkl: put that "
+                "beside it"
+            )
     return found
 
 

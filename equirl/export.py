@@ -66,7 +66,7 @@ def export(policy: SymmetrizedPolicy, path: str | Path) -> Exported:
     module = Deployed(policy)
     trials = Trials(policy, module)
     with replacing(path) as temporary:
-        with silence():
+        with _silence():
             program = _traced(module, trials.draw(3))
             if onnx:
                 _write_onnx(policy, module, program, temporary)
@@ -150,7 +150,7 @@ def _check_installed() -> None:
 
 
 @contextlib.contextmanager
-def silence() -> Iterator[None]:
+def _silence() -> Iterator[None]:
     """What torch tells of its own steps, which no user can change."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)

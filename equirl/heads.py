@@ -195,9 +195,8 @@ class ContinuousHead(Head):
             with torch.inference_mode(False):  # what is kept serves outside of it, too
                 low, high = self.low.to(action.dtype), self.high.to(action.dtype)
                 known = self.low, low, high - low
-            if is_traced():
-                return known[1:]
-            self._known_bounds = known
+            if not is_traced():
+                self._known_bounds = known
         return known[1:]
 
     @abstractmethod

@@ -78,7 +78,7 @@ def symmetrize(
     if continuous and rows_of(seen) < FEW:
         warnings.warn(
             f"{rows_of(seen):,} states may be too few to tell which views are familiar: from "
-            f"10,000 an A2C of LunarLander kept half of its return, from {FEW:,} all; see "
+            f"5,000 an A2C of LunarLander kept half of its return, from {FEW:,} all; see "
             "docs/study.md",
             stacklevel=2,
         )

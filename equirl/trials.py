@@ -15,7 +15,7 @@ from torch import Tensor
 
 from equirl.arrays import each
 from equirl.choices import options_of
-from equirl.deployed import MASKS, NEXT_VIEW, VIEW, Deployed
+from equirl.deployed import MASKS, NEXT_VIEW, VIEW, Deployed, entries_of
 from equirl.held import NO_VIEW
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ class Trials:
         self.policy.shown_normalized = False  # as the file is
         self.module = module
         self.generator = np.random.default_rng(0)
-        space = policy.policy.observation_space
-        self.spaces = space.spaces if isinstance(space, spaces.Dict) else {"observation": space}
+        self.spaces = entries_of(policy)
 
     def draw(self, count: int) -> Arrays:
         """Inputs of so many samples, drawn anew."""
